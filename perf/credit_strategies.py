@@ -18,9 +18,9 @@ seeds, with the 95 % percentile interval of 10,000 paired bootstrap samples. `*`
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,13 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
+from transformers import set_seed
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.harness.cli import main as evaluate
+from recipes.config import load_recipe
+from recipes.runner import run_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,9 +67,12 @@ def run_one(args: argparse.Namespace, arm: str, seed: int) -> None:
     folder = args.out / "work" / f"{arm}--{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts over: half a run is no run
     folder.mkdir(parents=True)
-    recipe = _recipe(args, arm, seed, folder)
-    _call([args.python, "train.py", str(recipe)], folder / "train.log")
-    _call([args.python, "eval.py", *_evaluation(args, folder)], folder / "eval.log")
+    set_seed(seed)  # also what happens before the trainer sets its own, the adapter's weights among it
+    with (folder / "log").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        run_recipe(load_recipe(_recipe(args, arm, seed, folder)))
+        code = evaluate(_evaluation(args, folder))
+    if code:
+        raise SystemExit(f"the evaluation of {arm}, seed {seed}, failed with {code}; see {folder / 'log'}")
     rows = [json.loads(line) for line in _metrics_file(folder).read_text().splitlines()]
     curve = [{"step": row["step"], "reward": row["reward"]} for row in rows if "reward" in row]
     credit = [{k: v for k, v in row.items() if k.startswith("credit/")} for row in rows if "credit/mean" in row]
@@ -70,6 +80,7 @@ def run_one(args: argparse.Namespace, arm: str, seed: int) -> None:
         "arm": arm,
         "seed": seed,
         "steps": args.steps,
+        "rollouts": args.rollouts,
         "credit": ARMS[arm],
         "accuracy": _accuracy(folder / "eval"),
         "curve": curve,
@@ -89,11 +100,13 @@ def _recipe(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> Path
     if not stages:
         raise SystemExit(f"{args.recipe}: no grpo stage")
     stage = stages[0]
-    stage["args"] = {**stage.get("args", {}), "max_steps": args.steps, "logging_steps": 1, "save_strategy": "no"}
+    kept = {key: value for key, value in stage.get("args", {}).items() if "eval" not in key}
+    stage["args"] = {**kept, "max_steps": args.steps, "logging_steps": 1, "save_strategy": "no"}
+    if args.rollouts:
+        stage["args"]["per_device_train_batch_size"] = args.rollouts
     stage["credit"] = ARMS[arm]
-    stage.pop("data", None)  # --data instead
-    if isinstance(stage.get("eval"), dict):
-        stage["eval"]["path"] = str(args.data)
+    for section in ("data", "eval"):  # --data instead, and the evaluation comes at the end
+        stage.pop(section, None)
     recipe.update(name="run", stages=[stage], seed=seed, output=str(folder), wandb="disabled")
     recipe["model"]["path"], recipe["data"] = str(args.model), str(args.data)
     path = folder / "recipe.yaml"
@@ -106,14 +119,6 @@ def _evaluation(args: argparse.Namespace, folder: Path) -> list[str]:
     options = ["--model", str(final), "--benchmark", args.benchmark, "--data", str(args.data)]
     options += ["--max-new-tokens", "96", "--limit", str(args.items)]
     return [*options, "--out", str(folder / "eval"), *args.eval_option]
-
-
-def _call(command: list[str], log: Path) -> None:
-    with log.open("w") as stream:
-        done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        tail = "\n".join(log.read_text().splitlines()[-5:])
-        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}; {log} ends with\n{tail}")
 
 
 def _accuracy(folder: Path) -> float:
@@ -184,12 +189,12 @@ def main() -> int:
     parser.add_argument("--eval-option", action="append", default=[], help="further options for eval.py")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--target", type=float, default=0.5)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rollouts", type=int, help="of a step; the recipe's by default")
+    parser.add_argument("--target", type=float, default=1.5, help="mean reward of the recipe's, for steps-to-target")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/credit_strategies")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     parser.add_argument("--table-only", action="store_true")
-    parser.add_argument("--python", default=sys.executable, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.table_only:
@@ -203,9 +208,9 @@ def main() -> int:
     if not results:
         print(f"{args.out}: nothing has been run yet")
         return 1
-    lengths = {result["steps"] for result in results.values()}
-    if len(lengths) > 1:
-        print(f"{args.out}: runs of different lengths {sorted(lengths)} do not compare; use one --out for each")
+    budgets = {(result["steps"], result["rollouts"]) for result in results.values()}
+    if len(budgets) > 1:
+        print(f"{args.out}: runs of {budgets} steps and rollouts do not compare; use one --out for each")
         return 1
     print("\n".join(summarise(results, args.target)))
     return 0

@@ -50,6 +50,7 @@ class ModelSpec:
         min_pixels, max_pixels: limits for the area of the image as the model sees it.
         dtype: of the weights; "auto" is what they were saved in.
         attn_implementation: as in transformers; None lets it choose.
+        share_images: encode every distinct image of a batch once, not once for every row that shows it.
         allow_pickle: read weights in pickle files too.
         trust_remote_code: run code that comes with the model.
     """
@@ -63,6 +64,7 @@ class ModelSpec:
     max_pixels: int | None = None
     dtype: str = "auto"
     attn_implementation: str | None = None
+    share_images: bool = True
     allow_pickle: bool = False
     trust_remote_code: bool = False
 

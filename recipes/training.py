@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from grounding.errors import FoveaError, UsageError
 from grounding.io import replacing
 from models.loading import load_policy
+from models.sharing import share_images
 from recipes.callbacks import Alarms, MetricsFile, ProgressBar, StopOnSignal
 from recipes.config import check_keys
 from recipes.data import build_dataset, check_data
@@ -82,7 +83,7 @@ def build_lora(job: Job) -> LoraConfig | None:
 def load_for(job: Job) -> tuple[Any, Any]:
     """The stage's starting model and processor."""
     spec = job.recipe.model
-    return load_policy(
+    model, processor = load_policy(
         job.model_path,
         dtype=spec.dtype,
         attn_implementation=spec.attn_implementation,
@@ -91,6 +92,9 @@ def load_for(job: Job) -> tuple[Any, Any]:
         allow_pickle=spec.allow_pickle,
         trust_remote_code=spec.trust_remote_code,
     )
+    if spec.share_images:
+        share_images(model)
+    return model, processor
 
 
 def check_datasets(job: Job) -> None:

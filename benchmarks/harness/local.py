@@ -10,6 +10,7 @@ from transformers import GenerationConfig, set_seed
 
 from benchmarks.harness.generate import Decoding, Output, Request
 from models.loading import processor_sizes
+from models.sharing import share_images
 
 
 class LocalModel:
@@ -22,6 +23,7 @@ class LocalModel:
 
     def __init__(self, model: Any, processor: Any, image_first: bool = True, name: str = "transformers"):
         self.model = model.eval()
+        share_images(model)  # several questions to a picture, several rollouts of a question
         self.processor = processor
         self.image_first = image_first
         self.name = name
