@@ -8,7 +8,8 @@ exchanged: equal rollouts, the same data in the same order, and (`normalise: res
 final model answers the recipe's held-out `test` split greedily. An arm is paired with `uniform` by seed.
 
 Resumable: a finished run is one JSON file under --out (arm--seed.json); the same command does what is missing, and
-prints the table from what is there. Runs go seed by seed, so that every arm has the same seeds at any time.
+prints the table from what is there. Runs go seed by seed, so that every arm has the same seeds at any time; several
+processes with the same --out share the work.
 
 Columns: final held-out accuracy; area under the training-reward curve (mean reward over steps); steps until the mean
 reward of ten steps reaches --target (censored at the last step); each as the difference from uniform over the common
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import shutil
 import sys
@@ -203,7 +205,15 @@ def main() -> int:
         done = load(args.out)
         missing = [(arm, seed) for seed in range(args.seeds) for arm in args.arms if (arm, seed) not in done]
         for arm, seed in tqdm(missing, desc="runs"):
-            run_one(args, arm, seed)
+            with (args.out / f"{arm}--{seed}.lock").open(
+                "w"
+            ) as lock:  # released when the process ends, however it does
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # another process is at it
+                if not (args.out / f"{arm}--{seed}.json").exists():
+                    run_one(args, arm, seed)
     results = load(args.out)
     if not results:
         print(f"{args.out}: nothing has been run yet")
