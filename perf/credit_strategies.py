@@ -208,7 +208,7 @@ def main() -> int:
             with (args.out / f"{arm}--{seed}.lock").open(
                 "w"
             ) as lock:  # released when the process ends, however it does
-                try:
+                try:  # the lock goes when its process ends, however it does
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue  # another process is at it
