@@ -12,6 +12,7 @@ Columns of a row (a generation batch or a collator sees nothing else):
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from grounding.io import open_image, read_samples
 from grounding.sample import Sample, from_row, to_row
 from models.loading import SeenSizes
 from recipes.config import DataSpec, ModelSpec
+
+log = logging.getLogger("fovea")
 
 SUFFIXES = (".parquet", ".jsonl")
 # What is asked for when the recipe does not say: never more than the target's kind gives away.
@@ -121,6 +124,15 @@ def build_dataset(spec: DataSpec, model: ModelSpec, processor: Any, *, with_comp
     rows = list(_rows(spec))
     if not rows:
         raise UsageError(f"data {', '.join(spec.path)}: no samples")
+    thoughtless = sum(row["thoughtless"] for row in rows)
+    if with_completion and model.grammar != "bare" and thoughtless:
+        log.warning(
+            "data %s: %d of %d samples have no thought, so the answer to learn is an empty one; write thoughts with "
+            "`python -m data_prep cot`, or set model.grammar to bare",
+            ", ".join(spec.path),
+            thoughtless,
+            len(rows),
+        )
     builder = RowBuilder(model, get_dialect(model.dialect), SeenSizes(processor), with_completion)
     return Dataset.from_list(rows).with_transform(LazyRows(builder))
 
@@ -139,13 +151,18 @@ class LazyRows:
         return {key: [row[key] for row in rows] for key in rows[0]}
 
 
-def _rows(spec: DataSpec) -> Iterator[dict[str, str]]:
+def _rows(spec: DataSpec) -> Iterator[dict[str, Any]]:
     for path in spec.path:
         file = data_file(path, spec.split)
         ask = spec.ask or _manifest_ask(file.parent)
         for sample in read_samples(file, limit=spec.limit):
             text = json.dumps(to_row(sample), ensure_ascii=False)
-            yield {"row": text, "root": str(file.parent), "expect": expected_kind(sample, ask)}
+            yield {
+                "row": text,
+                "root": str(file.parent),
+                "expect": expected_kind(sample, ask),
+                "thoughtless": sample.thought is None,
+            }
 
 
 def _manifest_ask(folder: Path) -> str | None:

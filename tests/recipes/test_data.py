@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -141,3 +142,16 @@ def test_what_is_asked_for_does_not_give_the_answer_away(tmp_path):
     box = next(read_samples(make_data(tmp_path, count=1) / "train.jsonl"))
     assert expected_kind(box, None) == "box"
     assert expected_kind(box, "point") == "point"
+
+
+def test_answers_without_a_thought_are_not_learnt_in_silence(model, processor, tmp_path, caplog):
+    folder = make_data(tmp_path, count=4)
+    rows = list(read_samples(folder / "train.jsonl"))
+    write_samples(folder / "train.jsonl", [replace(row, thought=None) for row in rows[:3]] + rows[3:])
+    spec = DataSpec((str(folder),))
+    build_dataset(spec, model, processor, with_completion=True)
+    assert "3 of 4 samples have no thought" in caplog.text
+    caplog.clear()
+    build_dataset(spec, model, processor)
+    build_dataset(spec, replace(model, grammar="bare"), processor, with_completion=True)
+    assert caplog.text == ""
