@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from PIL import Image
 
 from data_prep import Item, Reject, source
@@ -42,7 +43,7 @@ FIXED = """
   t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t; return ((t ^ t >>> 14) >>> 0) / 4294967296; }; })();
 """
 BLANK_REACH = 3  # device pixels beside an element where its surroundings are looked at
-BLANK_RANGE = 12  # of 255: a smaller range of brightness in all of R, G and B is nothing that can be seen
+BLANK_STEP = 12  # of 255 in R, G or B: a smaller difference is nothing that can be seen
 QUIET = "*, *::before, *::after { transition: none !important; animation: none !important; caret-color: transparent }"
 STYLE = (
     "css => { const s = document.createElement('style'); s.textContent = css; document.documentElement.append(s); }"
@@ -178,16 +179,20 @@ def without_blanks(seen: Look, shown: Screen, picture: Image.Image) -> Look:
 
 
 def _is_drawn(box: list[int], picture: Image.Image) -> bool:
-    """Whether something is in the box, or the box itself stands out from all four sides."""
+    """Whether something is in the box, or the box itself stands out from all four sides.
+
+    What is drawn has an edge: a step between two pixels side by side. A shadow that falls on an empty element is as
+    dark at one end as an icon, but without a step.
+    """
     x1, y1, x2, y2 = box
-    inner = picture.crop((x1, y1, min(x2, picture.width), min(y2, picture.height)))
-    if any(high - low > BLANK_RANGE for low, high in inner.getextrema()):
+    inner = np.asarray(picture.crop((x1, y1, min(x2, picture.width), min(y2, picture.height))), dtype=np.int16)
+    if any((np.abs(np.diff(inner, axis=axis)) > BLANK_STEP).any() for axis in (0, 1)):
         return True
     x, y, beside = (x1 + x2) // 2, (y1 + y2) // 2, BLANK_REACH
     around = [(x1 - beside, y), (x2 + beside, y), (x, y1 - beside), (x, y2 + beside)]
     outside = [picture.getpixel(p) for p in around if 0 <= p[0] < picture.width and 0 <= p[1] < picture.height]
     own = picture.getpixel((min(x, picture.width - 1), min(y, picture.height - 1)))
-    return all(max(abs(a - b) for a, b in zip(own, other, strict=True)) > BLANK_RANGE for other in outside)
+    return all(max(abs(a - b) for a, b in zip(own, other, strict=True)) > BLANK_STEP for other in outside)
 
 
 def _show(page: Page, view: View, seconds: float, scripts: bool) -> Look | None:

@@ -122,6 +122,9 @@ PAGE = """<!doctype html><meta charset="utf-8">
 <div style="width:100px; height:20px; overflow:hidden"><button style="margin-top:30px">Clipped</button></div>
 <button style="opacity:0">Ghost</button>
 <button style="background:none; border:0; width:40px; height:40px" aria-label="Blank"></button>
+<div style="position:absolute; left:400px; top:300px; width:150px; height:20px; box-shadow:0 15px 30px rgb(0 0 0/.5)">
+<button style="position:absolute; background:none; border:0; left:50px; top:25px; width:40px; height:40px"
+aria-label="Shaded"></button></div>
 <button style="position:absolute; left:-500px">Outside</button>
 <button style="position:absolute; top:900px">Below</button>
 <a href="#" style="position:absolute; left:600px; top:20px; width:90px">Half outside</a>
@@ -139,6 +142,15 @@ def test_an_element_that_draws_nothing_is_left_out():
     seen = Look((plain, dotted, blank, beside), (), {"covered": 1}, 100)
     left = web.without_blanks(seen, Screen(100, 100, 2), picture)
     assert left == Look((plain, dotted), (), {"covered": 1, "nothing drawn": 2}, 100)
+
+
+def test_a_shadow_on_an_empty_element_is_not_something_drawn():
+    shadow = np.linspace(255, 120, 40)[:, None, None].repeat(100, 1).repeat(3, 2)  # darker by 3 a pixel, then again
+    picture = Image.fromarray(np.concatenate([shadow, shadow[::-1], shadow[:20]]).astype(np.uint8))
+    shaded = element((20, 5, 60, 35))
+    assert web.without_blanks(Look((shaded,), (), {}, 100), Screen(100, 100), picture).elements == ()
+    picture.paste((90, 90, 90), (38, 18, 40, 20))  # an icon of two pixels
+    assert web.without_blanks(Look((shaded,), (), {}, 100), Screen(100, 100), picture).elements == (shaded,)
 
 
 @pytest.fixture(scope="module")
