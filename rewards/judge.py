@@ -64,7 +64,7 @@ def judged_equivalence(
     if normalise(answer.text) == normalise(target.text):
         return 1.0
     data = {"question": sample.instruction, "reference": target.text, "given": answer.text}
-    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache)
+    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, concurrency=concurrency)
     return _verdict(endpoint, _messages(EQUIVALENT, data), {"yes": 1.0, "no": 0.0}, on_failure)
 
 
@@ -96,7 +96,7 @@ def judged_thought(
         "thought": thought,
         "pointed_at": [box.xyxy for box in answer.boxes] + [(point.x, point.y) for point in answer.points],
     }
-    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache)
+    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, concurrency=concurrency)
     grades = {str(grade): grade / 10 for grade in range(11)}
     return _verdict(endpoint, _messages(THOUGHT, data), grades, on_failure)
 

@@ -37,8 +37,7 @@ PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "mar
 LINES = 400
 LONG_FILES: dict[str, str] = {}  # path: why it is one file
 READS_ENVIRONMENT = {  # path: which variable, and why no argument can say it
-    "rewards/endpoint.py": "the API key, from the variable the recipe names: a secret does not belong in a recipe",
-    "data_prep/cot/teacher.py": "the same, from the variable the command line names",
+    "grounding/endpoint.py": "the API key, from the variable that a recipe or command names: a secret stays outside",
     "recipes/tracking.py": "WANDB_API_KEY, wandb's own: a key in a recipe would land in the run folder",
 }
 IMPORTS_PICKLE = {  # path: why, and what keeps it safe

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.harness.endpoint import Endpoint
 from benchmarks.harness.generate import Decoding, Request
+from grounding.endpoint import Limits
 from grounding.errors import FoveaError, UsageError
 
 
@@ -80,10 +81,11 @@ def test_greedy_is_temperature_zero_and_text_may_come_first(server):
 
 def test_failures_are_one_line_that_says_what_to_do(server):
     server.status = 503
+    quick = Limits(retries=1, backoff=0.01)
     with pytest.raises(FoveaError, match="503 model is loading"):
-        Endpoint(server.url, "m").generate(requests(1), Decoding(), seed=0)
+        Endpoint(server.url, "m", limits=quick).generate(requests(1), Decoding(), seed=0)
     with pytest.raises(FoveaError, match="run the same command again"):
-        Endpoint("http://127.0.0.1:9/v1", "m").generate(requests(1), Decoding(), seed=0)
+        Endpoint("http://127.0.0.1:9/v1", "m", limits=quick).generate(requests(1), Decoding(), seed=0)
     with pytest.raises(UsageError, match="http"):
         Endpoint("localhost:8000", "m")
 

@@ -182,7 +182,7 @@ def test_teacher_gets_past_a_server_that_misbehaves(tmp_path):
         teacher = Teacher(settings_for(server.url, retries=len(bad)), tmp_path / "c.sqlite")
         assert teacher.ask([{"role": "user", "content": "x"}]) == "fine"
         assert teacher.ask([{"role": "user", "content": "x"}]) == "fine"
-        assert (teacher.asked, teacher.kept, len(server.bodies)) == (1, 1, len(bad) + 1)
+        assert (teacher.client.spent.asked, teacher.client.spent.kept, len(server.bodies)) == (1, 1, len(bad) + 1)
         teacher.close()
 
 
@@ -224,7 +224,7 @@ def test_a_server_that_drips_for_ever_is_left(tmp_path):
 
 
 def test_rate_limit_holds_back_the_next_minute(tmp_path, monkeypatch):
-    from data_prep.cot import teacher as module
+    from grounding import endpoint as module
 
     clock = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
@@ -232,7 +232,7 @@ def test_rate_limit_holds_back_the_next_minute(tmp_path, monkeypatch):
     teacher = Teacher(settings_for("http://127.0.0.1:9", per_minute=3), tmp_path / "c.sqlite")
     started = []
     for _ in range(7):
-        teacher._wait_for_slot()
+        teacher.client.wait_for_slot()
         started.append(clock[0])
         clock[0] += 1
     assert started[:3] == [0, 1, 2] and started[3:6] == pytest.approx([60, 61, 62]) and started[6] >= 120

@@ -1,0 +1,239 @@
+"""Ask an OpenAI-compatible chat endpoint: the one place of the project that speaks to a model server.
+
+Judged rewards, the teacher of `data_prep cot` and `eval.py --endpoint` differ in what they ask and in what they do
+with a failure; deadline, retries, limits, cache and counting are here.
+
+The key goes nowhere but into the request's header: not into the cache, not into an error, not into a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import urllib3
+
+from grounding.errors import FoveaError, UsageError
+from grounding.replies import Replies, Reply
+
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses worth another try
+LARGEST = 4 << 20  # bytes of a reply
+LONGEST_PAUSE = 60.0  # seconds, also for a server that asks for more
+
+
+class EndpointError(FoveaError):
+    """The endpoint gave no usable answer.
+
+    Attributes:
+        permanent: asking again cannot help (wrong key, unknown model, no such address).
+        pause: seconds the server asked to be left alone for.
+    """
+
+    def __init__(self, message: str, permanent: bool = False, pause: float = 0.0):
+        super().__init__(message)
+        self.permanent = permanent
+        self.pause = pause
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How patiently and how often to ask.
+
+    Attributes:
+        timeout: seconds for one attempt from first to last byte.
+        retries: attempts after the first.
+        backoff: seconds before the first retry, doubled each time, with up to as much again at random.
+        parallel: requests under way at once, whatever the number of threads.
+        per_minute: requests started in a minute at most; 0 for no limit.
+    """
+
+    timeout: float = 120.0
+    retries: int = 4
+    backoff: float = 1.0
+    parallel: int = 16
+    per_minute: int = 0
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a client asked for and got.
+
+    Attributes:
+        asked: replies that came from the server.
+        kept: replies that were in the cache.
+        input_tokens, output_tokens: what the server says it read and wrote.
+    """
+
+    asked: int = 0
+    kept: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def cost(self, input_price: float, output_price: float) -> float:
+        """Money, at prices for a million tokens."""
+        return (self.input_tokens * input_price + self.output_tokens * output_price) / 1e6
+
+
+def key_from(variable: str) -> str:
+    """The key in an environment variable; "" when no variable is named.
+
+    Raises:
+        UsageError: the variable is not set, or holds what is no key.
+    """
+    if not variable:
+        return ""
+    key = os.environ.get(variable, "")
+    if not key:
+        raise UsageError(f"environment variable {variable}, named for the endpoint's key, is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(f"environment variable {variable} holds something else than a key")
+    return key
+
+
+def _has_text(text: str | None) -> bool:
+    return text is not None
+
+
+class Client:
+    """Asks one endpoint; may be shared between threads.
+
+    Args:
+        url: up to and including the version, for instance ``http://localhost:8000/v1``.
+        limits: how patiently and how often.
+        key_variable: environment variable with the key, read when it is needed; empty for none.
+        key: the key itself, for a caller that has it.
+        replies: keeps what was answered; the same request is then not sent twice.
+
+    Attributes:
+        spent: what was asked and what it took, since this client was made.
+    """
+
+    def __init__(
+        self, url: str, limits: Limits, *, key_variable: str = "", key: str = "", replies: Replies | None = None
+    ):
+        if limits.retries < 0:
+            raise UsageError(f"retries is {limits.retries}, must not be negative")
+        self.spent = Spent()
+        self._where = f"{url.rstrip('/')}/chat/completions"
+        self._limits = limits
+        self._key_variable = key_variable
+        self._key = key
+        self._replies = replies
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(limits.parallel)
+        self._started: deque[float] = deque()
+
+    def ask(self, body: dict[str, Any], usable: Callable[[str | None], bool] = _has_text) -> Reply:
+        """The reply to a chat completion, from the cache when it was given before.
+
+        Args:
+            body: the request, as the protocol has it. The cache goes by it alone, not by the address.
+            usable: whether a text (None: the server sent null) is an answer, or a failure to be tried again.
+
+        Raises:
+            UsageError: the key's variable is not set.
+            EndpointError: every attempt failed.
+        """
+        name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        kept = self._replies.get(name) if self._replies else None
+        if kept is not None:
+            with self._lock:
+                self.spent.kept += 1
+            return kept
+        reply = self._ask(body, usable)
+        with self._lock:
+            self.spent.asked += 1
+            self.spent.input_tokens += reply.input_tokens
+            self.spent.output_tokens += reply.output_tokens
+        if self._replies:
+            self._replies.put(name, reply)
+        return reply
+
+    def _ask(self, body: dict[str, Any], usable: Callable[[str | None], bool]) -> Reply:
+        key = self._key or key_from(self._key_variable)
+        pause, attempt = self._limits.backoff, 0
+        while True:
+            self.wait_for_slot()
+            try:
+                with self._room:
+                    content = self._attempt(body, key)
+                return _read(content, usable, self._where)
+            except EndpointError as error:
+                if error.permanent or attempt == self._limits.retries:
+                    raise
+                time.sleep(min(LONGEST_PAUSE, max(error.pause, pause * (1 + random.random()))))
+            pause, attempt = 2 * pause, attempt + 1
+
+    def wait_for_slot(self) -> None:
+        """Sleep until fewer than `per_minute` requests were started in the last minute, and start one."""
+        limit = self._limits.per_minute
+        while limit:
+            with self._lock:
+                now = time.monotonic()
+                while self._started and now - self._started[0] >= 60:
+                    self._started.popleft()
+                if len(self._started) < limit:
+                    self._started.append(now)
+                    return
+                pause = 60 - (now - self._started[0])
+            time.sleep(max(0.01, pause))
+
+    def _attempt(self, body: dict[str, Any], key: str) -> bytes:
+        where, timeout = self._where, self._limits.timeout
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        deadline = time.monotonic() + timeout
+        try:
+            with requests.post(
+                where, json=body, headers=headers, timeout=timeout, stream=True, allow_redirects=False
+            ) as response:
+                content = _receive(response, deadline, where)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
+            raise EndpointError(f"{where} is not an address; give http(s)://host:port/v1", permanent=True) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise EndpointError(f"{where}: {type(error).__name__}") from None  # its text may hold the request
+        if response.status_code != requests.codes.ok:
+            text = content.decode("utf-8", "replace")
+            excerpt = " ".join((text.replace(key, "***") if key else text).split())[:200]
+            permanent = response.status_code not in PASSING
+            pause = _seconds(response.headers.get("Retry-After", ""))
+            raise EndpointError(f"{where}: HTTP {response.status_code} {excerpt}", permanent, pause)
+        return content
+
+
+def _receive(response: requests.Response, deadline: float, where: str) -> bytes:
+    """The body, as long as it is of sensible size and comes in time: a server may drip bytes for ever."""
+    content = bytearray()
+    while chunk := response.raw.read1(8192, decode_content=True):  # what is there, without waiting for 8192 bytes
+        content += chunk
+        if len(content) > LARGEST:
+            raise EndpointError(f"{where}: the reply is longer than {LARGEST} bytes")
+        if time.monotonic() > deadline:
+            raise EndpointError(f"{where}: no complete reply in time; allow more than the timeout")
+    return bytes(content)
+
+
+def _read(content: bytes, usable: Callable[[str | None], bool], where: str) -> Reply:
+    try:
+        answer = json.loads(content)
+        texts = [choice["message"]["content"] for choice in answer["choices"]]
+        usage = answer.get("usage") or {}
+        given, taken = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise EndpointError(f"{where}: the reply is not a chat completion") from None
+    if not texts or not all((text is None or isinstance(text, str)) and usable(text) for text in texts):
+        raise EndpointError(f"{where}: the reply has no text")
+    return Reply(tuple(text or "" for text in texts), given, taken)
+
+
+def _seconds(header: str) -> float:
+    """A Retry-After header in seconds; 0 for none or a date."""
+    return float(header) if header.isascii() and header.isdigit() and len(header) < 7 else 0.0
