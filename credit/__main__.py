@@ -63,7 +63,8 @@ def _show(args: argparse.Namespace) -> int:
     model, processor = load_policy(args.model)
     model.eval()
     images = [open_image(file.parent, image) for image in sample.images]
-    words = [{"type": "text", "text": dialect.prompt(sample.instruction, sample.kind, grammar)}]
+    sizes = SeenSizes(processor).of(sample.images)
+    words = [{"type": "text", "text": dialect.prompt(sample.instruction, sample.kind, grammar, sizes)}]
     pictures = [{"type": "image"} for _ in images]
     content = pictures + words if told["image_first"] else words + pictures
     text = processor.apply_chat_template(
@@ -86,7 +87,6 @@ def _show(args: argparse.Namespace) -> int:
         partial(dialect.parse, grammar=grammar),
         partial(dialect.parse, grammar="bare"),
     )
-    sizes = SeenSizes(processor).of(sample.images)
     shown = examine(
         model, processor, inputs, response, sample=sample, sizes=sizes, reader=reader, config=config, heads=heads
     )

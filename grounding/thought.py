@@ -1,4 +1,4 @@
-"""How coordinates are written in a thought, before a dialect turns them into a model's numbers.
+"""How coordinates are written in a thought or an instruction, before a dialect turns them into a model's numbers.
 
     A thought names places as [x, y] or [x1, y1, x2, y2], three decimals each, canonical ([0, 1] of the image):
     "the red circle at [0.250, 0.500] in image 2 [0.100, 0.100, 0.400, 0.900]"

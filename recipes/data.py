@@ -81,7 +81,7 @@ class RowBuilder:
     def row(self, sample: Sample, images: list[Image.Image], expect: str) -> dict[str, Any]:
         sizes = self.seen.of(sample.images)
         row = {
-            "prompt": self.prompt(sample, expect),
+            "prompt": self.prompt(sample, expect, sizes),
             "images": images,
             "sample": json.dumps(to_row(sample), ensure_ascii=False),
             "sizes": json.dumps([[s.width, s.height, s.seen_width, s.seen_height] for s in sizes]),
@@ -91,8 +91,8 @@ class RowBuilder:
             row["completion"] = [{"role": "assistant", "content": self.completion(sample, sizes)}]
         return row
 
-    def prompt(self, sample: Sample, expect: str) -> list[dict[str, Any]]:
-        text = self.dialect.prompt(sample.instruction, expect, self.model.grammar)
+    def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
+        text = self.dialect.prompt(sample.instruction, expect, self.model.grammar, sizes)
         images = [{"type": "image"} for _ in sample.images]
         words = [{"type": "text", "text": text}]
         content = images + words if self.model.image_first else words + images

@@ -21,7 +21,7 @@ from benchmarks.harness.generate import (
     generations_file,
     read_generations,
 )
-from benchmarks.harness.items import Item, Picture, Rule
+from benchmarks.harness.items import Item, Picture, Rule, sizes_of
 from benchmarks.harness.predictions import Reading, read_output
 from benchmarks.harness.profile import Profile
 from benchmarks.harness.results import Reply, result_row, write_results
@@ -110,7 +110,7 @@ def answer_items(
             backend,
             items,
             image_root,
-            lambda item: dialect.prompt(benchmark.prompt(item), item.asks, profile.grammar),
+            lambda item: dialect.prompt(benchmark.prompt(item), item.asks, profile.grammar, sizes_of(item)),
             decoding=decoding,
             file=generations_file(out, share),
             share=share,

@@ -9,6 +9,7 @@ from data_prep.negatives import words_of
 from data_prep.rows import Rejected
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon, Span
+from grounding.thought import rewrite_places
 
 _MARKUP = re.compile(
     r"</?[a-z][^<>]{0,60}>|<\|[^|]*\|>|https?://|&[a-z]{2,6};|\{\{|\}\}|\\u[0-9a-f]{4}", re.IGNORECASE
@@ -16,6 +17,7 @@ _MARKUP = re.compile(
 _COORDINATES = re.compile(
     r"[\[(]\s*\d+(?:\.\d+)?\s*(?:,\s*\d+(?:\.\d+)?\s*){1,3}[\])]|\bbbox|\bcoordinates? (?:are|is)\b"
 )
+NAMES_PLACES = frozenset({"query_inference", "pair"})  # of `query_inference` and `corrupted_pairs`
 _LETTER = re.compile(r"[^\W\d_]")
 _VAGUE = frozenset(
     {"", "object", "thing", "item", "element", "it", "this", "that", "something", "image", "picture", "photo", "icon",
@@ -90,6 +92,13 @@ def check_instruction(text: str, limits: Limits) -> None:
         raise Rejected("vague instruction", repr(text))
     if len(words) >= 6 and len(set(plain.split())) <= len(words) // 3:
         raise Rejected("instruction repeats itself", repr(text[:120]))
+
+
+def spoken(sample: Sample) -> str:
+    """The instruction as it is judged: of a task that names places, they are no leaked coordinates."""
+    if sample.meta.get("task") in NAMES_PLACES:
+        return rewrite_places(sample.instruction, lambda _: "this place")
+    return sample.instruction
 
 
 def normalised(text: str) -> str:

@@ -15,7 +15,7 @@ from data_prep import Item, Reject, Split, source
 from data_prep import dataset as datasets
 from data_prep.curate.hashes import ImageHashes, groups
 from data_prep.curate.leakage import HeldOut, read_held_out
-from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction, is_telling, normalised
+from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction, is_telling, normalised, spoken
 from data_prep.dataset import carry, dataset_files, read_dataset, samples_of
 from data_prep.files import read_jsonl
 from data_prep.rows import Rejected
@@ -97,7 +97,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             continue
         try:
             check_geometry(sample, limits)
-            check_instruction(sample.instruction, limits)
+            check_instruction(spoken(sample), limits)
             _check_leakage(sample, measured, args)
             _check_copies(sample, split, measured, seen, args)
             made = _check_measured(sample, measured, args)

@@ -147,13 +147,24 @@ class Dialect(ABC):
         """
         if not self.thinks:
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare'")
+        return self.render_places(thought, sizes)
+
+    def render_places(self, text: str, sizes: Sequence[ImageSize]) -> str:
+        """`text`, a thought or an instruction, with its canonical places in the dialect's words.
+
+        Raises:
+            UsageError: a place lies in an image beyond `sizes`.
+        """
 
         def write(region: Box | Point) -> str:
             if region.image >= len(sizes):
-                raise UsageError(f"a thought names image {region.image + 1}, but {len(sizes)} image sizes are given")
-            return f"[{', '.join(self.numbers(region, sizes))}]"
+                raise UsageError(f"image {region.image + 1} is named, but {len(sizes)} image sizes are given")
+            return self._place_words(region, sizes)
 
-        return rewrite_places(thought, write)
+        return rewrite_places(text, write)
+
+    def _place_words(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str:
+        return f"[{', '.join(self.numbers(region, sizes))}]"
 
     def numbers(self, region: Box | Point, sizes: Sequence[ImageSize]) -> list[str]:
         """The coordinates of a region, in the dialect's order and numbers."""
@@ -194,15 +205,23 @@ class Dialect(ABC):
 
     # Prompting
 
-    def prompt(self, instruction: str, kind: str, grammar: Grammar = "think") -> str:
+    def prompt(
+        self, instruction: str, kind: str, grammar: Grammar = "think", sizes: Sequence[ImageSize] | None = None
+    ) -> str:
         """The user's text that asks for a target of `kind`, as the family was published with, plus the grammar.
 
+        Args:
+            sizes: of all images of the sample; the places an instruction names (`grounding.thought`) are then
+                written in the dialect's numbers. Without, they stay as they are.
+
         Raises:
-            UsageError: the family takes no instructions beyond its task words, and the grammar is not "bare".
+            UsageError: the family takes no instructions beyond its task words, and the grammar is not "bare"; or a
+                place lies in an image beyond `sizes`.
         """
         if grammar != "bare" and not self.thinks:
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare', not {grammar!r}")
-        return self._question(instruction, kind) + _THINK_SENTENCE[grammar]
+        asked = instruction if sizes is None else self.render_places(instruction, sizes)
+        return self._question(asked, kind) + _THINK_SENTENCE[grammar]
 
     @abstractmethod
     def _question(self, instruction: str, kind: str) -> str: ...

@@ -5,6 +5,9 @@ The model is too small to follow directions about formats; it answers in the one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from grounding.answer import ImageSize
 from grounding.completion import Grammar
 from grounding.dialects import DIALECTS
 from grounding.dialects.json_family import JsonDialect
@@ -14,8 +17,10 @@ from grounding.dialects.space import Space
 class FoveaDialect(JsonDialect):
     """`JsonDialect` in thousandths, with nothing around the instruction."""
 
-    def prompt(self, instruction: str, kind: str, grammar: Grammar = "think") -> str:
-        return instruction
+    def prompt(
+        self, instruction: str, kind: str, grammar: Grammar = "think", sizes: Sequence[ImageSize] | None = None
+    ) -> str:
+        return instruction if sizes is None else self.render_places(instruction, sizes)
 
 
 DIALECTS.register("fovea")(FoveaDialect("fovea", Space(1000)))

@@ -41,6 +41,9 @@ class LocationDialect(Dialect):
     def _render_absent(self) -> str:
         return "none"
 
+    def _place_words(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str:
+        return self._render_one(region, sizes)
+
     def _fours(self, run: re.Match[str], sizes: Sequence[ImageSize], label: str | None) -> Iterator[Found]:
         """A run of location tokens as boxes of four; a remainder is malformed."""
         tokens = _LOC.finditer(run.string, run.start(), run.end())

@@ -13,6 +13,8 @@ from data_prep.negatives import moved, words_of
 from data_prep.pseudo_queries import queries
 from data_prep.rows import Rejected
 from data_prep.writer import run
+from grounding.answer import ImageSize
+from grounding.dialects import get_dialect
 from grounding.geometry import iou
 from grounding.io import read_samples, write_samples
 from grounding.sample import ImageRef, Sample
@@ -146,3 +148,19 @@ def test_broken_rows_of_a_data_set_are_rejected_and_images_carried(tmp_path):
     manifest = run(spec, parse("query_inference", tmp_path / "in", tmp_path / "out"))
     assert manifest["rows"] == {"train": 40} and manifest["rejects"] == {"broken row": 1, "not JSON": 1}
     assert manifest["images"] == 5 and (tmp_path / "out/images/0.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "place"),
+    [("qwen3_vl", "[200, 400, 300, 500]"), ("qwen2_5_vl", "[40, 40, 60, 50]"), ("gemini", "[400, 200, 500, 300]")],
+)
+def test_a_model_is_asked_about_places_in_its_own_numbers(tmp_path, dialect, place):
+    """Query inference and pairs, as a prompt for a processor that doubles each side of the 100x50 picture."""
+    dataset(tmp_path, [("a.jpg", "the red mug", box(0.2, 0.4)), ("b.jpg", "a tall tree", box(0.2, 0.4))])
+    questions, _ = convert("query_inference", tmp_path)
+    pairs, _ = convert("corrupted_pairs", tmp_path)
+    samples = [item.sample for item in questions + pairs if item.sample.meta.get("corruption") != "box"]
+    assert samples
+    for sample in samples:
+        told = get_dialect(dialect).prompt(sample.instruction, "text_box", "bare", (ImageSize(100, 50, 200, 100),))
+        assert place in told and "0.400" not in told
