@@ -155,7 +155,7 @@ def processor_sizes(processor: ProcessorMixin, inputs: Any) -> list[tuple[int, i
 
     Args:
         inputs: what `processor(images=..., ...)` returned: `image_grid_thw` (N, 3) in patches for the Qwen family,
-            else `pixel_values` (N, C, H, W).
+            else `pixel_values` (N, C, H, W), of whole images or, where images are cut up, of their tiles.
     """
     grid = inputs.get("image_grid_thw")
     if grid is not None:

@@ -82,10 +82,27 @@ class Qwen3VLImageOnlyProcessor(_ImagesOnly, transformers.Qwen3VLProcessor):
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
 
+@_saved_as("InternVLProcessor")
+class InternVLImageOnlyProcessor(_ImagesOnly, transformers.InternVLProcessor):
+    """InternVL's processor without its video half. Pictures are cut into tiles, as its model was trained on."""
+
+    video_processor_type = "InternVLVideoProcessor"
+
+    def __init__(self, image_processor=None, tokenizer=None, image_seq_length=256, chat_template=None, **kwargs):
+        super().__init__(
+            image_processor,
+            tokenizer,
+            image_seq_length=image_seq_length,
+            chat_template=chat_template,
+            **kwargs,
+        )
+
+
 # By `model_type` of the model's config.
 IMAGE_ONLY_PROCESSORS = {
     "qwen2_vl": Qwen2VLImageOnlyProcessor,
     "qwen2_5_vl": Qwen25VLImageOnlyProcessor,
     "qwen3_vl": Qwen3VLImageOnlyProcessor,
     "qwen3_vl_moe": Qwen3VLImageOnlyProcessor,
+    "internvl": InternVLImageOnlyProcessor,
 }

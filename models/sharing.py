@@ -7,6 +7,7 @@ changes nothing in values or gradients but the order of floating-point sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -14,12 +15,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+TOWERS = ("visual", "vision_tower")  # their names in transformers' models
+
 
 class ImageSharing:
-    """Hooks on a vision tower of the Qwen-VL kind: `tower(pixels (P, D), grid_thw=(N, 3))`, features in P's order.
+    """Hooks on a vision tower that gives its features in the order of the pixels.
+
+    Two kinds are known: `tower(pixels (P, D), grid_thw=(N, 3))`, patches of N images in a row (Qwen-VL), and
+    `tower(pixel_values=(N, C, H, W))`, N images or tiles of images, each for itself (InternVL, LLaVA).
 
     Attributes:
-        images: images seen since the hooks were set.
+        images: images (or tiles) seen since the hooks were set.
         encoded: of these, how many went through the tower.
     """
 
@@ -32,14 +38,15 @@ class ImageSharing:
 
     def _keep_distinct(self, tower: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._source = None
+        tensors = {name for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
+        if tensors - {"grid_thw", "pixel_values"} or len(args) + ("pixel_values" in tensors) != 1:
+            return None  # what was made for the whole batch beforehand (positions, lengths) would no longer fit
+        pixels = args[0] if args else kwargs["pixel_values"]
         grid = kwargs.get("grid_thw")
-        # Tensors made beforehand for the whole batch (positions, sequence lengths) would no longer fit.
-        prepared = any(isinstance(value, torch.Tensor) for name, value in kwargs.items() if name != "grid_thw")
-        if len(args) != 1 or grid is None or prepared:
-            return None
-        self._lengths = grid.prod(-1).tolist()
-        pictures = args[0].split(self._lengths)
-        source = first_alike(pictures, grid)
+        self._lengths = [1] * len(pixels) if grid is None else grid.prod(-1).tolist()
+        shapes = [()] * len(pixels) if grid is None else [tuple(row) for row in grid.tolist()]
+        pictures = pixels.split(self._lengths)
+        source = first_alike(pictures, shapes)
         kept = [index for index, first in enumerate(source) if index == first]
         self.images += len(source)
         self.encoded += len(kept)
@@ -47,7 +54,10 @@ class ImageSharing:
             return None
         self._source = source
         distinct = torch.cat([pictures[index] for index in kept])
-        return (distinct,), {**kwargs, "grid_thw": grid[torch.tensor(kept, device=grid.device)]}
+        changed = dict(kwargs) if args else {**kwargs, "pixel_values": distinct}
+        if grid is not None:
+            changed["grid_thw"] = grid[torch.tensor(kept, device=grid.device)]
+        return ((distinct,) if args else ()), changed
 
     def _hand_out(self, tower: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._source is None:
@@ -67,18 +77,18 @@ class ImageSharing:
 
 
 def share_images(model: PreTrainedModel) -> ImageSharing | None:
-    """Let `model` encode every distinct image of a batch once; None for models whose tower is of another kind."""
-    tower = getattr(model.base_model, "visual", None)
+    """Let `model` encode every distinct image of a batch once; None for models without a tower of a known kind."""
+    tower = next((getattr(model.base_model, name, None) for name in TOWERS if hasattr(model.base_model, name)), None)
     return None if tower is None else ImageSharing(tower)
 
 
-def first_alike(pictures: tuple[torch.Tensor, ...], grid: torch.Tensor) -> list[int]:
-    """For each picture (P_i, D) with its grid (N, 3), the index of the first one with the same grid and values."""
+def first_alike(pictures: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """For each picture, the index of the first one with the same shape (of its grid) and the same values."""
     sums = torch.stack([picture.sum() for picture in pictures]).tolist()  # one wait for the device
     candidates: dict[tuple[Any, ...], list[int]] = {}
     source = []
-    for index, (shape, total) in enumerate(zip(grid.tolist(), sums, strict=True)):
-        same = candidates.setdefault((*shape, total), [])
+    for index, (shape, total) in enumerate(zip(shapes, sums, strict=True)):
+        same = candidates.setdefault((shape, total), [])
         first = next((other for other in same if torch.equal(pictures[other], pictures[index])), index)
         if first == index:
             same.append(index)

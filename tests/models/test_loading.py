@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from grounding.errors import UsageError
-from models.loading import SeenSizes, load_policy, load_processor, processor_sizes, save_policy
-from tests.recipes.tiny import DIALECTS, make_model
+from models.loading import SeenSizes, load_config, load_policy, load_processor, processor_sizes, save_policy
+from tests.recipes.tiny import DIALECTS, make_model, placeholder
 
 WITHOUT_TORCHVISION = pytest.mark.skipif(
     transformers.utils.is_torchvision_available(), reason="the stock processor is used where torchvision is there"
@@ -30,7 +30,7 @@ def test_a_saved_folder_loads_again_with_the_same_weights_and_inputs(folder, tmp
     again, processor_again = load_policy(tmp_path)
     for (name, one), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(one, other), name
-    text = "<|vision_start|><|image_pad|><|vision_end|>click the red square"
+    text = f"{placeholder(processor)}click the red square"
     image = Image.new("RGB", (80, 50), "red")
     one = processor(images=[image], text=[text], return_tensors="pt")
     other = processor_again(images=[image], text=[text], return_tensors="pt")
@@ -68,15 +68,19 @@ def test_video_is_refused_in_one_line(folder):
 def test_seen_sizes_are_what_the_processor_makes_of_the_image(folder, size):
     processor = load_processor(folder)
     seen = SeenSizes(processor)(*size)
-    text = "<|vision_start|><|image_pad|><|vision_end|>"
-    inputs = processor(images=[Image.new("RGB", size)], text=[text], return_tensors="pt")
+    inputs = processor(images=[Image.new("RGB", size)], text=[placeholder(processor)], return_tensors="pt")
     assert (seen.width, seen.height) == size
-    assert [(seen.seen_width, seen.seen_height)] == processor_sizes(processor, inputs)
-    patch = processor.image_processor.patch_size
-    assert inputs["pixel_values"].shape[0] == seen.seen_width * seen.seen_height // patch**2
+    assert set(processor_sizes(processor, inputs)) == {(seen.seen_width, seen.seen_height)}
+    if "image_grid_thw" in inputs:
+        patch = processor.image_processor.patch_size
+        assert inputs["pixel_values"].shape[0] == seen.seen_width * seen.seen_height // patch**2
 
 
 def test_pixel_limits_apply(folder):
+    if load_config(folder).model_type == "internvl":
+        with pytest.raises(UsageError, match="GotOcr2ImageProcessorPil has no min_pixels and max_pixels"):
+            load_processor(folder, max_pixels=10**6)
+        return
     factor = load_processor(folder).image_processor.patch_size * 2
     processor = load_processor(folder, min_pixels=factor**2, max_pixels=(2 * factor) ** 2)
     seen = SeenSizes(processor)(500, 500)

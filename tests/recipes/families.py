@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.recipes.tiny import tokenizer
+from tests.recipes.tiny import internvl_tokenizer, tokenizer
 
 # name: text width, feed-forward, layers, heads, key-value heads, vocabulary, tied; vision depth, width, feed-forward
 QWEN2_5_VL = {
@@ -46,10 +46,13 @@ You are a helpful assistant.<|im_end|>
 def make_family(folder: Path, name: str) -> Path:
     """The folder of a published model without its weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, processor = _qwen2_5(name) if name in QWEN2_5_VL else _qwen3(name)
+    if name == "internvl3_5_4b":
+        config, processor, words = *_internvl3_5(), internvl_tokenizer()
+    else:
+        config, processor = _qwen2_5(name) if name in QWEN2_5_VL else _qwen3(name)
+        words = tokenizer()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    words = tokenizer()
     if name in QWEN2_5_VL:
         words.chat_template = QWEN2_5_TEMPLATE
     words.save_pretrained(folder)
@@ -149,5 +152,51 @@ def _qwen3(name: str) -> tuple[dict, dict]:
         "merge_size": 2,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
+    }
+    return config, processor
+
+
+def _internvl3_5() -> tuple[dict, dict]:
+    """InternVL3.5-4B in transformers' format: Qwen3-4B behind the 300M vision tower."""
+    config = {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "image_token_id": 151671,
+        "image_seq_length": 256,
+        "downsample_ratio": 0.5,
+        "dtype": "bfloat16",
+        "text_config": {
+            "model_type": "qwen3",
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "max_position_embeddings": 40960,
+            "rope_theta": 1000000,
+            "tie_word_embeddings": True,
+        },
+        "vision_config": {
+            "model_type": "internvl_vision",
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "image_size": [448, 448],
+            "patch_size": [14, 14],
+            "attention_bias": True,
+        },
+    }
+    processor = {
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "processor_class": "InternVLProcessor",
+        "crop_to_patches": False,
+        "min_patches": 1,
+        "max_patches": 12,
+        "size": {"height": 448, "width": 448},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
     }
     return config, processor

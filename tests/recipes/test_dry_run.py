@@ -29,6 +29,7 @@ STANDS_IN = {
     "Qwen/Qwen3-VL-2B-Instruct": "qwen3_vl_2b",
     "Qwen/Qwen3-VL-4B-Instruct": "qwen3_vl_4b",
     "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl_8b",
+    "OpenGVLab/InternVL3_5-4B-HF": "internvl3_5_4b",
 }
 
 
