@@ -9,31 +9,40 @@ image, which is checked, not assumed:
     the second dog from the left     of three or more, in a row
     the largest dog                  clearly
     the dog above the bicycle        the only dog above the only bicycle
+    the black dog                    clearly black, and no other dog has any black
+
+Colours are read from the picture (`--no-colours` leaves it closed). People are not called by the colour of what
+they wear.
 """
 
 from __future__ import annotations
 
 import random
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
 from data_prep import Item, Reject, source
 from data_prep import dataset as datasets
+from data_prep.colours import TRACE, Shares, clear_colour, colour_shares
 from data_prep.dataset import carry, dataset_files, read_dataset
+from grounding.errors import BrokenRow
+from grounding.io import open_image
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box
 
 CLEAR = 0.05  # of the image's side: how far two centres must be apart to be told by position
 CLEARLY_LARGER = 1.3
 ORDINALS = ("second", "third", "fourth", "fifth")
+PEOPLE = frozenset({"person", "people", "man", "woman", "boy", "girl", "child", "human face"})
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     datasets.add_arguments(parser)
     parser.add_argument("--per-image", type=int, default=6, help="at most so many queries of an image (6)")
     parser.add_argument("--min-side", type=float, default=0.02, help="ignore objects with a shorter side (0.02)")
+    parser.add_argument("--no-colours", action="store_true", help="do not open the pictures")
 
 
 @source(
@@ -58,7 +67,15 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             for region in regions_of(sample.target)
             if isinstance(region, Box) and region.label and _large_enough(region, args.min_side)
         ]
-        found = queries(boxes)
+        colours: dict[Box, Shares] = {}
+        if not args.no_colours and args.images != "none":
+            try:
+                picture = open_image(args.root, samples[0].images[0])
+            except BrokenRow as error:
+                yield Reject(path, "bad image", error.reason)
+                continue
+            colours = {box: colour_shares(picture, box, boxes) for box in boxes if box.label not in PEOPLE}
+        found = queries(boxes, colours)
         dice = random.Random(f"{args.seed}:{path}")
         dice.shuffle(found)
         for number, (query, box) in enumerate(found[: args.per_image], 1):
@@ -77,13 +94,18 @@ def _large_enough(box: Box, side: float) -> bool:
     return min(box.x2 - box.x1, box.y2 - box.y1) >= side
 
 
-def queries(boxes: Sequence[Box]) -> list[tuple[str, Box]]:
-    """(query, the one box it fits) for labelled boxes of one image."""
+def queries(boxes: Sequence[Box], colours: Mapping[Box, Shares] | None = None) -> list[tuple[str, Box]]:
+    """(query, the one box it fits) for labelled boxes of one image.
+
+    Args:
+        colours: of the boxes whose colours are known, how much of them has which.
+    """
     groups: dict[str, list[Box]] = {}
     for box in boxes:
         groups.setdefault(box.label or "", []).append(box)
     found: list[tuple[str, Box]] = []
     for noun, members in groups.items():
+        found += _by_colour(noun, members, colours or {})
         if len(members) == 1:
             found.append((f"the {noun}", members[0]))
             continue
@@ -107,6 +129,19 @@ def _by_position(
     inner = order[1:-1]
     if len(inner) <= len(ORDINALS):
         found += [(f"the {ORDINALS[i]} {noun} from the {sides[0]}", box) for i, box in enumerate(inner)]
+    return found
+
+
+def _by_colour(noun: str, boxes: list[Box], colours: Mapping[Box, Shares]) -> list[tuple[str, Box]]:
+    """Queries by colour, where it is known of every box and only one has more than a trace of it."""
+    shares = [colours.get(box) for box in boxes]
+    if not all(shares):
+        return []
+    found = []
+    for box, own in zip(boxes, shares, strict=True):
+        colour = clear_colour(own or {})
+        if colour and sum((other or {}).get(colour, 0.0) > TRACE for other in shares) == 1:
+            found.append((f"the {colour} {noun}", box))
     return found
 
 
