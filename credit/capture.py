@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from credit.signals import Rows, row_logsumexp
 from grounding.errors import FoveaError, UsageError
+
+log = logging.getLogger("fovea")
 
 PREFIX = "credit_"
 REFUSED = {
@@ -73,6 +76,7 @@ class _Window:
     valid: Tensor
     first: int
     consume: Consumer
+    where: str
     taken: dict[int, int] = field(default_factory=dict)
     streamed: int = 0
 
@@ -88,14 +92,17 @@ class AttentionCapture:
     Args:
         model: the policy; may be wrapped (PEFT, DDP, DeepSpeed).
         layers: indices of decoder layers.
+        where: the recipe's section that asks for it, for messages.
 
     Raises:
         UsageError: a layer is outside the model or uses a sliding window, or the model does not take its attention
             from transformers' registry.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[int]):
+    def __init__(self, model: nn.Module, layers: Sequence[int], where: str = "credit"):
         self._model = pretrained(model)
+        self._where = where
+        self._warned = False
         self.layers = tuple(sorted(set(layers)))
         self._modules = attention_modules(self._model)
         self._check_layers()
@@ -119,19 +126,26 @@ class AttentionCapture:
             FoveaError: on leaving, when a layer showed fewer or more responses than `valid` has.
         """
         modules = frozenset(id(self._modules[layer]) for layer in self.layers)
-        window = _Window(modules, valid.bool(), first, consume)
+        window = _Window(modules, valid.bool(), first, consume, self._where)
         token = _OPEN.set(window)
         try:
             yield window
         finally:
             _OPEN.reset(token)
+        if window.streamed and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: the log-sum-exp of attention rows is recomputed, in time quadratic in the length, since %s",
+                self._where,
+                _why_streamed(self.implementation),
+            )
         for layer in self.layers:
             seen = window.taken.get(layer, 0)
             if seen != len(valid):
                 raise FoveaError(
-                    f"credit: layer {layer} showed the attention of {seen} responses, expected {len(valid)}; "
+                    f"{self._where}: layer {layer} showed the attention of {seen} responses, expected {len(valid)}; "
                     f"{type(self._model).__name__} does not call its attention through transformers' registry once "
-                    "per layer: use a strategy without attention"
+                    "per layer: use a strategy or rewards without attention"
                 )
 
     def detach(self) -> None:
@@ -155,18 +169,23 @@ class AttentionCapture:
     def _check_layers(self) -> None:
         count = self._model.config.get_text_config().num_hidden_layers
         types = getattr(self._model.config.get_text_config(), "layer_types", None) or []
+        where = f"{self._where}.layers"
         if not self.layers:
-            raise UsageError("credit.layers is empty")
+            raise UsageError(f"{where} is empty")
         for layer in self.layers:
             if not 0 <= layer < count:
-                raise UsageError(f"credit.layers: {layer} is outside the model, which has layers 0 to {count - 1}")
+                raise UsageError(
+                    f"{self._where}.layers: {layer} is outside the model, which has layers 0 to {count - 1}"
+                )
             if layer not in self._modules:
-                raise UsageError(f"credit.layers: layer {layer} of {type(self._model).__name__} has no attention")
+                raise UsageError(
+                    f"{self._where}.layers: layer {layer} of {type(self._model).__name__} has no attention"
+                )
             sliding = getattr(self._modules[layer], "sliding_window", None)
             if sliding is not None or (layer < len(types) and types[layer] != "full_attention"):
                 full = [index for index, kind in enumerate(types) if kind == "full_attention"]
                 raise UsageError(
-                    f"credit.layers: layer {layer} uses a sliding window, its attention is no function of all "
+                    f"{where}: layer {layer} uses a sliding window, its attention is no function of all "
                     f"earlier tokens; choose among {full or 'layers with full attention'}"
                 )
 
@@ -234,14 +253,16 @@ def _captured(
     layer = int(module.layer_idx)
     for option, meaning in REFUSED.items():
         if kwargs.get(option) is not None:
-            raise UsageError(f"credit.layers: layer {layer} uses {meaning}, for which no exact signal is known")
+            raise UsageError(
+                f"{window.where}.layers: layer {layer} uses {meaning}, for which no exact signal is known"
+            )
     count, length = query.shape[0], key.shape[2]
     start = window.taken.get(layer, 0)
     valid = window.valid[start : start + count]
     if valid.shape != (count, length) or query.shape[2] != length:
         raise FoveaError(
-            f"credit: layer {layer} showed {count} responses of {query.shape[2]} queries and {length} keys, after "
-            f"{start} of a batch {tuple(window.valid.shape)}: capture a full forward pass without cache"
+            f"{window.where}: layer {layer} showed {count} responses of {query.shape[2]} queries and {length} keys, "
+            f"after {start} of a batch {tuple(window.valid.shape)}: capture a full forward pass without cache"
         )
     with _KernelLse() as kernel:
         output, extra = call()
@@ -319,6 +340,16 @@ class _KernelLse(TorchDispatchMode):
         if lse.dim() == 4:  # cuDNN keeps a trailing axis of one
             lse = lse.squeeze(-1)
         return lse if lse.dim() == 3 and len(lse) == len(valid) else None
+
+
+def _why_streamed(implementation: str) -> str:
+    """Why no kernel returned the log-sum-exp."""
+    reasons = {
+        "eager": "eager attention returns none (model.attn_implementation: sdpa does)",
+        "sdpa": "sdpa took its plain kernel for these heads, numbers or masks",
+        "flex_attention": "flex_attention returns it rounded to the precision of the values",
+    }
+    return reasons.get(implementation, f"{implementation} returns none")
 
 
 def _eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:

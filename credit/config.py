@@ -112,9 +112,9 @@ class CreditConfig:
             UsageError: naming an unknown key (with the nearest valid one) or a value out of range.
         """
         values = dict(mapping)
-        _check_keys(values, cls, "credit")
+        check_keys(values, [f.name for f in fields(cls)], "credit")
         heads = dict(values.pop("heads", None) or {})
-        _check_keys(heads, HeadConfig, "credit.heads")
+        check_keys(heads, [f.name for f in fields(HeadConfig)], "credit.heads")
         for key in ("horizon", "layers"):
             if key in values and not isinstance(values[key], str):
                 values[key] = tuple(values[key])
@@ -136,8 +136,8 @@ def check_params(function: Strategy, params: Mapping[str, Any], name: str) -> No
             raise UsageError(f"credit.params: strategy {name!r} has no parameter {key!r}{hint}")
 
 
-def _check_keys(values: Mapping[str, Any], cls: type, where: str) -> None:
-    known = [f.name for f in fields(cls)]
+def check_keys(values: Mapping[str, Any], known: list[str], where: str) -> None:
+    """Raise UsageError for an unknown key, with the nearest known one."""
     for key in values:
         if key not in known:
             raise UsageError(f"{where}: unknown key {key!r}{nearest(key, known)}")

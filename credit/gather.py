@@ -13,7 +13,7 @@ from credit.capture import LayerRows
 from credit.config import CreditConfig
 from credit.heads import HeadSelection, HeadStats
 from credit.signals import Rows, fai, kurtosis, mean_distance, sentence_influence, sentence_map, waad
-from credit.visual import ImageTokens, image_attention, visual_sinks
+from credit.visual import ImageTokens, image_attention, image_columns, visual_sinks
 
 IMAGE_FIELDS = frozenset({"image_mass", "target_mass", "image_entropy", "text_mass"})
 ATTENTION_FIELDS = IMAGE_FIELDS | {"waad", "fai", "sentence"}
@@ -45,9 +45,7 @@ class Batch:
         if "tool_mask" in inputs:
             mask = mask & inputs["tool_mask"].bool()
         prompt = inputs["prompt_ids"].shape[1]
-        image = (ids == image_token) & valid if image_token is not None else torch.zeros_like(valid)
-        width = int(image.sum(-1).max()) if len(image) else 0
-        columns = (~image).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]  # image positions first, in order
+        columns, present = image_columns(ids, valid, image_token)
         cover = inputs.get("credit_coverage")
         if cover is None:
             cover = torch.zeros(inputs["prompt_ids"].shape, device=ids.device)
@@ -55,7 +53,7 @@ class Batch:
         sentences = inputs.get("credit_sentence")
         if sentences is None:
             sentences = torch.full_like(inputs["completion_ids"], -1)
-        tokens = ImageTokens(columns, image.gather(1, columns), cover.gather(1, columns))
+        tokens = ImageTokens(columns, present, cover.gather(1, columns))
         return cls(valid, mask, prompt, tokens, sentences.to(ids.device))
 
     def group(self, start: int, count: int) -> Batch:
@@ -108,7 +106,7 @@ class Gatherer:
                 stats.add(name, shown.layer, mean_distance(own, batch.valid, batch.mask, keys))
             if len(batch.image):
                 looking = image_attention(before, batch.image).mass
-                stats.add("image_mass", shown.layer, _mean(looking, batch.mask))
+                stats.add("image_mass", shown.layer, mean_over_rows(looking, batch.mask))
             if "sentence" in self._needs and (number := int(batch.sentences.max()) + 1):
                 maps = sentence_map(own, batch.sentences, number)
                 influence = sentence_influence(maps, batch.sentences, self._config.sentence_skip)
@@ -172,7 +170,7 @@ class Gatherer:
         self._sums[name][start : start + len(values)] += values.sum(1)
 
 
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
+def mean_over_rows(values: Tensor, mask: Tensor) -> Tensor:
     """(B, H, T) -> (B, H) over response tokens, NaN for none."""
     count = mask.sum(-1, keepdim=True)
     total = torch.where(mask.unsqueeze(1), values, 0.0).sum(-1)

@@ -54,6 +54,10 @@ class Rows:
         """Rows low .. high - 1."""
         return Rows(self.q[:, :, low:high], self.k, self.lse[:, :, low:high], self.scale, self.first + low)
 
+    def picked(self, rows: Tensor) -> Rows:
+        """Some rows, by a tensor of their indices; `first` stays, since they no longer follow each other."""
+        return Rows(self.q[:, :, rows], self.k, self.lse[:, :, rows], self.scale, self.first)
+
     def of(self, heads: Sequence[int]) -> Rows:
         """Some heads, each with the keys of its group."""
         groups = self.q.shape[1] // self.k.shape[1]

@@ -131,10 +131,7 @@ def annotate_response(
     (-1 for special tokens)."""
     text, spans = token_spans(reader.tokenizer, ids)
     answer = reader.answer(text, sizes)
-    coordinate = [0.0] * len(ids)
-    for start, end in coordinate_ranges(text, answer):
-        for index in overlaps(spans, start, end):
-            coordinate[index] = 1.0
+    coordinate = [float(flag) for flag in _coordinate(text, spans, answer)]
     thought_end = answer.where[0] if answer.where else max(text.rfind("</think>"), 0)
     ranges = sentence_ranges(text)
     values = claims(text, thought_end, sizes, sample, reader.piece)
@@ -146,6 +143,25 @@ def annotate_response(
         sentence.append(at if known else -1)
         claim.append(values[at] if known else float("nan"))
     return coordinate, claim, sentence
+
+
+def answer_and_thought(
+    reader: TextReader, ids: Sequence[int], sizes: Sequence[ImageSize]
+) -> tuple[list[bool], list[bool]]:
+    """Per token of one response: whether the answer's coordinates are read from it, and whether it stands before the
+    answer. None of either where no answer can be read."""
+    text, spans = token_spans(reader.tokenizer, ids)
+    answer = reader.answer(text, sizes)
+    border = 0 if answer.where is None else answer.where[0]
+    return _coordinate(text, spans, answer), [start < end <= border for start, end in spans]
+
+
+def _coordinate(text: str, spans: Sequence[tuple[int, int]], answer: Answer) -> list[bool]:
+    coordinate = [False] * len(spans)
+    for start, end in coordinate_ranges(text, answer):
+        for index in overlaps(spans, start, end):
+            coordinate[index] = True
+    return coordinate
 
 
 def region_coverage(ids: Tensor, image_token: int, grids: Sequence[tuple[int, int]], sample: Sample) -> Tensor:

@@ -41,26 +41,46 @@ class ImageTokens:
         return (self.present.unsqueeze(1) & (self.columns.unsqueeze(1) <= positions[:, None])).unsqueeze(1)
 
 
+def image_columns(ids: Tensor, valid: Tensor, image_token: int | None) -> tuple[Tensor, Tensor]:
+    """Positions of the image tokens in order, (B, V) long, and (B, V) bool, False for the padding of shorter rows.
+
+    Args:
+        ids, valid: (B, N).
+        image_token: None for a model without images.
+    """
+    image = (ids == image_token) & valid.bool() if image_token is not None else torch.zeros_like(valid.bool())
+    width = int(image.sum(-1).max()) if len(image) else 0
+    columns = (~image).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]  # image positions first, in order
+    return columns, image.gather(1, columns)
+
+
 def visual_sinks(
     rows: Rows, image: ImageTokens, mask: Tensor, ratio: float = 8.0, *, heads: float = 0.5, sample: int = 64
 ) -> Tensor:
     """Image tokens that draw attention whatever the text says: (B, V) bool.
 
+    A token is a sink of the image when it is one (`sink_votes`) in at least the share `heads` of the heads.
+    """
+    return (sink_votes(rows, image, mask, ratio, sample=sample).float().mean(1) >= heads) & image.present
+
+
+def sink_votes(rows: Rows, image: ImageTokens, mask: Tensor, ratio: float = 8.0, *, sample: int = 64) -> Tensor:
+    """In which heads an image token draws attention whatever the text says: (B, H, V) bool.
+
     In a head, a token is a sink when its attention, in the median over up to `sample` evenly spaced response rows,
-    is more than `ratio` times what an image token gets on average over these rows. It is a sink of the image when it
-    is one in at least the share `heads` of the heads. The observation is from "See What You Are Told: Visual
-    Attention Sink in Large Multimodal Models" (ICLR 2025), which finds them by massive activations of the hidden
-    state; from attention alone, persistence over the text is what tells a sink from a token that some words look at.
-    Needs more than `ratio` image tokens to find any.
+    is more than `ratio` times what an image token gets on average over these rows. The observation is from "See What
+    You Are Told: Visual Attention Sink in Large Multimodal Models" (ICLR 2025), which finds them by massive
+    activations of the hidden state; from attention alone, persistence over the text is what tells a sink from a token
+    that some words look at. Needs more than `ratio` image tokens to find any.
     """
     step = max(1, -(-len(rows) // sample))
     picked = torch.arange(0, len(rows), step, device=rows.q.device)
-    some = Rows(rows.q[:, :, picked], rows.k, rows.lse[:, :, picked], rows.scale, rows.first)
+    some = rows.picked(picked)
     block = _block(Map(some, image.keys(rows)), image, rows.first + picked, 0, len(picked))
     block = torch.where(mask[:, None, picked, None], block, torch.nan)
     median = block.nanmedian(dim=2).values  # (B, H, V)
     average = block.nanmean(dim=2).sum(-1) / image.present.sum(-1).clamp(min=1).unsqueeze(1)
-    return ((median > ratio * average.unsqueeze(-1)).float().mean(1) >= heads) & image.present
+    return (median > ratio * average.unsqueeze(-1)) & image.present.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,23 @@ def image_attention(rows: Rows, image: ImageTokens, sinks: Tensor | None = None,
         entropy = safe.log() - torch.special.xlogy(block, block).sum(-1) / safe
         parts.append((mass, target, torch.where(mass > 0, entropy, 0.0), everything))
     return Looking(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True)))
+
+
+def image_map(rows: Rows, image: ImageTokens, weights: Tensor, chunk: int | None = None) -> Tensor:
+    """Where some rows together look: map_s = sum_t w_t A(t, s) for the image tokens s, (B, H, V).
+
+    Args:
+        weights: (B, R); rows that weigh nothing in any response are not computed.
+    """
+    picked = (weights != 0).any(0).nonzero().squeeze(-1)
+    some, weights = rows.picked(picked), weights[:, picked].to(rows.lse.dtype)[:, None, :, None]
+    attention, positions = Map(some, image.keys(rows)), rows.first + picked
+    total = torch.zeros(*rows.q.shape[:2], len(image), dtype=attention.dtype, device=rows.q.device)
+    for low, high in some.chunks(chunk or some.affordable(len(image))):
+        own = weights[:, :, low:high]
+        block = _block(attention, image, positions, low, high).masked_fill_(own == 0, 0.0)  # padding may hold NaN
+        total += (block * own).sum(-2)
+    return total
 
 
 def attention_over_image(rows: Rows, image: ImageTokens) -> Tensor:

@@ -98,6 +98,7 @@ class StageSpec:
         data: its samples: the recipe's `data` with the stage's own keys over it.
         rewards: as `rewards.compose` reads them.
         credit: as `credit.assigner` reads it; None is plain GRPO.
+        attention: as `credit.maps` reads it, for rewards on attention; None is its defaults where they need it.
     """
 
     kind: str
@@ -107,6 +108,7 @@ class StageSpec:
     eval: DataSpec | None = None
     rewards: Sequence[str | Mapping[str, Any]] = ()
     credit: Mapping[str, Any] | None = None
+    attention: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ def _stage(content: Any, shared: Any, where: str) -> StageSpec:
     if "kind" not in content:
         raise UsageError(f"{where}: kind is missing")
     content = dict(content)
-    for key in ("args", "lora", "credit"):
+    for key in ("args", "lora", "credit", "attention"):
         if key in content and content[key] is not None:
             content[key] = {str(k): v for k, v in _mapping(content[key], f"{where}.{key}").items()}
     if content.get("args", {}) is None:
@@ -292,7 +294,7 @@ def _override(config: Any, override: str) -> None:
 
 def _is_free(parent: str) -> bool:
     """Sections that may be added on the command line although the file lacks them."""
-    return re.fullmatch(r"data|model|stages\.\d+\.(args|lora|credit|data|eval)(\..+)?", parent) is not None
+    return re.fullmatch(r"data|model|stages\.\d+\.(args|lora|credit|attention|data|eval)(\..+)?", parent) is not None
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 from credit.assigner import CreditAssigner
 from credit.config import CreditConfig
+from credit.maps import AttentionMaps, MapConfig
 from grounding.dialects import get_dialect
+from grounding.errors import UsageError
+from models.loading import load_config
 from recipes.describe import describe_training
+from recipes.looking import COLUMNS, Looking
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, check_datasets, load_for, run_training
-from rewards.compose import RewardFunction, build_rewards
+from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, read_specs, weights
 
 
@@ -32,24 +37,44 @@ class FoveaGRPOTrainer(GRPOTrainer):
         self,
         *args: Any,
         credit: Mapping[str, Any] | None = None,
+        attention: Mapping[str, Any] | None = None,
         dialect: str | None = None,
         grammar: str = "think",
         **kwargs: Any,
     ):
-        """Arguments as in TRL, and `credit`, the recipe's mapping, with the model's dialect and grammar."""
+        """Arguments as in TRL, and `credit` and `attention`, the recipe's mappings, with the model's dialect and
+        grammar. Attention is looked at only where a reward reads it."""
         super().__init__(*args, **kwargs)
+        policy = self.accelerator.unwrap_model(self.model)
+        reader = None if dialect is None else get_dialect(dialect)
         self.credit: CreditAssigner | None = None
         if credit is not None:
-            policy = self.accelerator.unwrap_model(self.model)
-            reader = None if dialect is None else get_dialect(dialect)
             self.credit = CreditAssigner(credit, policy, self.processing_class, reader, grammar)
+        self.looking: Looking | None = None
+        read = columns_read(self.reward_funcs) & COLUMNS
+        if read:
+            maps = AttentionMaps(attention or {}, policy, self.processing_class, reader, grammar)
+            self.looking = Looking(self, maps, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
+        with nullcontext() if self.looking is None else self.looking.scoring(inputs):
+            output = super()._generate_and_score_completions(inputs)
         if self.credit is not None:
             output.update(self.credit.annotate(inputs, output))
         return output
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, ...]:
+        tokenized = super()._tokenize_prompts(prompts)
+        if self.looking is not None:
+            self.looking.tokenized(tokenized)
+        return tokenized
+
+    def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        if self.looking is not None:
+            columns = self.looking.columns(prompts, completion_ids)
+            inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self.credit is None or not self.model.training:
@@ -62,6 +87,9 @@ class FoveaGRPOTrainer(GRPOTrainer):
             self._crediting = None
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        if self._crediting is None and self.looking is not None:
+            with self.looking.observing(model, *args[:3]):
+                return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         if self._crediting is None:
             return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         inputs, batch = self._crediting
@@ -79,6 +107,8 @@ class FoveaGRPOTrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.credit is not None and self.model.training:
             logs.update(self.credit.metrics())
+        if self.looking is not None and self.model.training:
+            logs.update(self.looking.metrics())
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -109,7 +139,7 @@ class PolicyStage(Stage):
     """Group relative policy optimisation; `args` are the keys of `trl.GRPOConfig`."""
 
     args_type = GRPOConfig
-    sections = frozenset({"data", "eval", "lora", "rewards", "credit"})
+    sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention"})
     needs = frozenset({"data", "rewards"})
 
     def arguments(self) -> GRPOConfig:
@@ -127,7 +157,7 @@ class PolicyStage(Stage):
         )
 
     def check(self) -> None:
-        self.rewards(self.arguments())
+        self._maps(self.rewards(self.arguments()))
         build_lora(self.job)
         check_datasets(self.job)
         if self.job.spec.credit is not None:
@@ -142,7 +172,28 @@ class PolicyStage(Stage):
         lines.append(
             ("credit", "none: every token alike" if credit is None else CreditConfig.from_mapping(credit).strategy)
         )
+        maps = self._maps(self.rewards(args))
+        if maps is not None:
+            path, trust = self.job.recipe.model.path, self.job.recipe.model.trust_remote_code
+            layers = ", ".join(map(str, maps.layers_of(load_config(path, trust_remote_code=trust))))
+            lines.append(
+                (
+                    "attention",
+                    f"what the {maps.rows}'s tokens look at, layers {layers}; from TRL's pass over the finished "
+                    "rollouts where it makes one, else from one more",
+                )
+            )
         return lines
+
+    def _maps(self, functions: Sequence[RewardFunction]) -> MapConfig | None:
+        """How attention is read, where a reward does."""
+        if columns_read(functions) & COLUMNS:
+            return MapConfig.from_mapping(self.job.spec.attention or {})
+        if self.job.spec.attention is not None:
+            raise UsageError(
+                f"{self.job.where}: no reward reads the attention; remove the section, or add attention_in_target"
+            )
+        return None
 
     def trainer(self, trainer_class: type[GRPOTrainer] = FoveaGRPOTrainer) -> GRPOTrainer:
         """The stage's trainer; TRL's own class can be asked for where there is no credit, for comparison."""
@@ -150,7 +201,8 @@ class PolicyStage(Stage):
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
         reward_functions = self.rewards(args)
         model, processor = load_for(job)
-        credit = {"credit": job.spec.credit, "dialect": model_spec.dialect, "grammar": model_spec.grammar}
+        ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
+        ours |= {"credit": job.spec.credit, "attention": job.spec.attention}
         trainer = trainer_class(
             model=model,
             reward_funcs=reward_functions,
@@ -158,7 +210,7 @@ class PolicyStage(Stage):
             **build_datasets(job, processor),
             processing_class=processor,
             peft_config=build_lora(job),
-            **(credit if trainer_class is not GRPOTrainer else {}),
+            **(ours if trainer_class is not GRPOTrainer else {}),
         )
         specs = read_specs(job.spec.rewards)
         if has_weight_schedule(specs):

@@ -58,7 +58,8 @@ class Stage(ABC):
 
     Attributes:
         args_type: dataclass whose fields are the legal keys of `args`.
-        sections: the optional sections of a stage it reads, among lora, data, eval, rewards and credit.
+        sections: the optional sections of a stage it reads, among lora, data, eval, rewards, credit and
+            attention.
         needs: the sections it cannot do without.
     """
 
@@ -92,10 +93,11 @@ class Stage(ABC):
             "lora": bool(spec.lora),
             "rewards": bool(spec.rewards),
             "credit": spec.credit is not None,
+            "attention": spec.attention is not None,
             "data": spec.data is not None,
             "eval": spec.eval is not None,
         }
-        for section in ("lora", "eval", "rewards", "credit"):
+        for section in ("lora", "eval", "rewards", "credit", "attention"):
             if given[section] and section not in self.sections:
                 raise UsageError(f"{self.job.where} has no {section}; remove it, or give it to another stage")
         for section in sorted(self.needs):

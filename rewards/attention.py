@@ -39,7 +39,14 @@ def mass_inside(attention: FloatArray, box: Box) -> float:
     return float(min(1.0, (attention * coverage(attention.shape[0], attention.shape[1], box)).sum() / total))
 
 
-def _grid(values: npt.ArrayLike, name: str, sample: Sample, shape: tuple[int, ...] | None = None) -> FloatArray:
+def _grid(
+    values: npt.ArrayLike | None, name: str, sample: Sample, shape: tuple[int, ...] | None = None
+) -> FloatArray:
+    if values is None:
+        raise UsageError(
+            f"column {name!r} of sample {sample.id!r} is empty, its prompt shows no image; leave such rows out with "
+            "`sources:` or `kinds:`"
+        )
     grid = np.asarray(values, dtype=np.float64)
     if grid.ndim != 2 or grid.size == 0 or (shape is not None and grid.shape != shape):
         raise FoveaError(f"column {name!r} of sample {sample.id!r} has shape {grid.shape}; (rows, columns) is needed")

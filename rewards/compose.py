@@ -54,12 +54,19 @@ def build_rewards(
     return [RewardFunction(spec, reader, labels, sizes, observes=spec is entries[0]) for spec in entries]
 
 
+def columns_read(functions: Sequence[Any]) -> frozenset[str]:
+    """The columns of the batch that some of these functions ask for by name; those with TRL's own signature ask for
+    none."""
+    return frozenset[str]().union(*(getattr(function, "columns", ()) for function in functions))
+
+
 class RewardFunction:
     """One reward as TRL calls it: ``f(prompts, completions, completion_ids, **columns) -> list[float | None]``.
 
     Attributes:
         __name__: what TRL's logs call it.
         spec: the recipe's entry.
+        columns: of the batch, that the reward or a condition of it asks for by name.
     """
 
     def __init__(
@@ -77,6 +84,9 @@ class RewardFunction:
         self._observes = observes
         self._score = build_scorer(spec)
         self._conditions = tuple((condition, _condition_scorer(condition, spec, labels)) for condition in spec.when)
+        scorers = (self._score, *(scorer for _, scorer in self._conditions))
+        needs = (need for scorer in scorers for need in getattr(getattr(scorer, "reward", None), "needs", ()))
+        self.columns = frozenset(need.removesuffix("?") for need in needs)
 
     def __call__(
         self,
