@@ -41,12 +41,30 @@ class ImageSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A point or box that reaches outside its image or has swapped corners: no answer here, but some official rules
+    score it as it is.
+
+    Attributes:
+        coords: x y or x1 y1 x2 y2 as written, canonical but not within [0, 1].
+        image: index of its image.
+        label: what it marks, where the model says.
+        rank: how many boxes (or points) of the answer stand before it in the text.
+    """
+
+    coords: tuple[float, ...]
+    image: int = 0
+    label: str | None = None
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A parsed completion.
 
     Geometry is present whenever it could be read and lies in the canonical frame, also when `status` is
     AMBIGUOUS (then all candidates are listed); a scorer that is not strict may use it. With MALFORMED,
-    OUT_OF_RANGE and NO_ANSWER there is none.
+    OUT_OF_RANGE and NO_ANSWER there is none; what lies outside the image is kept apart in `strays`.
 
     Attributes:
         status: how reading went.
@@ -57,6 +75,7 @@ class Answer:
         strict: the whole completion matches the format asked for, nothing before, between or after.
         where: character range [start, end) in the completion that the answer was read from; the coordinate
             tokens lie inside. None without an answer.
+        strays: what reaches outside the image, for benchmarks whose rule takes it; never a reward's business.
     """
 
     status: Status
@@ -68,6 +87,7 @@ class Answer:
     thought: str | None = None
     strict: bool = False
     where: tuple[int, int] | None = None
+    strays: tuple[Stray, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -11,10 +11,14 @@ between the parts is free in both. Coordinates in a thought are never the answer
 - A `<think>` opened after that and never closed leaves no answer at all.
 - Of the rest, what stands from the first `<answer>` to the last `</answer>` (or the end) is the answer; without the
   tag, all of it. Two `<answer>` blocks therefore both count, and contradict each other if they differ.
+
+Nobody asked for tags in "bare", where anything may be a label: there a tag inside a JSON value, as in
+``{"bbox_2d": [1, 2, 3, 4], "label": "<think> sign"}``, is plain text. Tags around the answer count as above.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal, TypeAlias, get_args
 
 from grounding.errors import UsageError
@@ -25,6 +29,9 @@ GRAMMARS: tuple[Grammar, ...] = get_args(Grammar)
 
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
+
+# Linear: a search begins at a colon before a quote, and ends at the next quote or line, beyond which none began.
+_VALUE = re.compile(r':\s*+"(?:[^"\\\n]|\\.)*+"')
 
 
 def check_grammar(name: str) -> Grammar:
@@ -52,8 +59,11 @@ def render_completion(answer_text: str, thought: str | None = None, grammar: Gra
     return f"{THINK}{thought}{END_THINK}\n{ANSWER}{answer_text}{END_ANSWER}"
 
 
-def split_completion(text: str) -> tuple[str | None, str, int, bool]:
+def split_completion(text: str, grammar: Grammar = "think") -> tuple[str | None, str, int, bool]:
     """Take a completion apart, in linear time.
+
+    Args:
+        grammar: what was asked for; only "bare" lets tags inside JSON values be plain text.
 
     Returns:
         thought: the text of the thought without its tags, None when there is no tag of one.
@@ -61,27 +71,44 @@ def split_completion(text: str) -> tuple[str | None, str, int, bool]:
         offset: where `answer` begins in `text`.
         closed: False when a thought is left open.
     """
-    end = text.rfind(END_THINK)
+    tags = _outside_values(text) if grammar == "bare" else text
+    end = tags.rfind(END_THINK)
     after = end + len(END_THINK) if end >= 0 else 0
-    reopened = text.find(THINK, after)
+    reopened = tags.find(THINK, after)
     if reopened >= 0:
-        first = text.find(THINK)
+        first = tags.find(THINK)
         return text[first + len(THINK) :], "", len(text), False
     thought = None
     if end >= 0:
-        begin = text.find(THINK, 0, end)
+        begin = tags.find(THINK, 0, end)
         thought = text[begin + len(THINK) : end] if begin >= 0 else text[:end]
-    begin = text.find(ANSWER, after)
+    begin = tags.find(ANSWER, after)
     if begin < 0:
         return thought, text[after:], after, True
     begin += len(ANSWER)
-    stop = text.rfind(END_ANSWER, begin)
+    stop = tags.rfind(END_ANSWER, begin)
     return thought, text[begin : stop if stop >= 0 else len(text)], begin, True
+
+
+def _outside_values(text: str) -> str:
+    """`text` with the angle brackets inside JSON values blanked out, every other character in its place.
+
+    A thought that opens the text is left alone up to its first `</think>`: it is prose, where a quote may stay open.
+    """
+    if "<" not in text or '"' not in text:
+        return text
+    begin = 0
+    if text.lstrip().startswith(THINK):
+        end = text.find(END_THINK)
+        begin = end + len(END_THINK) if end >= 0 else 0
+    return text[:begin] + _VALUE.sub(lambda value: value.group().replace("<", " "), text[begin:])
 
 
 def matches_grammar(text: str, grammar: Grammar) -> bool:
     """Whether `text` is exactly one completion of `grammar`: every tag once, in order, nothing around or between."""
     rest = text.strip()
+    if grammar == "bare":
+        rest = _outside_values(rest)
     tags = tuple(rest.count(tag) for tag in (THINK, END_THINK, ANSWER, END_ANSWER))
     if grammar == "bare":
         return tags == (0, 0, 0, 0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from grounding.answer import Answer, ImageSize, Status
+from grounding.answer import Answer, ImageSize, Status, Stray
 from grounding.completion import Grammar, matches_grammar, split_completion
 from grounding.dialects.space import Space
 from grounding.errors import UsageError
@@ -17,6 +18,7 @@ from grounding.parsing import MAX_PLACES, NUMBER, normalise, numbers_in
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
 from grounding.thought import rewrite_places
 
+_FAR = 1000.0  # image sizes; what is written further out is no place
 ONE = frozenset({"box", "point", "span"})  # kinds of which exactly one is asked for
 
 _DECLINES = re.compile(
@@ -47,6 +49,7 @@ class Found:
         kind: "box", "point", "span", or "absent" for a refusal in the dialect's form.
         status: OK, MALFORMED or OUT_OF_RANGE; with the last two there is no region.
         start, end: where it stands in the answer text.
+        stray: with OUT_OF_RANGE, the numbers all the same.
     """
 
     kind: str
@@ -54,6 +57,7 @@ class Found:
     start: int
     end: int
     region: Box | Point | Span | None = None
+    stray: Stray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,7 @@ class Dialect(ABC):
             expect: the kind asked for, never derived from the truth. With "box", "point" and "span", several
                 different ones are AMBIGUOUS (the same one repeated is one); with None nothing is.
         """
-        thought, answer, offset, closed = split_completion(text)
+        thought, answer, offset, closed = split_completion(text, grammar)
         if not closed:
             if grammar != "bare":
                 return Answer(Status.NO_ANSWER, thought=thought)
@@ -289,11 +293,11 @@ class Dialect(ABC):
         if kind == "point":
             if 0 <= x1 <= 1 and 0 <= y1 <= 1:
                 return Found(kind, Status.OK, start, end, Point(x1, y1, image, label))
-            return Found(kind, Status.OUT_OF_RANGE, start, end)
+            return _stray(kind, (start, end), Stray((x1, y1), image, label))
         x2, y2 = decode(numbers[x + 2], width), decode(numbers[y + 2], height)
         if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1:
             return Found(kind, Status.OK, start, end, Box(x1, y1, x2, y2, image, label))
-        return Found(kind, Status.OUT_OF_RANGE, start, end)
+        return _stray(kind, (start, end), Stray((x1, y1, x2, y2), image, label))
 
     def read_thought(self, thought: str, sizes: Sequence[ImageSize]) -> tuple[Box | Point, ...]:
         """The places in range that a model's thought names as [n, n] or [n, n, n, n], in order.
@@ -323,7 +327,7 @@ class Dialect(ABC):
         failed = {found.status for found in reading.found} - {Status.OK}
         if not good and failed:
             worst = Status.OUT_OF_RANGE if Status.OUT_OF_RANGE in failed else Status.MALFORMED
-            return Answer(worst, text=reading.text, thought=said.thought)
+            return Answer(worst, text=reading.text, thought=said.thought, strays=_strays(reading.found, good))
         if not good:
             return self._without_region(refused, reading, said)
         one = said.expect in ONE
@@ -340,6 +344,7 @@ class Dialect(ABC):
             thought=said.thought,
             strict=not contradicts and self._is_strict(said),
             where=said.range(read_from[0].start, read_from[-1].end),
+            strays=_strays(reading.found, good),
         )
 
     def _without_region(self, refused: Found | None, reading: Reading, said: _Completion) -> Answer:
@@ -369,6 +374,25 @@ class Dialect(ABC):
         answer = said.answer.strip()
         fits = any(kind in self.patterns and self.patterns[kind].fullmatch(answer) for kind in kinds)
         return fits and matches_grammar(said.text, said.grammar)
+
+
+def _stray(kind: str, where: tuple[int, int], stray: Stray) -> Found:
+    """Something outside the image; numbers beyond all measure are not kept."""
+    near = all(abs(value) <= _FAR for value in stray.coords)
+    return Found(kind, Status.OUT_OF_RANGE, *where, stray=stray if near else None)
+
+
+def _strays(found: Sequence[Found], good: Sequence[Found]) -> tuple[Stray, ...]:
+    """Each stray of the answer once, with its rank among the regions of its kind."""
+    counted = {id(item) for item in good}
+    before: Counter[str] = Counter()
+    kept: dict[tuple[object, ...], Stray] = {}
+    for item in found:
+        if id(item) in counted:
+            before[item.kind] += 1
+        elif item.stray is not None:
+            kept.setdefault((item.stray.coords, item.stray.image), replace(item.stray, rank=before[item.kind]))
+    return tuple(kept.values())
 
 
 def _place(region: object) -> tuple[float, ...]:

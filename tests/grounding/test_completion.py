@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import timeit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +119,47 @@ def test_unknown_grammar_names_the_nearest() -> None:
     assert check_grammar("think") == "think"
     with pytest.raises(UsageError, match="did you mean 'think_answer'"):
         check_grammar("think_answr")
+
+
+LABELLED = '{"bbox_2d": [1, 2, 3, 4], "label": "a <think> b </think> <answer> c </answer>"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "thought"),
+    [
+        ("", "", None),
+        ("<think>left</think>", "", "left"),
+        ("<think>left</think> <answer>", "</answer>", "left"),
+        ("left</think>", "", "left"),
+        ("<answer>", "</answer>", None),
+        ('<think>it says: "OK, at [9, 9]</think>', "", 'it says: "OK, at [9, 9]'),  # a quote left open
+    ],
+)
+def test_tags_in_a_label_are_plain_text_where_nobody_asked_for_tags(before, after, thought) -> None:
+    text = before + LABELLED + after
+    assert split_completion(text, "bare") == (thought, LABELLED, len(before), True)
+    assert matches_grammar(text, "bare") is (before == "")
+
+
+def test_tags_in_a_label_count_where_they_were_asked_for() -> None:
+    assert split_completion(f"<think>t</think>{LABELLED}")[1] != LABELLED
+    assert not matches_grammar(f"<think>t</think>{LABELLED}", "think")
+
+
+@given(st.one_of(st.text(), TAGGED, st.text(alphabet='<>/think":\\, \n{}')))
+def test_reading_bare_never_raises_and_the_offset_is_where_the_answer_stands(text: str) -> None:
+    thought, answer, offset, closed = split_completion(text, "bare")
+    assert text[offset : offset + len(answer)] == answer
+    assert thought is None or thought in text
+    assert closed or answer == ""
+    assert isinstance(matches_grammar(text, "bare"), bool)
+
+
+@pytest.mark.parametrize("piece", [': "', ':"\\', ': "<think>', '"label": "</think>', ":   ", ':"\n'])
+def test_reading_bare_takes_linear_time(piece: str) -> None:
+    def seconds(count: int) -> float:
+        text = "<" + piece * count
+        work = lambda: split_completion(text, "bare")  # noqa: E731
+        return min(timeit.repeat(work, timer=time.process_time, number=1, repeat=5))
+
+    assert seconds(80_000) < 40 * max(seconds(8_000), 1e-4)
