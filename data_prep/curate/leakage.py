@@ -102,8 +102,7 @@ def _shown(args: Namespace) -> Iterator[Shown]:
 def _benchmark(name: str, root: Path) -> Iterator[Shown]:
     # Benchmarks build on this package; they are looked up by name, and only when the user names one.
     benchmark = importlib.import_module("benchmarks").BENCHMARKS.get(name)()
-    folder = benchmark.image_root(root)
-    find = _Finder(folder)
+    find: _Finder | None = None
     for split in benchmark.splits:
         try:
             items = benchmark.read(root, split)
@@ -111,24 +110,33 @@ def _benchmark(name: str, root: Path) -> Iterator[Shown]:
             if split == benchmark.splits[0]:
                 raise
             continue  # only the first split has to be there
+        folder = benchmark.image_root(root)
+        find = find or _Finder(folder)
         for item in items:
-            yield name, folder, [find(image.path) for image in item.images], item.instruction
+            yield name, folder, [path for image in item.images for path in find(image.path)], item.instruction
 
 
 class _Finder:
-    """Paths of a benchmark's images: as the adapter says, or else the file of that name below the folder."""
+    """Paths of a benchmark's image: as the adapter says, or else files of that name below the folder.
+
+    Of several files of one name, those count whose folders agree with the adapter's path; where none do, all of them:
+    a picture too many is a row lost, one too few a leak.
+    """
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._by_name: dict[str, str] | None = None
+        self._by_name: dict[str, list[str]] | None = None
 
-    def __call__(self, path: str) -> str:
+    def __call__(self, path: str) -> list[str]:
         if (self._folder / path).is_file():
-            return path
+            return [path]
         if self._by_name is None:
-            files = (file for file in self._folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
-            self._by_name = {file.name: file.relative_to(self._folder).as_posix() for file in files}
-        return self._by_name.get(PurePosixPath(path).name, path)
+            self._by_name = {}
+            for file in sorted(self._folder.rglob("*")):
+                if file.suffix.lower() in _SUFFIXES:
+                    self._by_name.setdefault(file.name, []).append(file.relative_to(self._folder).as_posix())
+        found = self._by_name.get(PurePosixPath(path).name, [path])
+        return [file for file in found if file.endswith(f"/{path}")] or found
 
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")

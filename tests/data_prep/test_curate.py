@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from benchmarks import BENCHMARKS
+from benchmarks.harness.items import Item, Picture, Truth
 from data_prep import SOURCES
 from data_prep.curate.hashes import distances, groups
+from data_prep.curate.leakage import _Finder
 from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction
 from data_prep.rows import Rejected
 from data_prep.writer import run
@@ -200,6 +203,42 @@ def test_leakage_against_a_benchmark_adapter(tmp_path):
                    train=[a_sample(0, "a.jpg"), a_sample(1, "b.png")])  # fmt: skip
     items, rejects = convert("curate", root, "--benchmark", f"screenspot_v2={official}")
     assert [item.sample.id for item in items] == ["s1"] and reasons(rejects) == ["benchmark image"]
+
+
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_every_benchmark_can_be_held_out(tmp_path, monkeypatch, name):
+    """Whatever an adapter reads: a copy of its picture and a row of its words are found, from its items alone."""
+    official = tmp_path / "official"
+    (official / "deep").mkdir(parents=True)
+    (official / "deep" / "shown.png").write_bytes(scene(1))
+    (official / "any.json").write_text("[]")
+    asked = "open the settings of the printer now"
+    item = Item("1", (Picture("shown.png", 160, 120),), asked, Truth(), "box")
+    monkeypatch.setattr(BENCHMARKS.get(name), "read", lambda self, root, split: [item])
+    rows = [a_sample(0, "a.jpg"), a_sample(1, "b.png"), a_sample(2, "b.png", f"{asked}!")]
+    root = dataset(tmp_path / "in", {"a.jpg": scene(1, quality=75), "b.png": scene(2)}, train=rows)
+    items, rejects = convert("curate", root, "--benchmark", f"{name}={official}")
+    assert [item.sample.id for item in items] == ["s1"]
+    assert reasons(rejects) == ["benchmark image", "benchmark instruction"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders_or_all_taken(tmp_path):
+    for name in ("web/1/0.png", "web/2/0.png", "app/2/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    find = _Finder(tmp_path)
+    assert find("web/1/0.png") == ["web/1/0.png"]
+    assert find("1/0.png") == ["web/1/0.png"]
+    assert find("2/0.png") == ["app/2/0.png", "web/2/0.png"]
+    assert len(find("elsewhere/0.png")) == 3
+    assert find("none.png") == ["none.png"]
+
+
+def test_a_task_about_places_does_not_leak_coordinates(tmp_path):
+    said = "Which instruction does [0.100, 0.200, 0.300, 0.400] answer?"
+    rows = [a_sample(0, instruction=said), a_sample(1, instruction=said, task="query_inference")]
+    items, rejects = convert("curate", dataset(tmp_path / "in", {"a.png": scene(1)}, train=rows))
+    assert [item.sample.id for item in items] == ["s1"] and reasons(rejects) == ["instruction has coordinates"]
 
 
 def test_difficulty_attention_and_balance(tmp_path):
