@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -147,9 +147,8 @@ def _convert(
     spec: Source, args: Namespace, work: Path, state: State, progress: Callable[[State], None] | None
 ) -> None:
     args.start = state.items
-    produced = iter(spec.convert(args))
-    if not spec.seeks:
-        produced = islice(produced, state.items, None)
+    converting = spec.convert(args)
+    produced = iter(converting) if spec.seeks else islice(converting, state.items, None)
     files = {name: (work / name).open("ab") for name in NAMES}
     committed_items, committed_at = state.items, time.monotonic()
     placed: set[str] = set()
@@ -170,14 +169,21 @@ def _convert(
                 committed_items, committed_at = state.items, time.monotonic()
             if progress:
                 progress(state)
+        _close(converting)  # what it still has to put away must be done when the run counts as finished
         _check(state, args)
         if not state.kept:
             raise FoveaError(f"{spec.name}: nothing was converted from {args.root}{_summary(state)}")
         state.finished = True
         _commit(work, files, state)
     finally:
+        _close(converting)
         for handle in files.values():
             handle.close()
+
+
+def _close(converting: Iterable[Any]) -> None:
+    if isinstance(converting, Generator):
+        converting.close()
 
 
 def _append(handle: Any, name: str, row: Sample | Reject, state: State) -> None:

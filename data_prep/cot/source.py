@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from argparse import ArgumentParser, Namespace
@@ -20,6 +19,7 @@ from data_prep.dataset import carry, dataset_files, read_dataset
 from data_prep.files import read_jsonl
 from data_prep.images import inside
 from data_prep.rows import Rejected
+from data_prep.state import write_json
 from grounding.answer import ImageSize
 from grounding.completion import split_completion
 from grounding.dialects import Dialect, get_dialect
@@ -156,7 +156,7 @@ def _from_teacher(args: Namespace) -> Iterator[Proposal]:
         for (split, sample), thoughts in in_order(work, read_dataset(args), args.parallel):
             yield split, sample, thoughts
     finally:
-        cache.with_suffix(".cost.json").write_text(json.dumps(teacher.cost(), indent=2) + "\n")
+        write_json(cache.with_suffix(".cost.json"), teacher.cost())
         teacher.close()
 
 

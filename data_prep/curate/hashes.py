@@ -49,11 +49,12 @@ class ImageHashes:
     def read(self, images: Iterable[ImageRef]) -> np.ndarray:
         """Hash every distinct image; rows of the result belong to `index[path]`: (N, 32) uint8."""
         kept: dict[str, tuple[str, dict[str, str]]] = {}
-        if self._cache.exists():
-            for _, row in read_jsonl(self._cache):
-                if isinstance(row, dict):  # the last line of a killed run is cut off
-                    kept[row["path"]] = (row["stamp"], row)
         self._cache.parent.mkdir(parents=True, exist_ok=True)
+        if self._cache.exists():
+            _drop_torn_line(self._cache)
+            for _, row in read_jsonl(self._cache):
+                if isinstance(row, dict):
+                    kept[row["path"]] = (row["stamp"], row)
 
         def work(ref: ImageRef) -> dict[str, str]:
             stamp = self._stamp(ref)
@@ -83,6 +84,13 @@ class ImageHashes:
         except OSError:
             return "missing"
         return f"{status.st_size}-{status.st_mtime_ns}-{ref.width}x{ref.height}"
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off the last line of a run that was killed while it wrote it."""
+    with path.open("r+b") as file:
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
 
 
 def _distinct(images: Iterable[ImageRef]) -> Iterable[ImageRef]:
