@@ -289,15 +289,17 @@ class Dialect(ABC):
         width, height = sizes[image].seen_width, sizes[image].seen_height
         decode = self.space.decode
         x, y = (1, 0) if self.y_first else (0, 1)
-        x1, y1 = decode(numbers[x], width), decode(numbers[y], height)
-        if kind == "point":
-            if 0 <= x1 <= 1 and 0 <= y1 <= 1:
-                return Found(kind, Status.OK, start, end, Point(x1, y1, image, label))
-            return _stray(kind, (start, end), Stray((x1, y1), image, label))
-        x2, y2 = decode(numbers[x + 2], width), decode(numbers[y + 2], height)
-        if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1:
-            return Found(kind, Status.OK, start, end, Box(x1, y1, x2, y2, image, label))
-        return _stray(kind, (start, end), Stray((x1, y1, x2, y2), image, label))
+        coords: tuple[float, ...]
+        x1, y1 = coords = decode(numbers[x], width), decode(numbers[y], height)
+        if kind == "box":
+            x2, y2 = decode(numbers[x + 2], width), decode(numbers[y + 2], height)
+            coords = x1, y1, x2, y2
+            if 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1:
+                return Found(kind, Status.OK, start, end, Box(x1, y1, x2, y2, image, label))
+        elif 0 <= x1 <= 1 and 0 <= y1 <= 1:
+            return Found(kind, Status.OK, start, end, Point(x1, y1, image, label))
+        stray = Stray(coords, image, label) if all(abs(value) <= _FAR for value in coords) else None
+        return Found(kind, Status.OUT_OF_RANGE, start, end, stray=stray)
 
     def read_thought(self, thought: str, sizes: Sequence[ImageSize]) -> tuple[Box | Point, ...]:
         """The places in range that a model's thought names as [n, n] or [n, n, n, n], in order.
@@ -374,12 +376,6 @@ class Dialect(ABC):
         answer = said.answer.strip()
         fits = any(kind in self.patterns and self.patterns[kind].fullmatch(answer) for kind in kinds)
         return fits and matches_grammar(said.text, said.grammar)
-
-
-def _stray(kind: str, where: tuple[int, int], stray: Stray) -> Found:
-    """Something outside the image; numbers beyond all measure are not kept."""
-    near = all(abs(value) <= _FAR for value in stray.coords)
-    return Found(kind, Status.OUT_OF_RANGE, *where, stray=stray if near else None)
 
 
 def _strays(found: Sequence[Found], good: Sequence[Found]) -> tuple[Stray, ...]:
