@@ -1,4 +1,4 @@
-"""QVHighlights: one or several moments of a 150-second video, ranked."""
+"""QVHighlights: one or several moments of a 150-second video, ranked, and how salient each clip is."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from grounding import geometry
 
 _STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 _MOST = 10  # predicted windows that count
+_CLIP = 2  # seconds
+_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 _LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}  # of a true window, (low, high] seconds
 
 
 @BENCHMARKS.register("qvhighlights")
 class QVHighlights(RowBenchmark):
-    """Moment retrieval; saliency scores of a submission are ignored."""
+    """Moment retrieval; highlight detection too where predictions score every clip (`saliency`)."""
 
     asks = "span"
     splits = ("val", "test")
@@ -32,17 +34,21 @@ class QVHighlights(RowBenchmark):
     }
     rule = Rule(iou_op="ge", thresholds=_STEPS, main=0.5)
     card = Card(
-        title="QVHighlights (moment retrieval)",
+        title="QVHighlights",
         paper="Lei et al. 2021, Moment-DETR, arXiv:2107.09609",
         get="https://github.com/jayleicn/moment_detr (data/)",
         licence="CC-BY-NC-SA-4.0 (annotations)",
         files="highlight_val_release.jsonl; predictions: qid, pred_relevant_windows [[start, end, score], ...]",
         rule="R1: IoU of the first window with the best true one; mAP over IoU 0.5:0.05:0.95 of at most ten windows "
-        "per query, also by the length of the true windows (standalone_eval/eval.py)",
+        "per query, also by the length of the true windows. Highlights: a clip is right for an annotator who gave it "
+        "at least 2 (Fair), 3 (Good), 4 (VeryGood); HIT@1 of the clip scored highest, right for any annotator; mAP "
+        "over queries and annotators (standalone_eval/eval.py)",
         size={"val": 1550, "test": 1542},
         published=(
             Published("Moment-DETR (sample submission)", 53.94, "moment_detr standalone_eval", "R1@0.5, val"),
             Published("Moment-DETR (sample submission)", 32.20, "moment_detr standalone_eval", "mAP, val"),
+            Published("Moment-DETR (sample submission)", 35.65, "moment_detr standalone_eval", "VeryGood mAP, val"),
+            Published("Moment-DETR (sample submission)", 55.55, "moment_detr standalone_eval", "VeryGood HIT@1, val"),
         ),
     )
 
@@ -54,7 +60,7 @@ class QVHighlights(RowBenchmark):
             truth=Truth(spans=tuple((float(s), float(e)) for s, e in row["relevant_windows"])),
             asks=self.asks,
             frame="unit",
-            meta={"duration": float(row["duration"])},
+            meta={"duration": float(row["duration"]), **_saliency(row)},
         )
 
     def summarise(
@@ -73,7 +79,52 @@ class QVHighlights(RowBenchmark):
                     rows.append(_precisions(prediction, spans))
             figures[f"mAP_{name}"] = float(np.mean(rows)) if rows else 0.0
             figures[f"n_{name}"] = len(rows)
+        if any(p.saliency for p in predictions):
+            figures |= _highlights(items, predictions)
         return figures
+
+
+def _saliency(row: Mapping[str, Any]) -> dict[str, Any]:
+    """(clips, annotators) scores from 0 to 4; clips nobody called relevant have 0."""
+    if "saliency_scores" not in row:
+        return {}
+    table = np.zeros((int(row["duration"] / _CLIP), 3))
+    table[row["relevant_clip_ids"]] = row["saliency_scores"]
+    return {"saliency": table}
+
+
+def _highlights(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """HIT@1 and mAP per level; a query without scores hits nothing."""
+    pairs = [
+        (i.meta["saliency"], p.saliency) for i, p in zip(items, predictions, strict=True) if "saliency" in i.meta
+    ]
+    figures: dict[str, Any] = {"highlights": len(pairs)}
+    for name, level in _LEVELS.items():
+        hits, precisions = 0, []
+        for table, scores in pairs:
+            right = table >= level  # (clips, annotators)
+            best = int(np.argmax(scores)) if scores else len(right)
+            hits += best < len(right) and bool(right[best].any())
+            fitted = np.zeros(len(right))
+            fitted[: len(scores)] = scores[: len(right)]
+            precisions += [_clip_precision(right[:, k], fitted) if scores else 0.0 for k in range(right.shape[1])]
+        figures[f"HIT@1_{name}"] = hits
+        figures[f"highlight_mAP_{name}"] = float(np.mean(precisions))
+    return figures
+
+
+def _clip_precision(right: np.ndarray, scores: np.ndarray) -> float:
+    """Average precision of one annotator's clips: the interpolated precision wherever another right clip is found.
+
+    Clips of equal score are found together, and count once.
+    """
+    if right.all() or not right.any():
+        return float(right.all())
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of each run of equal scores
+    found = right[order].cumsum()[last]
+    precision = np.maximum.accumulate((found / (last + 1))[::-1])[::-1]
+    return float(precision[np.diff(found, prepend=0) > 0].mean())
 
 
 def _precisions(prediction: Prediction, truth: Sequence[XY]) -> list[float]:

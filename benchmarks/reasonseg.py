@@ -1,14 +1,19 @@
-"""ReasonSeg / LISA-Grounding: implicit questions, scored on the box around the target."""
+"""ReasonSeg / LISA-Grounding: implicit questions, scored on the box around the target and on its mask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from benchmarks import BENCHMARKS
+from benchmarks.harness import masks
+from benchmarks.harness.benchmark import thresholds
 from benchmarks.harness.files import RowBenchmark, box, load_json, naming
-from benchmarks.harness.items import Card, Item, Picture, Rule, Truth
+from benchmarks.harness.items import XY, Card, Item, Picture, Prediction, Rule, Truth, Verdict
 
 
 @BENCHMARKS.register("reasonseg")
@@ -28,7 +33,11 @@ class ReasonSeg(RowBenchmark):
         get="https://github.com/dvlab-research/LISA; boxes: omlab/VLM-R1 on the Hub",
         licence="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
         files="lisa_test.json {image, problem, solution xyxy in pixels}; or test/*.json (labelme) with test/*.jpg",
-        rule="IoU > 0.5 of the box (VLM-R1). gIoU and cIoU of ReasonSeg are about masks and are not computed.",
+        rule="IoU > 0.5 of the box (VLM-R1). With the original outlines also gIoU, the mean over images of "
+        "intersection / (union + 1e-5), and cIoU, all intersections / all unions (LISA, train_ds.py); areas marked "
+        "'ignore' do not count, and only the first text of an image is asked. A predicted mask is scored as it is; "
+        "without one, the filled box stands for it (figures named box_).",
+        size={"val": 200, "test": 779},
     )
 
     def read(self, root: Path, split: str) -> list[Item]:
@@ -47,20 +56,69 @@ class ReasonSeg(RowBenchmark):
         words = row.get("normal_caption") or row["problem"]
         yield Item(str(row.get("id", number)), (picture,), str(words), truth, asks=self.asks)
 
+    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+        return super().judge(items, [_boxed(p) for p in predictions], rule)
+
+    def summarise(
+        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+    ) -> dict[str, Any]:
+        figures = thresholds(verdicts, rule)
+        outlined = [(i, p) for i, p in zip(items, predictions, strict=True) if i.meta.get("outlines")]
+        sized = [(i, p) for i, p in outlined if i.images[0].known]
+        if not sized:
+            return figures
+        counts = np.array([_overlap(i, p) for i, p in sized], dtype=float)  # (images, 2)
+        intersection, union = counts.T
+        per_image = np.where(union > 0, intersection / (union + 1e-5), 1.0)
+        drawn = "" if any(p.mask is not None for _, p in sized) else "box_"
+        return figures | {
+            "masks": len(sized),
+            f"{drawn}gIoU": float(per_image.mean()),
+            f"{drawn}cIoU": float(intersection.sum() / (union.sum() + 1e-10)),
+        }
+
+
+def _boxed(prediction: Prediction) -> Prediction:
+    """A prediction of a mask only, with the box around it."""
+    if prediction.mask is None or prediction.boxes:
+        return prediction
+    rows, columns = np.nonzero(masks.decode(prediction.mask))
+    if not len(rows):
+        return prediction
+    around = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    return replace(prediction, boxes=(around,), images=(0,))
+
+
+def _overlap(item: Item, prediction: Prediction) -> tuple[int, int]:
+    """Intersection and union in pixels; a mask of another size than the image counts as empty."""
+    width, height = item.images[0].width, item.images[0].height
+    predicted = np.zeros((height, width), dtype=bool)
+    if prediction.mask is not None:
+        found = masks.decode(prediction.mask)
+        predicted = found if found.shape == predicted.shape else predicted
+    elif prediction.boxes:
+        predicted = masks.of_box(prediction.boxes[0], width, height)
+    return masks.overlap(predicted, masks.painted(item.meta["outlines"], width, height))
+
 
 def _labelme(content: Mapping[str, Any], file: Path, split: str) -> list[Item]:
-    corners = [p for shape in content["shapes"] if shape["label"] == "target" for p in shape["points"]]
+    shapes = [shape for shape in content["shapes"] if shape["label"].lower() != "flag"]  # deprecated marks
+    targets = [s["points"] for s in shapes if "ignore" not in s["label"].lower()]
+    corners = [p for points in targets for p in points]
     xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    bbox = box((min(xs), min(ys), max(xs), max(ys)))
-    kind = "sentence" if content.get("is_sentence") else "phrase"
     return [
         Item(
-            id=f"{file.stem}-{number}",
+            id=f"{file.stem}-0",
             images=(Picture(f"{split}/{file.stem}.jpg"),),
-            instruction=text,
-            truth=Truth(boxes=(bbox,)),
+            instruction=str(content["text"][0]).strip(),
+            truth=Truth(boxes=(box((min(xs), min(ys), max(xs), max(ys))),)),
             asks="box",
-            groups={"query": kind},
+            groups={"query": "sentence" if content.get("is_sentence") else "phrase"},
+            meta={"outlines": [_outline(shape) for shape in shapes]},
         )
-        for number, text in enumerate(content["text"])
     ]
+
+
+def _outline(shape: Mapping[str, Any]) -> tuple[int, list[XY]]:
+    value = masks.IGNORED if "ignore" in shape["label"].lower() else masks.TARGET
+    return value, [(float(x), float(y)) for x, y in shape["points"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -107,6 +107,8 @@ class Prediction:
         labels, scores: per box, where the output has them.
         text: words, where the task asks for them.
         absent: the model says there is nothing.
+        mask: what was segmented, COCO's run-length encoding ``{"size": [h, w], "counts": ...}``.
+        saliency: a score per two-second clip, for highlights.
         thought: what the model reasoned before.
     """
 
@@ -121,11 +123,14 @@ class Prediction:
     text: str | None = None
     absent: bool = False
     thought: str | None = None
+    mask: Mapping[str, Any] | None = None
+    saliency: tuple[float, ...] = ()
 
     @property
     def failed(self) -> bool:
         """Nothing could be read."""
-        return not (self.boxes or self.points or self.spans or self.absent or self.text is not None)
+        told = self.boxes or self.points or self.spans or self.absent or self.saliency
+        return not told and self.text is None and self.mask is None
 
     def box(self, pick: str) -> XYXY | None:
         """The box that counts under `Rule.pick`."""
@@ -228,22 +233,32 @@ class Card:
     published: tuple[Published, ...] = ()
 
 
-def from_answer(answer: Answer, item: Item, stretch: float = 1.0) -> Prediction:
-    """A dialect's answer in the frame of `item`: canonical times size times `stretch`, to nine digits."""
+def from_answer(answer: Answer, item: Item) -> Prediction:
+    """A dialect's answer in the frame of `item`: canonical times size, to nine digits.
 
-    def place(region: Any, coords: tuple[float, ...]) -> tuple[float, ...]:
-        sx, sy = item.scale(region.image)
-        return tuple(round(c * (sy if i % 2 else sx) * stretch, DIGITS) for i, c in enumerate(coords))
+    What reaches outside the image stays in its place among the rest, as official scripts, which do not check, score
+    it; the status says so.
+    """
 
-    regions = answer.boxes or answer.points
+    def place(coords: Sequence[float], image: int) -> tuple[float, ...]:
+        sx, sy = item.scale(image)
+        return tuple(round(c * (sy if i % 2 else sx), DIGITS) for i, c in enumerate(coords))
+
+    boxes: list[tuple[Any, int, str | None]] = [(b.xyxy, b.image, b.label) for b in answer.boxes]
+    points: list[tuple[Any, int, str | None]] = [((p.x, p.y), p.image, p.label) for p in answer.points]
+    if answer.strays:
+        for regions, width in ((boxes, 4), (points, 2)):
+            for number, stray in enumerate(s for s in answer.strays if len(s.coords) == width):
+                regions.insert(stray.rank + number, (stray.coords, stray.image, stray.label))
+    regions = boxes or points
     return Prediction(
         status=answer.status,
         strict=answer.strict,
-        boxes=tuple(place(b, b.xyxy) for b in answer.boxes),  # type: ignore[misc]
-        points=tuple(place(p, (p.x, p.y)) for p in answer.points),  # type: ignore[misc]
+        boxes=tuple(place(coords, image) for coords, image, _ in boxes),  # type: ignore[misc]
+        points=tuple(place(coords, image) for coords, image, _ in points),  # type: ignore[misc]
         spans=tuple((s.start, s.end) for s in answer.spans),
-        images=tuple(r.image for r in regions),
-        labels=tuple(r.label for r in regions),
+        images=tuple(image for _, image, _ in regions),
+        labels=tuple(label for _, _, label in regions),
         text=answer.text,
         absent=answer.absent,
         thought=answer.thought,

@@ -8,7 +8,7 @@ Logs hold the annotation beside the prediction, so they can be scored with or wi
 
 Submissions hold predictions only and need the benchmark's files:
 
-    moment_detr     QVHighlights: qid, pred_relevant_windows
+    moment_detr     QVHighlights: qid, pred_relevant_windows, pred_saliency_scores
     grounding_suite idx, predicted_box
     ref_l4          id, pred_bbox, format
     coco            image_id, category_id, bbox (xywh), score
@@ -257,6 +257,7 @@ def submission_rows(path: Path, name: str, items: Sequence[Item]) -> list[dict[s
                     "id": str(row["qid"]),
                     "spans": [w[:2] for w in windows],
                     "scores": [w[2] if len(w) > 2 else 1.0 for w in windows],
+                    "saliency": row.get("pred_saliency_scores"),
                 }
             )
         elif name == "grounding_suite":

@@ -7,6 +7,8 @@ One JSON object per line, matched to the benchmark by `id` (and `rollout`, where
     {"id": "web-17", "box": [0.1, 0.2, 0.3, 0.4]}                       --space unit
     {"id": "web-17", "boxes": [[...], [...]], "scores": [0.9, 0.4], "labels": ["cat", "dog"], "images": [0, 1]}
     {"id": "v3", "span": [3.5, 12.0]}   {"id": "v3", "spans": [[...]], "scores": [...]}      seconds, no space
+    {"id": "r5", "mask": {"size": [h, w], "counts": "..."}}    COCO run-length encoding, of the original image
+    {"id": "v3", "span": [3.5, 12.0], "saliency": [0.1, ...]}    a score per clip of two seconds
     {"id": "web-17", "absent": true}    {"id": "web-17", "text": "42", "boxes": [...]}
 
 `seen` gives [width, height] of every image as the model was shown it; space "resized" and the dialects that answer
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from benchmarks.harness import masks
 from benchmarks.harness.items import MISSING, XY, Item, Prediction, from_answer, sizes_of
 from benchmarks.harness.results import Reply, read_jsonl
 from grounding.answer import ImageSize, Status
@@ -30,8 +33,7 @@ from grounding.errors import BrokenRow, UsageError
 
 SPACES = ("pixel", "resized", "unit", "thousand")
 _KEYS = {"id", "rollout", "output", "point", "points", "box", "boxes", "span", "spans", "scores", "labels", "images",
-         "absent", "text", "seen"}  # fmt: skip
-_CANVAS = 16  # how far beyond the image an answer is still read
+         "absent", "text", "seen", "mask", "saliency"}  # fmt: skip
 
 Sizes: TypeAlias = tuple[tuple[int, int], ...]
 _STRAY = 0.02  # share of coordinates outside their space that is not worth a word
@@ -124,13 +126,7 @@ def read_output(
         )
     sizes = sizes_of(item, seen) or (ImageSize(1, 1),)
     answer = dialect.parse(output, sizes, grammar=reading.grammar, expect=item.asks)
-    if answer.status is Status.OUT_OF_RANGE and dialect.space.scale is None:
-        # Official scripts score a box that sticks out of the image as it is. Read it on a larger canvas.
-        larger = tuple(ImageSize(s.width, s.height, s.seen_width * _CANVAS, s.seen_height * _CANVAS) for s in sizes)
-        beyond = from_answer(dialect.parse(output, larger, grammar=reading.grammar, expect=item.asks), item, _CANVAS)
-        prediction = replace(beyond, status=Status.OUT_OF_RANGE, strict=False)
-    else:
-        prediction = from_answer(answer, item)
+    prediction = from_answer(answer, item)
     return Reply(prediction, output, rollout, seen or (), cost=cost or {})
 
 
@@ -149,9 +145,12 @@ def _coordinates(row: dict[str, Any], item: Item, space: str | None, seen: Sizes
     spans = _numbers(row, "span", "spans", 2)
     listed = [row[key] for key in ("boxes", "points", "spans") if row.get(key) is not None]
     text, absent = row.get("text"), bool(row.get("absent", False)) or (bool(listed) and not any(listed))
+    mask, saliency = row.get("mask"), tuple(float(s) for s in row.get("saliency") or ())
+    if mask is not None and not masks.sound(mask):
+        raise BrokenRow(where, "'mask' needs COCO's run-length encoding, with the keys 'size' and 'counts'")
     if boxes is None or points is None or spans is None:
         return Prediction(Status.MALFORMED)
-    if not (boxes or points or spans or absent or text is not None):
+    if not (boxes or points or spans or absent or saliency or text is not None or mask is not None):
         return Prediction(Status.NO_ANSWER)
     if (boxes or points) and space not in SPACES:
         raise UsageError(f"{where}: has coordinates: say their unit with --space {'|'.join(SPACES)}")
@@ -175,6 +174,8 @@ def _coordinates(row: dict[str, Any], item: Item, space: str | None, seen: Sizes
         scores=tuple(float(s) for s in row.get("scores") or ()),
         text=None if text is None else str(text),
         absent=absent,
+        mask=mask,
+        saliency=saliency,
     )
 
 

@@ -210,6 +210,10 @@ class TestWholeFiles:
         assert round(100 * right / n, 2) == 53.94
         assert round(100 * figures["correct@0.7"] / n, 2) == 34.84
         assert round(100 * figures["mAP"], 2) == 32.2
+        # HIT@1 and highlight mAP as in the authors' sample_val_preds_metrics_raw.json
+        expected = {"Fair": (66.45, 67.77), "Good": (64.45, 58.09), "VeryGood": (55.55, 35.65)}
+        found = {level: (figures[f"HIT@1_{level}"] / n, figures[f"highlight_mAP_{level}"]) for level in expected}
+        assert {level: (round(100 * a, 2), round(100 * b, 2)) for level, (a, b) in found.items()} == expected
 
     @pytest.mark.parametrize(
         ("benchmark", "name", "right", "n"),
