@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.files import RowBenchmark
-from benchmarks.harness.items import XY, Card, Item, Picture, Rule, Truth
+from benchmarks.harness.items import XY, Card, Item, Picture, Published, Rule, Truth
 
 _RULE = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5)
 _WORDS = (
     "R1@0.3 / 0.5 / 0.7 and mean IoU of the first span; an unreadable answer has IoU 0. A threshold met exactly "
     "counts (TimeChat, lmms-eval); --iou-op gt where a paper says otherwise."
 )
+_TIME_R1 = "github.com/xiaomi-research/time-r1 README.md"
 _SECONDS = re.compile(r"([\d.]+)\s*-\s*([\d.]+)")
 
 
@@ -71,6 +72,13 @@ class CharadesSTA(_PerVideo):
         files="charades_test.json: {video: {duration, timestamps, sentences}}",
         rule=_WORDS,
         size={"test": 3720},
+        published=(
+            Published("Time-R1-7B, fine-tuned", 72.2, _TIME_R1, "R1@0.5"),
+            Published("EaTR, fine-tuned", 68.4, _TIME_R1, "R1@0.5"),
+            Published("TimeSuite, fine-tuned", 67.1, _TIME_R1, "R1@0.5"),
+            Published("Time-R1-7B, zero-shot", 60.8, _TIME_R1, "R1@0.5"),
+            Published("VideoChat-Flash, zero-shot", 53.1, _TIME_R1, "R1@0.5"),
+        ),
     )
 
 
@@ -90,6 +98,13 @@ class ActivityNet(_PerVideo):
         licence="MIT (captions); videos: terms of YouTube",
         files="test.json (val_2) and val.json (val_1): {video: {duration, timestamps, sentences}}",
         rule=_WORDS,
+        published=(
+            Published("EaTR, fine-tuned", 58.2, _TIME_R1, "R1@0.5"),
+            Published("Time-R1-7B, fine-tuned", 55.6, _TIME_R1, "R1@0.5"),
+            Published("SSRN, fine-tuned", 54.5, _TIME_R1, "R1@0.5"),
+            Published("Time-R1-7B, zero-shot", 39.0, _TIME_R1, "R1@0.5"),
+            Published("HawkEye, zero-shot", 29.3, _TIME_R1, "R1@0.5"),
+        ),
     )
 
 
@@ -108,6 +123,13 @@ class TVGBench(RowBenchmark):
         files="tvgbench.json: rows {path, question, answer 'start-end', duration, qsemtype, dataset_name}",
         rule=_WORDS,
         size={"test": 800},
+        published=(
+            Published("Time-R1-7B", 29.4, _TIME_R1, "R1@0.5"),
+            Published("TRACE", 25.5, _TIME_R1, "R1@0.5"),
+            Published("Gemini-2.5-Pro", 24.4, _TIME_R1, "R1@0.5"),
+            Published("VideoChat-Flash", 19.8, _TIME_R1, "R1@0.5"),
+            Published("TimeSuite", 18.0, _TIME_R1, "R1@0.5"),
+        ),
     )
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import picture_of
 from benchmarks.harness.files import RowBenchmark, corners, find, polygon
-from benchmarks.harness.items import Card, Item, Rule, Truth
+from benchmarks.harness.items import Card, Item, Published, Rule, Truth
 
 log = logging.getLogger("fovea.eval")
+_MAI_UI = "Tongyi-MAI/MAI-UI, on its altered annotations, output_local/"
 
 
 @BENCHMARKS.register("osworld_g")
@@ -36,6 +37,11 @@ class OSWorldG(RowBenchmark):
         "(even-odd); on a refusal the model has to decline. Copies in ScreenSpot-Pro's form have mangled polygons "
         "and refusals nobody can win; both are restored, with a warning.",
         size={"test": 564, "refined": 564},
+        published=(
+            Published("MAI-UI-8B", 60.99, f"{_MAI_UI} OS_G.json: 344 of 564", "accuracy, test"),
+            Published("MAI-UI-8B", 68.79, f"{_MAI_UI} OS_G_Refine.json: 388 of 564", "accuracy, refined"),
+            Published("MAI-UI, best reported", 70.9, "github.com/Tongyi-MAI/MAI-UI README.md", "accuracy"),
+        ),
     )
 
     def read(self, root: Path, split: str) -> list[Item]:

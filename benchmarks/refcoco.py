@@ -8,13 +8,20 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.files import RowBenchmark, box, corners, embedded, naming
-from benchmarks.harness.items import XYXY, Card, Item, Picture, Rule, Truth
+from benchmarks.harness.items import XYXY, Card, Item, Picture, Published, Rule, Truth
 from data_prep.pickles import load_plain
 from data_prep.refcoco import RECOMMENDED, read_instances
 
 _SETS = {"refcoco": ("val", "testA", "testB"), "refcoco+": ("val", "testA", "testB"), "refcocog": ("val", "test")}
 _HUB = {"refcoco": "RefCOCO", "refcoco+": "RefCOCOplus", "refcocog": "RefCOCOg"}
 _SPLITS = tuple(f"{name}_{part}" for name, parts in _SETS.items() for part in parts)
+# Percent per split, in the order of _SPLITS: github.com/QwenLM/Qwen-VL README.md
+_REPORTED = {
+    "ONE-PEACE": (92.58, 94.18, 89.26, 88.77, 92.21, 83.23, 89.22, 89.27),
+    "UNINEXT-H": (92.64, 94.33, 91.46, 85.24, 89.63, 79.79, 88.73, 89.37),
+    "Qwen-VL-7B": (89.36, 92.26, 85.34, 83.12, 88.25, 77.21, 85.58, 85.48),
+    "Shikra-7B": (87.01, 90.61, 80.24, 81.60, 87.36, 72.12, 82.27, 82.19),
+}
 
 
 def _patterns(split: str) -> list[str]:
@@ -48,6 +55,11 @@ class RefCOCO(RowBenchmark):
         rule="IoU >= 0.5 (Qwen-VL, InternVL, lmms-eval); MiniGPT-4 and VLM-R1 count IoU > 0.5: --iou-op gt",
         size={"refcoco_val": 10834, "refcoco_testA": 5657, "refcoco_testB": 5095, "refcoco+_val": 10758,
               "refcoco+_testA": 5726, "refcoco+_testB": 4889, "refcocog_val": 4896, "refcocog_test": 9602},
+        published=tuple(
+            Published(model, value, "github.com/QwenLM/Qwen-VL README.md", f"Acc@0.5 {split}")
+            for split, values in zip(_SPLITS, zip(*_REPORTED.values(), strict=True), strict=True)
+            for model, value in zip(_REPORTED, values, strict=True)
+        ),
     )  # fmt: skip
 
     def read(self, root: Path, split: str) -> list[Item]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
 from benchmarks.harness.files import box, find, naming, rows_of
-from benchmarks.harness.items import Card, Item, Rule
+from benchmarks.harness.items import Card, Item, Published, Rule
 
 _PARTS = ("basic", "functional", "spatial")
 
@@ -29,6 +29,10 @@ class UIVision(ClickBenchmark):
         files="element_grounding_{basic,functional,spatial}.json and element_grounding/ with the images",
         rule="click inside the box, edges included; mean of basic, functional and spatial",
         size={"basic": 1772, "functional": 1772, "spatial": 1935, "all": 5479},
+        published=(
+            Published("MAI-UI, best reported", 49.2, "github.com/Tongyi-MAI/MAI-UI README.md", "mean accuracy"),
+            Published("Phi-Ground", 27.2, "github.com/microsoft/Phi-Ground README.md", "mean accuracy"),
+        ),
     )
 
     def read(self, root: Path, split: str) -> list[Item]:
