@@ -6,6 +6,7 @@ an element counts when the points of its box belong to it, so that what is cover
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ ROLES = {
     "img": "picture",
 }
 """Accessibility roles that are harvested, and what a person calls them."""
+
+_GLYPHS = re.compile("[\ue000-\uf8ff\U000f0000-\U0010ffff]")  # private use: the pictures of icon fonts
 
 # Marks the candidates, looks at each by hitting nine points of its box, and says why the others are left out.
 SCRIPT = """
@@ -79,9 +82,34 @@ SCRIPT = """
     const c = getComputedStyle(e).backgroundColor.match(/[0-9.]+/g);
     return c && (c.length < 4 || parseFloat(c[3]) > 0.5) ? c.slice(0, 3).map(Number) : null;
   };
+  // Words for screen readers alone are clipped to a pixel or lie elsewhere: nobody sees them.
+  const unseen = (text, e, box) => {
+    const range = document.createRange();
+    range.selectNodeContents(text);
+    const at = range.getBoundingClientRect();
+    if (at.right <= box.left || at.left >= box.right || at.bottom <= box.top || at.top >= box.bottom) return true;
+    for (let a = text.parentElement; a; a = up(a)) {
+      const style = getComputedStyle(a), own = a.getBoundingClientRect();
+      if (style.visibility !== 'visible' || parseFloat(style.opacity) < 0.2) return true;
+      if ((own.width <= 2 || own.height <= 2) && style.overflow !== 'visible') return true;
+      if (a === e) return false;
+    }
+    return false;
+  };
+  const shown = e => {
+    const walker = document.createTreeWalker(e, NodeFilter.SHOW_TEXT), box = e.getBoundingClientRect();
+    let hides = false;
+    while (!hides && walker.nextNode())
+      hides = !!walker.currentNode.data.trim() && unseen(walker.currentNode, e, box);
+    if (!hides) return e.innerText || '';
+    const parts = [];
+    walker.currentNode = e;
+    while (walker.nextNode()) if (!unseen(walker.currentNode, e, box)) parts.push(walker.currentNode.data);
+    return parts.join(' ');
+  };
   const drawn = e => e.matches('select:not([multiple])') ? (e.selectedOptions[0] || {label: ''}).label
     : e.matches('input, textarea') ? (WORDLESS.includes(e.type) ? '' : e.value || e.placeholder)
-    : e.matches('select') ? '' : e.innerText || '';
+    : e.matches('select') ? '' : shown(e);
   const dropped = {}, found = [];
   const drop = why => { dropped[why] = (dropped[why] || 0) + 1; };
   for (const e of all) {
@@ -168,6 +196,11 @@ class Look:
     height: int
 
 
+def words(text: str) -> str:
+    """A text in one line, without the glyphs of icon fonts, which nobody can read out."""
+    return " ".join(_GLYPHS.sub(" ", text).split())
+
+
 def look(page: Page) -> Look:
     """Harvest the page as it is scrolled now.
 
@@ -190,7 +223,8 @@ def look(page: Page) -> Look:
         boxes.add(box)
         fill = None if row["fill"] is None else tuple(round(v) for v in row["fill"])
         ink = tuple(round(v) for v in row["ink"])
-        element = WebElement(box, role, name, row["text"], fill, ink, row["picture"])  # type: ignore[arg-type]
+        text = words(row["text"])
+        element = WebElement(box, role, name, text, fill, ink, row["picture"] or text != row["text"])  # type: ignore[arg-type]
         (elements if row["whole"] else others).append(element)
     return Look(tuple(elements), tuple(others), dropped, int(result["height"]))
 
@@ -210,7 +244,7 @@ def _accessible(page: Page) -> dict[str, tuple[str, str]]:
         for node in session.send("Accessibility.getFullAXTree")["nodes"]:
             mark = marks.get(node.get("backendDOMNodeId", -1))
             if mark is not None and not node.get("ignored"):
-                name = " ".join(str(node.get("name", {}).get("value", "")).split())
+                name = words(str(node.get("name", {}).get("value", "")))
                 found[mark] = (str(node.get("role", {}).get("value", "")), name)
         return found
     finally:

@@ -52,11 +52,16 @@ HUES = (
 
 
 def color_name(rgb: Sequence[int]) -> str:
-    """A plain word for a colour (0..255 each): its hue, or black, grey, white where there is little of it."""
+    """A plain word for a colour (0..255 each): its hue, or black, grey, white where there is little of it.
+
+    "" in between: one calls it grey, another blue.
+    """
     hue, light, saturation = colorsys.rgb_to_hls(*(value / 255 for value in rgb))
     chroma = saturation * (1 - abs(2 * light - 1))
     if chroma < 0.12:
         return "black" if light < 0.2 else "white" if light > 0.93 else "grey"
+    if chroma < 0.2:
+        return ""
     return next(name for limit, name in HUES if 360 * hue < limit)
 
 
@@ -96,7 +101,7 @@ def looks(element: WebElement) -> tuple[str, str]:
         kind = "picture" if element.kind == "picture" else f"icon {element.kind}"
     else:
         kind = element.kind
-        if not color and element.text and color_name(element.ink) not in ("black", "grey", "white"):
+        if not color and element.text and color_name(element.ink) not in ("black", "grey", "white", ""):
             return f"{kind} in {color_name(element.ink)} letters", element.text
     return f"{color} {kind}".strip(), element.text
 

@@ -34,6 +34,7 @@ def element(box, role="button", name="", fill=None, picture=False):
         ((255, 165, 0), "orange"),
         ((255, 255, 0), "yellow"),
         ((128, 0, 128), "purple"),
+        ((102, 117, 140), ""),  # slate: one calls it grey, another blue
     ],
 )
 def test_colours_get_the_word_people_use(rgb, name):
@@ -122,6 +123,9 @@ PAGE = """<!doctype html><meta charset="utf-8">
 <div style="width:100px; height:20px; overflow:hidden"><button style="margin-top:30px">Clipped</button></div>
 <button style="opacity:0">Ghost</button>
 <button style="background:none; border:0; width:40px; height:40px" aria-label="Blank"></button>
+<button style="position:absolute; left:200px; top:300px">\ue001 Print<span style="position:absolute; width:1px;
+height:1px; overflow:hidden; clip:rect(0,0,0,0)">for screen readers</span></button>
+<button aria-label="\uf101" style="position:absolute; left:200px; top:350px">\uf101</button>
 <div style="position:absolute; left:400px; top:300px; width:150px; height:20px; box-shadow:0 15px 30px rgb(0 0 0/.5)">
 <button style="position:absolute; background:none; border:0; left:50px; top:25px; width:40px; height:40px"
 aria-label="Shaded"></button></div>
@@ -181,9 +185,11 @@ def harvest(site, tmp_path_factory, chromium):
 def test_only_what_can_be_seen_is_asked_for(harvest):
     samples = list(read_samples(harvest / "train.jsonl"))
     names = {s.meta["name"] for s in samples}
-    assert names == {"Settings", "Email", "Save", "Cancel", "Search", "Inside"}
+    assert names == {"Settings", "Email", "Save", "Cancel", "Search", "Inside", "Print for screen readers", ""}
     words = {s.instruction for s in samples}
     assert "Click the link at the top right of the screen." not in words  # the link that is half outside is one too
+    assert 'Click the white button that says "Print".' in words  # what is drawn, not what is read out
+    assert not [said for said in words if "\ue001" in said or "\uf101" in said]
     assert {'Press the button "Search".', 'Click the blue button that says "Save".'} <= words
 
 
