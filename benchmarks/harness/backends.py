@@ -11,6 +11,7 @@ from accelerate import PartialState
 from benchmarks.harness.endpoint import Endpoint
 from benchmarks.harness.generate import Backend
 from benchmarks.harness.local import LocalModel
+from benchmarks.harness.profile import Profile
 from benchmarks.harness.vllm_backend import VllmModel
 from models.loading import load_policy
 
@@ -26,17 +27,22 @@ def _state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def open_backend(args: argparse.Namespace, image_first: bool) -> Backend:
+def open_backend(args: argparse.Namespace, profile: Profile) -> Backend:
     """The backend the command line asks for.
 
     Raises:
         UsageError: the model cannot be loaded, or vLLM is not installed.
     """
     if args.endpoint:
-        return Endpoint(args.endpoint, args.model, image_first=image_first)
+        return Endpoint(args.endpoint, args.model, image_first=profile.image_first, system=profile.system)
     if args.backend == "vllm":
         return VllmModel(
-            args.model, args.min_pixels, args.max_pixels, args.trust_remote_code, image_first=image_first
+            args.model,
+            args.min_pixels,
+            args.max_pixels,
+            args.trust_remote_code,
+            image_first=profile.image_first,
+            system=profile.system,
         )
     model, processor = load_policy(
         args.model,
@@ -48,4 +54,4 @@ def open_backend(args: argparse.Namespace, image_first: bool) -> Backend:
         allow_pickle=args.allow_pickle,
         trust_remote_code=args.trust_remote_code,
     )
-    return LocalModel(model, processor, image_first)
+    return LocalModel(model, processor, profile.image_first, system=profile.system)

@@ -76,6 +76,7 @@ def _run_parser(prog: str) -> argparse.ArgumentParser:
     model.add_argument("--backend", choices=("transformers", "vllm"), default="transformers")
     model.add_argument("--endpoint", help="base URL of an OpenAI-compatible server, for instance http://host:8000/v1")
     model.add_argument("--image-first", action=argparse.BooleanOptionalAction, help="images before the text")
+    model.add_argument("--system", help="system message; default: the one the model was trained with, if any")
     model.add_argument("--min-pixels", type=int)
     model.add_argument("--max-pixels", type=int)
     model.add_argument("--device", help="cpu, cuda:0, ...; the first GPU when there is one")
@@ -204,7 +205,7 @@ def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> list[Item
 def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any] | None:
     if args.out is None:
         raise UsageError("--out DIR is needed: answers are kept there, so that a killed run can continue")
-    profile = read_profile(args.model, args.dialect, args.grammar, args.image_first)
+    profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
     image_root = args.images or benchmark.image_root(args.data)
     items = run.with_sizes(run.read_items(benchmark, args.data, args.split, args.limit), image_root)
     rule = _rule(benchmark, args)
@@ -215,10 +216,11 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
     share, wait = backends.processes()
     if args.restart:
         generations_file(args.out, share).unlink(missing_ok=True)
-    backend = backends.open_backend(args, profile.image_first)
+    backend = backends.open_backend(args, profile)
     if args.method:
         backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].asks)
-    settings = {"model": args.model, "profile": [profile.dialect, profile.grammar, profile.image_first],
+    asked = [profile.dialect, profile.grammar, profile.image_first, profile.system]
+    settings = {"model": args.model, "profile": asked,
                 "pixels": [args.min_pixels, args.max_pixels], "backend": backend.name}  # fmt: skip
     run.answer_items(
         backend,

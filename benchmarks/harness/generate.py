@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.harness.items import Item
@@ -62,6 +64,16 @@ class Output:
     cost: dict[str, int] = field(default_factory=dict)
 
 
+def messages(request: Request, image_first: bool, system: str | None) -> list[dict[str, Any]]:
+    """A request as a chat template takes it, after the system message where there is one."""
+    images = [{"type": "image"} for _ in request.images]
+    text = [{"type": "text", "text": request.text}]
+    user = {"role": "user", "content": images + text if image_first else text + images}
+    if system is None:
+        return [user]
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
+
+
 class Backend(Protocol):
     """Something that answers requests: a local model, vLLM, an endpoint, or an inference-time method around one."""
 
@@ -69,6 +81,35 @@ class Backend(Protocol):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[Output]]:
         """For each request its `decoding.rollouts` outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gaze:
+    """Attention of the last token of a prompt on the request's images.
+
+    Attributes:
+        heads: (K, V) attention of K heads on V image tokens, image by image in reading order, float64.
+        sinks: (V,) bool, tokens that draw attention whatever is asked.
+        grids: (rows, columns) of image tokens per image; their products add up to V.
+        seen, cost: as in `Output`.
+    """
+
+    heads: np.ndarray
+    sinks: np.ndarray
+    grids: tuple[tuple[int, int], ...]
+    seen: tuple[tuple[int, int], ...]
+    cost: dict[str, int]
+
+
+@runtime_checkable
+class Sighted(Backend, Protocol):
+    """A backend whose attention can be read and changed: a model on this machine."""
+
+    def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
+        """For each request, where the model looks after its prompt and `opening`, the first words of the answer."""
+
+    def redistribution(self) -> AbstractContextManager[None]:
+        """Within it, `generate` runs with attention redistributed from visual sinks."""
 
 
 @dataclass(frozen=True, slots=True)

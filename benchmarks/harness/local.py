@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, set_seed
 
-from benchmarks.harness.generate import Decoding, Output, Request
+from benchmarks.harness.gaze import read_gaze, redistribution
+from benchmarks.harness.generate import Decoding, Gaze, Output, Request, messages
 from models.loading import processor_sizes
 from models.sharing import share_images
 
@@ -19,21 +23,32 @@ class LocalModel:
     Args:
         model, processor: as `models.loading.load_policy` gives them.
         image_first: images before the text in the user's turn.
+        system: the system message; None leaves it to the chat template.
     """
 
-    def __init__(self, model: Any, processor: Any, image_first: bool = True, name: str = "transformers"):
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        image_first: bool = True,
+        name: str = "transformers",
+        *,
+        system: str | None = None,
+    ):
         self.model = model.eval()
         share_images(model)  # several questions to a picture, several rollouts of a question
         self.processor = processor
         self.image_first = image_first
+        self.system = system
         self.name = name
 
-    def encode(self, requests: Sequence[Request]) -> Any:
-        """The processor's inputs for a batch, left-padded, on the model's device."""
+    def encode(self, requests: Sequence[Request], opening: str = "") -> Any:
+        """The processor's inputs for a batch, left-padded, on the model's device; `opening` begins every answer."""
         texts = [
             self.processor.apply_chat_template(
-                [{"role": "user", "content": self._content(r)}], tokenize=False, add_generation_prompt=True
+                messages(r, self.image_first, self.system), tokenize=False, add_generation_prompt=True
             )
+            + opening
             for r in requests
         ]
         return self.processor(
@@ -44,27 +59,37 @@ class LocalModel:
             return_tensors="pt",
         ).to(self.model.device)
 
-    def _content(self, request: Request) -> list[dict[str, str]]:
-        images = [{"type": "image"} for _ in request.images]
-        text = [{"type": "text", "text": request.text}]
-        return images + text if self.image_first else text + images
+    def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
+        """See `Sighted`."""
+        inputs = self.encode(requests, opening)
+        merge = getattr(self.processor.image_processor, "merge_size", None) or 1
+        found = read_gaze(self.model, inputs, merge, [len(r.images) for r in requests])
+        seen = self._seen(inputs, requests)
+        return [
+            replace(gaze, seen=own, cost={"tokens": 0, "passes": 1}) for gaze, own in zip(found, seen, strict=True)
+        ]
+
+    def redistribution(self) -> AbstractContextManager[None]:
+        """See `Sighted`."""
+        return redistribution(self.model)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[Output]]:
         inputs = self.encode(requests)
-        sizes = processor_sizes(self.processor, inputs)
         if decoding.samples:
             set_seed(seed)
         with torch.inference_mode():
             sequences = self.model.generate(**inputs, generation_config=self._config(decoding))
         replies = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         outputs: list[list[Output]] = []
-        first = 0
-        for row, request in enumerate(requests):
-            seen = tuple((int(w), int(h)) for w, h in sizes[first : first + len(request.images)])
-            first += len(request.images)
+        for row, seen in enumerate(self._seen(inputs, requests)):
             chunk = replies[row * decoding.rollouts : (row + 1) * decoding.rollouts]
             outputs.append([self._output(tokens, seen) for tokens in chunk])
         return outputs
+
+    def _seen(self, inputs: Any, requests: Sequence[Request]) -> list[tuple[tuple[int, int], ...]]:
+        """(width, height) of every image of each request as the model sees it."""
+        sizes = iter(processor_sizes(self.processor, inputs))
+        return [tuple((int(w), int(h)) for w, h in islice(sizes, len(r.images))) for r in requests]
 
     def _output(self, tokens: list[int], seen: tuple[tuple[int, int], ...]) -> Output:
         ends = [i for i, token in enumerate(tokens) if token in self._ends()]

@@ -2,7 +2,7 @@
 
 A folder written by Fovea says so in `fovea.json`::
 
-    {"dialect": "qwen3_vl", "grammar": "think", "image_first": false}
+    {"dialect": "qwen3_vl", "grammar": "think", "image_first": false, "system": null}
 
 For other folders the dialect is that of the published family (`model_type` in `config.json`), without a thought.
 """
@@ -32,15 +32,27 @@ _FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Attributes: `dialect` and `grammar` as in `grounding`, `image_first` puts images before the text."""
+    """How a model is asked.
+
+    Attributes:
+        dialect, grammar: as in `grounding`.
+        image_first: images before the text.
+        system: the system message; None leaves it to the chat template.
+    """
 
     dialect: str
     grammar: str = "bare"
     image_first: bool = True
+    system: str | None = None
 
 
 def read_profile(
-    model: str | None, dialect: str | None = None, grammar: str | None = None, image_first: bool | None = None
+    model: str | None,
+    dialect: str | None = None,
+    grammar: str | None = None,
+    image_first: bool | None = None,
+    *,
+    system: str | None = None,
 ) -> Profile:
     """What the flags say, else what the model folder says.
 
@@ -57,6 +69,7 @@ def read_profile(
         dialect=dialect,
         grammar=grammar or told.get("grammar", "bare"),
         image_first=told.get("image_first", True) if image_first is None else image_first,
+        system=told.get("system") if system is None else system,
     )
 
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness.generate import Decoding, Output, Request
+from benchmarks.harness.generate import Decoding, Output, Request, messages
 from grounding.errors import UsageError
 from models.loading import SeenSizes, load_processor
 
@@ -26,6 +26,7 @@ class VllmModel:
         trust_remote_code: bool = False,
         *,
         image_first: bool = True,
+        system: str | None = None,
     ):
         try:
             self._vllm: Any = importlib.import_module("vllm")
@@ -33,6 +34,7 @@ class VllmModel:
             raise UsageError("--backend vllm: vLLM is not installed: pip install 'fovea[vllm]'") from error
         self.name = "vllm"
         self._image_first = image_first
+        self._system = system
         self._processor = load_processor(
             path, min_pixels=min_pixels, max_pixels=max_pixels, trust_remote_code=trust_remote_code
         )
@@ -65,12 +67,8 @@ class VllmModel:
         ]
 
     def _prompt(self, request: Request) -> str:
-        images = [{"type": "image"} for _ in request.images]
-        text = [{"type": "text", "text": request.text}]
-        content = images + text if self._image_first else text + images
-        return self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        chat = messages(request, self._image_first, self._system)
+        return self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
     def _output(self, choice: Any, request: Request) -> Output:
         text = choice.text.removesuffix(self._processor.tokenizer.eos_token or "")

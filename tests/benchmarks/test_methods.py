@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from benchmarks.harness.attention import ATTENTIVE
 from benchmarks.harness.generate import Decoding, Output, Request
 from benchmarks.harness.methods import METHODS, wrap
 from grounding.answer import ImageSize
@@ -95,7 +96,21 @@ def test_methods_can_be_chained():
     assert distance(output) <= 20
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_samples_of_a_method_are_sampled_and_its_own_answer_is_greedy():
+    class Asked(Coarse):
+        def generate(self, requests, decoding, seed):
+            self.seen.append((decoding.samples, seed))
+            return [[self._answer(r.images[0], 0)] for r in requests]
+
+    greedy, sampled = Asked(), Asked()
+    wrap(greedy, "narrowing", "qwen3_vl", "bare", "point").generate([question()], Decoding(), 5)
+    assert {samples for samples, _ in greedy.seen} == {0}
+    wrap(sampled, "narrowing", "qwen3_vl", "bare", "point").generate([question()], Decoding(samples=2), 5)
+    assert [samples for samples, _ in sampled.seen] == [1] * 6
+    assert len({seed for _, seed in sampled.seen}) == 6
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ATTENTIVE])
 def test_a_model_that_finds_nothing_is_left_to_say_so(method):
     class Blind(Coarse):
         def _answer(self, image, sample):
