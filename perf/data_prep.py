@@ -3,10 +3,11 @@
     python perf/data_prep.py                 # about four minutes, 1.5 GB of temporary files
     python perf/data_prep.py --quick         # 10,000 and 100,000 rows only
 
-Measures `python -m data_prep`, one process and one thread: the seconds of a core that it takes (the promise; the
-clock shows more where other programs want the core), and the peak of its memory. RefCOCO-like is the real shape:
-142,209 expressions for 50,000 objects in 19,994 images, a pickle and a COCO file; images are looked at (header
-only) and linked. Exits 1 when a promise is broken.
+Measures `python -m data_prep`, one process and one thread: the seconds of a core that it takes, the seconds it takes
+on a core of its own (the promise: the core's seconds, and those it waits for the disk; Linux counts how long it stood
+in line for a core, which is left out), the clock's seconds with that, and the peak of its memory. RefCOCO-like is
+the real shape: 142,209 expressions for 50,000 objects in 19,994 images, a pickle and a COCO file; images are looked at
+(header only) and linked. Exits 1 when a promise is broken.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class Run:
     rows: int
     seconds: float  # by the clock
     cpu: float  # of one core: user and system
+    alone: float  # by the clock, less what it stood in line for a core
     megabytes: float
 
     def line(self) -> str:
-        numbers = f"{self.cpu:8.1f} {self.seconds:8.1f} {self.rows / self.cpu:>10,.0f} {self.megabytes:8.0f}"
+        times = f"{self.cpu:8.1f} {self.alone:8.1f} {self.seconds:8.1f}"
+        numbers = f"{times} {self.rows / self.cpu:>10,.0f} {self.megabytes:8.0f}"
         return f"{self.name:28s} {self.rows:>9,d} {numbers}"
 
 
@@ -52,9 +55,10 @@ def measure(name: str, rows: int, arguments: list[str], out: Path) -> Run:
     command = [sys.executable, "-m", "data_prep", *arguments, "--out", str(out)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
-    peak, pid = 0, 0
+    peak, pid, queued = 0, 0, 0.0
     while not pid:
         peak = max(peak, peak_kilobytes(process.pid))
+        queued = max(queued, seconds_in_line(process.pid))
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         time.sleep(0.02)
     seconds = time.perf_counter() - start
@@ -64,7 +68,8 @@ def measure(name: str, rows: int, arguments: list[str], out: Path) -> Run:
     if sum(made["rows"].values()) != rows:
         sys.exit(f"{name}: {made['rows']} rows instead of {rows}")
     shutil.rmtree(out)
-    return Run(name, rows, seconds, usage.ru_utime + usage.ru_stime, peak / 1024)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(name, rows, seconds, cpu, max(cpu, seconds - queued), peak / 1024)
 
 
 def peak_kilobytes(pid: int) -> int:
@@ -73,6 +78,14 @@ def peak_kilobytes(pid: int) -> int:
         if line.startswith("VmHWM"):
             return int(line.split()[1])
     return 0
+
+
+def seconds_in_line(pid: int) -> float:
+    """How long the process was ready to run while others had the core; 0 where the kernel does not count it."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def jpegs(folder: Path, names: list[str]) -> None:
@@ -131,8 +144,8 @@ def references(root: Path) -> list[str]:
     print(run.line(), flush=True)
     shutil.rmtree(root / "refer")
     broken = []
-    if run.cpu > MAX_SECONDS:
-        broken.append(f"{run.rows:,d} references took {run.cpu:.1f} s of a core, promised {MAX_SECONDS:.0f}")
+    if run.alone > MAX_SECONDS:
+        broken.append(f"{run.rows:,d} references took {run.alone:.1f} s on one core, promised {MAX_SECONDS:.0f}")
     if run.megabytes > MAX_MEGABYTES:
         broken.append(f"RefCOCO took {run.megabytes:.0f} MB")
     return broken
@@ -161,7 +174,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("refcoco", "growth"), help="one of the two measurements")
     args = parser.parse_args()
     broken: list[str] = []
-    print(f"{'source':28s} {'rows':>9s} {'core s':>8s} {'clock s':>8s} {'rows/s':>10s} {'peak MB':>8s}")
+    print(
+        f"{'source':28s} {'rows':>9s} {'core s':>8s} {'alone s':>8s} {'clock s':>8s} {'rows/s':>10s} {'peak MB':>8s}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         if args.only != "growth":
             broken += references(Path(folder))
