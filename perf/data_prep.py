@@ -6,8 +6,8 @@
 Measures `python -m data_prep`, one process and one thread: the seconds of a core that it takes, the seconds it takes
 on a core of its own (the promise: the core's seconds, and those it waits for the disk; Linux counts how long it stood
 in line for a core, which is left out), the clock's seconds with that, and the peak of its memory. RefCOCO-like is
-the real shape: 142,209 expressions for 50,000 objects in 19,994 images, a pickle and a COCO file; images are looked at
-(header only) and linked. Exits 1 when a promise is broken.
+the real shape: 142,209 expressions for 50,000 objects in 19,994 images, a pickle and a COCO file; images are looked
+at (header only) and linked. Exits 1 when a promise is broken.
 """
 
 from __future__ import annotations
