@@ -1,7 +1,8 @@
-"""See what credit sees in one response.
+"""See what credit sees: in one response, as a page, or in many, as a table of heads and of strategies.
 
 python -m credit show --model runs/x/final --data data/screens --sample ID --out page.html
 python -m credit show --model runs/x/final --data data/screens --response '<think>...</think> ...' --out page.html
+python -m credit describe --model runs/x/final --data data/screens --limit 128
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 
 from credit.config import CreditConfig
+from credit.describe import Describer, table
 from credit.heads import FILE_NAME, HeadSelection
 from credit.show import examine, render, write
 from credit.tokens import TextReader
@@ -30,69 +33,134 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m credit", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m credit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="write an HTML page about one response")
-    show.add_argument("--model", required=True, help="model folder or Hub name")
-    show.add_argument("--data", required=True, type=Path, help="data set folder (its test split), or a file of one")
+    describe = commands.add_parser("describe", help="print what heads and strategies do over many responses")
+    for command in (show, describe):
+        command.add_argument("--model", required=True, help="model folder or Hub name")
+        command.add_argument(
+            "--data", required=True, type=Path, help="data set folder (its test split), or a file of one"
+        )
+        command.add_argument("--dialect", help="how coordinates are worded; what the model folder says, by default")
+        command.add_argument("--grammar", help="what stands around an answer; likewise")
+        command.add_argument(
+            "--image-first", action=argparse.BooleanOptionalAction, help="images before the text; likewise"
+        )
+        command.add_argument("--layers", type=int, nargs="+", help="five in the middle third by default")
+        command.add_argument("--horizon", type=int, nargs=2, default=(10, 100), metavar=("LOW", "HIGH"))
+        command.add_argument("--max-new-tokens", type=int, default=512)
+    describe.add_argument("--limit", type=int, default=128, help="samples, one response drawn at temperature 1 each")
+    describe.add_argument("--batch-size", type=int, default=32)
+    describe.add_argument("--seed", type=int, default=0)
     show.add_argument("--sample", help="id of the sample, the first one by default")
     show.add_argument("--response", help="a response to look at; the model's own greedy one by default")
-    show.add_argument("--dialect", help="how coordinates are worded; what the model folder says, by default")
-    show.add_argument("--grammar", help="what stands around an answer; likewise")
-    show.add_argument("--image-first", action=argparse.BooleanOptionalAction, help="images before the text; likewise")
-    show.add_argument("--layers", type=int, nargs="+", help="five in the middle third by default")
-    show.add_argument("--horizon", type=int, nargs=2, default=(10, 100), metavar=("LOW", "HIGH"))
     show.add_argument("--heads", type=Path, help=f"a {FILE_NAME}; by default chosen from this response")
-    show.add_argument("--max-new-tokens", type=int, default=512)
     show.add_argument("--out", type=Path, default=Path("credit.html"))
     args = parser.parse_args(arguments)
     try:
-        return _show(args)
+        return _show(args) if args.command == "show" else _describe(args)
     except FoveaError as error:
         print(f"credit: {error}", file=sys.stderr)
         return error.exit_code
 
 
 def _show(args: argparse.Namespace) -> int:
-    file = _file(args.data)
-    sample = _find(file, args.sample)
-    told = _told(args)
-    dialect, grammar = get_dialect(told["dialect"]), told["grammar"]
-    options: dict[str, Any] = {"horizon": list(args.horizon)}
-    config = CreditConfig.from_mapping({**options, **({"layers": args.layers} if args.layers else {})})
-    model, processor = load_policy(args.model)
-    model.eval()
-    images = [open_image(file.parent, image) for image in sample.images]
-    sizes = SeenSizes(processor).of(sample.images)
-    words = [{"type": "text", "text": dialect.prompt(sample.instruction, sample.kind, grammar, sizes)}]
-    pictures = [{"type": "image"} for _ in images]
-    content = pictures + words if told["image_first"] else words + pictures
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    inputs = dict(processor(images=images, text=[text], return_tensors="pt"))
-    tokenizer = getattr(processor, "tokenizer", processor)
+    policy = _Policy(args)
+    sample = _find(policy.file, args.sample)
+    inputs = policy.prompts([sample])
     if args.response is None:
-        with torch.no_grad():
-            output = model.generate(**inputs, max_new_tokens=args.max_new_tokens, do_sample=False)
-        response = output[0, inputs["input_ids"].shape[1] :].tolist()
+        response = policy.generate(inputs, args.max_new_tokens, do_sample=False)[0].tolist()
     else:
-        response = tokenizer(args.response, add_special_tokens=False)["input_ids"]
-    heads = None
+        response = policy.reader.tokenizer(args.response, add_special_tokens=False)["input_ids"]
+    heads, text = None, policy.model.config.get_text_config()
     if args.heads is not None:
-        layers = tuple(config.layers) if args.layers else range(model.config.get_text_config().num_hidden_layers)
-        heads = HeadSelection.load(args.heads, layers, model.config.get_text_config().num_attention_heads)
-    reader = TextReader(
-        tokenizer,
-        partial(dialect.parse, grammar=grammar),
-        partial(dialect.parse, grammar="bare"),
-    )
+        layers = tuple(policy.config.layers) if args.layers else range(text.num_hidden_layers)
+        heads = HeadSelection.load(args.heads, layers, text.num_attention_heads)
     shown = examine(
-        model, processor, inputs, response, sample=sample, sizes=sizes, reader=reader, config=config, heads=heads
+        policy.model,
+        policy.processor,
+        inputs,
+        response,
+        sample=sample,
+        sizes=policy.sizes(sample),
+        reader=policy.reader,
+        config=policy.config,
+        heads=heads,
     )
-    write(args.out, render(shown, sample, images, args.model))
+    write(args.out, render(shown, sample, policy.images(sample), args.model))
     print(f"{args.out}: {len(shown.tokens)} tokens of {sample.id}")
     return 0
+
+
+def _describe(args: argparse.Namespace) -> int:
+    policy = _Policy(args)
+    describer = Describer(policy.model, policy.processor, policy.reader, policy.config)
+    samples = [sample for sample in islice(read_samples(policy.file), args.limit) if len(sample.images) == 1]
+    if not samples:
+        raise UsageError(f"{policy.file}: no samples with one image")
+    torch.manual_seed(args.seed)
+    for start in range(0, len(samples), args.batch_size):
+        part = samples[start : start + args.batch_size]
+        inputs = policy.prompts(part)
+        ids = policy.generate(inputs, args.max_new_tokens, do_sample=True, top_k=0, top_p=1.0, temperature=1.0)
+        ends = torch.isin(ids, torch.tensor(policy.ends))
+        mask = (ends.long().cumsum(-1) - ends.long() == 0).long()  # up to the first end, and that too
+        describer.add(inputs, ids, mask, part, [policy.sizes(sample) for sample in part])
+    print(table(describer.result()))
+    return 0
+
+
+class _Policy:
+    """The model a command looks at, how it is spoken to, and the file its samples come from."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.file = _file(args.data)
+        self._told = _told(args)
+        dialect, grammar = get_dialect(self._told["dialect"]), self._told["grammar"]
+        self._dialect, self._grammar = dialect, grammar
+        options: dict[str, Any] = {"horizon": list(args.horizon)}
+        self.config = CreditConfig.from_mapping({**options, **({"layers": args.layers} if args.layers else {})})
+        self.model, self.processor = load_policy(args.model)
+        self.model.eval()
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        self.reader = TextReader(
+            tokenizer, partial(dialect.parse, grammar=grammar), partial(dialect.parse, grammar="bare")
+        )
+        self._seen = SeenSizes(self.processor)
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a response."""
+        end = self.model.generation_config.eos_token_id
+        return list(end) if isinstance(end, (list, tuple)) else [end]
+
+    def images(self, sample: Sample) -> list[Any]:
+        return [open_image(self.file.parent, image) for image in sample.images]
+
+    def sizes(self, sample: Sample) -> Any:
+        return self._seen.of(sample.images)
+
+    def prompts(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The processor's output for the samples, left-padded."""
+        texts = []
+        for sample in samples:
+            question = self._dialect.prompt(sample.instruction, sample.kind, self._grammar)
+            words = [{"type": "text", "text": question}]
+            pictures = [{"type": "image"} for _ in sample.images]
+            content = pictures + words if self._told["image_first"] else words + pictures
+            message = [{"role": "user", "content": content}]
+            texts.append(self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+        images = [image for sample in samples for image in self.images(sample)]
+        return dict(self.processor(images=images, text=texts, padding=True, return_tensors="pt"))
+
+    def generate(self, inputs: dict[str, Any], tokens: int, **how: Any) -> Any:
+        """(B, T) response tokens."""
+        with torch.no_grad():
+            output = self.model.generate(**inputs, max_new_tokens=tokens, **how)
+        return output[:, inputs["input_ids"].shape[1] :]
 
 
 def _told(args: argparse.Namespace) -> dict[str, Any]:

@@ -55,13 +55,14 @@ from credit.config import CreditConfig
 from credit.gather import ATTENTION_FIELDS, Batch, Gatherer
 from credit.heads import FILE_NAME, HeadSelection, HeadStats, select_heads
 from credit.masking import mask_patches
-from credit.strategies import Signals, finish, select, signed
-from credit.tokens import TextReader, annotate_response, region_coverage
+from credit.strategies import STRATEGIES, Signals, finish, signed
+from credit.tokens import TextReader, annotate_response, answer_and_thought, region_coverage
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import from_row
 
 WEIGHTS = "credit_weights"  # key of the finished weights in TRL's inputs
+RIVALS = ("coordinate", "entropy", "local_chunk", "global_anchor", "visual_anchor")  # whose choice is compared
 TEXT_FIELDS = frozenset({"coordinate", "claim", "sentence"})
 
 
@@ -122,25 +123,26 @@ class CreditAssigner:
 
         Returns:
             `credit_coordinate`, `credit_claim` (B, T) float; `credit_sentence` (B, T) long; `credit_coverage` (B, P)
-            float; `credit_noise` (B, T) float. Only those the strategy needs; often none.
+            float; `credit_noise` (B, T) float. Only those the strategy needs, and the coordinates, with which every
+            strategy is compared in the log.
         """
         started = time.perf_counter()
         result = self._noise(output["completion_ids"]) if "noise" in self.needs else {}
-        if not self.needs & (TEXT_FIELDS | {"target_mass"}):
+        compared = bool(self.needs) and self._dialect is not None  # with the coordinates, in the log
+        if not (self.needs & (TEXT_FIELDS | {"target_mass"}) or compared):
             return result
         device, ids, mask = output["prompt_ids"].device, output["completion_ids"], output["completion_mask"]
-        samples = [from_row(json.loads(row["sample"]), "sample column") for row in rows]
+        tokens = [own[kept.bool()].tolist() for own, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
+        sizes = [[ImageSize(*numbers) for numbers in json.loads(row["sizes"])] for row in rows]
+        if self.needs & (TEXT_FIELDS | {"target_mass"}):
+            samples = [from_row(json.loads(row["sample"]), "sample column") for row in rows]
         if self.needs & TEXT_FIELDS:
-            coordinate, claim = torch.zeros(ids.shape), torch.full(ids.shape, torch.nan)
-            sentence = torch.full(ids.shape, -1)
-            for index, (row, sample) in enumerate(zip(rows, samples, strict=True)):
-                tokens = ids[index][mask[index].bool()].tolist()
-                sizes = [ImageSize(*numbers) for numbers in json.loads(row["sizes"])]
-                notes = annotate_response(self._reader, tokens, sizes, sample)
-                at = mask[index].bool().nonzero().squeeze(-1).cpu()
-                for target, values in zip((coordinate, claim, sentence), notes, strict=True):
-                    target[index, at] = torch.tensor(values, dtype=target.dtype)
-            result.update(credit_coordinate=coordinate, credit_claim=claim, credit_sentence=sentence)
+            notes = [annotate_response(self._reader, *given) for given in zip(tokens, sizes, samples, strict=True)]
+            for at, (name, empty) in enumerate((("coordinate", 0.0), ("claim", torch.nan), ("sentence", -1))):
+                result[f"credit_{name}"] = _spread([note[at] for note in notes], mask, empty)
+        elif compared:
+            found = [answer_and_thought(self._reader, *given)[0] for given in zip(tokens, sizes, strict=True)]
+            result["credit_coordinate"] = _spread(found, mask, 0.0)
         if "target_mass" in self.needs and self._image_token is not None:
             result["credit_coverage"] = self._coverage(samples, output)
         self._seconds += time.perf_counter() - started
@@ -224,8 +226,9 @@ class CreditAssigner:
 
         credit/mean, credit/spread (standard deviation over tokens), credit/amplified (share of tokens whose weight
         the strategy raised above 1), credit/flat (share of responses it left uniform), credit/fallback (number of
-        responses made uniform because of numbers that are not finite), credit/overlap_coordinate and _entropy
-        (share of the raised tokens that are coordinates, or among the 20 % of highest entropy), credit/seconds, and
+        responses made uniform because of numbers that are not finite), credit/overlap_NAME (share of the raised
+        tokens that strategy NAME would raise too, at its defaults; entropy always, others of `RIVALS` where their
+        signals are there: coordinates where there is a dialect to find them), credit/seconds, and
         credit/time_share (of the wall time since the last call; on a GPU, of launching, since nothing waits).
         """
         if not self._logged:
@@ -284,7 +287,7 @@ class CreditAssigner:
             "claim": inputs.get("credit_claim"),
         }
         for name, value in given.items():
-            if name in self.needs:
+            if name in self.needs or (value is not None and name in ("entropy", "coordinate")):
                 fields[name] = _or_nan(value, mask)
         return Signals(**fields), broken
 
@@ -313,11 +316,11 @@ class CreditAssigner:
             "flat": flat.float().mean(),
             "fallback": (broken & mask.any(-1)).sum(),
         }
-        rivals = {"coordinate": signals.coordinate, "entropy": signals.entropy}
-        for name, scores in rivals.items():
-            if scores is not None:
-                rival = scores > 0 if name == "coordinate" else select(scores, mask, 0.2)
-                values[f"overlap_{name}"] = (raised & rival).sum() / raised.sum().clamp(min=1)
+        for name in RIVALS:
+            rival = STRATEGIES.get(name)
+            if rival is not self._strategy and all(getattr(signals, need) is not None for need in rival.needs):
+                same = raised & (rival(signals, mask) > 1)
+                values[f"overlap_{name}"] = same.sum() / raised.sum().clamp(min=1)
         for name, value in zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True):
             self._logged[name].append(value)
 
@@ -347,6 +350,14 @@ class CreditAssigner:
     def _noise(self, ids: Tensor) -> dict[str, Tensor]:
         """Drawn when responses are made, so that it does not depend on how they are later split into batches."""
         return {"credit_noise": torch.rand(ids.shape, generator=self._generator).to(ids.device)}
+
+
+def _spread(values: Sequence[Sequence[float]], mask: Tensor, empty: float) -> Tensor:
+    """One value per token of each response, (B, T) with `empty` in the padding."""
+    result = torch.full(mask.shape, empty)
+    for index, own in enumerate(values):
+        result[index, mask[index].bool().cpu()] = torch.tensor(own, dtype=result.dtype)
+    return result
 
 
 def _or_nan(values: Tensor | None, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from credit.assigner import WEIGHTS, CreditAssigner
 from credit.config import CreditConfig
 from credit.heads import FILE_NAME
-from credit.strategies import STRATEGIES, Signals, strategy
+from credit.strategies import STRATEGIES, Signals, select, strategy
 from grounding.errors import UsageError
 
 EVERYTHING = {"waad", "fai", "image_mass", "target_mass", "image_entropy", "text_mass", "sentence"}
@@ -213,9 +213,30 @@ def test_metrics(build: Any, scene: Any) -> None:
     assert found["credit/amplified"] == pytest.approx(7 / 23)  # half of 14; the other response is too short
     assert found["credit/flat"] == 0.5
     assert found["credit/mean"] == pytest.approx(1 + 0.5 * 7 / 23)
-    assert found["credit/overlap_entropy"] == pytest.approx(3 / 7)  # the 20 % of highest entropy are among them
+    assert "credit/overlap_entropy" not in found  # with itself
     assert 0 < found["credit/time_share"] < 1
     assert credit.metrics() == {}
+
+
+def test_overlap_with_other_strategies_comes_from_signals_that_are_there(build: Any, scene: Any) -> None:
+    mapping = {"strategy": "coupled_rhythm", "params": {"min_length": 1}, "horizon": [1, 5], "normalise": "none"}
+    credit = CreditAssigner(mapping, build(), Processor())
+    shape = scene.inputs["completion_ids"].shape
+    mask, entropies = scene.inputs["completion_mask"].bool(), torch.rand(shape)
+    coordinate = (torch.arange(shape[1]) > 5).float().expand(shape)
+    inputs = {**scene.inputs, "credit_coordinate": coordinate}
+    with credit.capturing(inputs):
+        run(credit._capture._model, scene)
+    raised = (credit.weights(inputs, entropies=entropies) > 1) & mask
+    found = credit.metrics()
+    unsure = select(entropies, mask, 0.4, "top", 8)
+    assert found["credit/overlap_entropy"] == pytest.approx(float((raised & unsure).sum() / raised.sum()))
+    numbers = (coordinate > 0) & mask
+    assert found["credit/overlap_coordinate"] == pytest.approx(float((raised & numbers).sum() / raised.sum()))
+    assert found["credit/overlap_global_anchor"] > 0.5  # its anchors, less those that are dominated
+    assert {name for name in found if "overlap" in name} == {
+        f"credit/overlap_{name}" for name in ("entropy", "coordinate", "global_anchor", "local_chunk")
+    }
 
 
 def test_apply_multiplies_by_sign(build: Any) -> None:

@@ -56,6 +56,21 @@ def test_captured_rows_are_the_eager_map(build: Build, scene: Any, alone_scenes:
             torch.testing.assert_close(found[index][:, rows][:, :, keys], expected, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize(("implementation", "warnings"), [("eager", 1), ("sdpa", 0)])
+def test_a_recomputed_log_sum_exp_is_warned_of_once(
+    build: Build, scene: Any, caplog: pytest.LogCaptureFixture, implementation: str, warnings: int
+) -> None:
+    model = build()
+    model.set_attn_implementation(implementation)
+    capture = AttentionCapture(model, (1,))
+    for _ in range(2):
+        with torch.no_grad(), capture.open(scene.forward["attention_mask"], scene.prompt - 1, lambda shown: None):
+            run(model, scene)
+    said = [record.getMessage() for record in caplog.records if "quadratic" in record.getMessage()]
+    assert len(said) == warnings
+    assert all("since eager attention returns none" in line for line in said)
+
+
 def test_eager_attention_is_captured_too(build: Build, alone_scenes: Any, eager_maps: Any) -> None:
     for single in alone_scenes:
         model = build()

@@ -93,6 +93,9 @@ VARIANTS = {
     "iterations": {"num_iterations": 2},
     "sequence": {"importance_sampling_level": "sequence"},
     "entropy": {"top_entropy_quantile": 0.5},
+    "entropy bonus": {"entropy_coef": 0.01},
+    "two-sided": {"delta": 2.0},
+    "off-policy": {"off_policy_mask_threshold": 0.5},
     **{name: {"loss_type": name} for name in ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo")},
 }
 

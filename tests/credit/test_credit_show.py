@@ -1,0 +1,87 @@
+"""The attention viewer in a real Chromium, and the description of heads, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from credit.__main__ import main
+from tests.recipes.tiny import make_data, make_model
+
+RESPONSE = '<think>The red square is there. It is red.</think>{"bbox_2d": [104, 205, 306, 407]}'
+ALPHA = """() => [...document.querySelectorAll('canvas')].flatMap(canvas =>
+  [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 3))"""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("show")
+    data = make_data(folder / "data", count=4)
+    return str(make_model(folder / "model", "qwen3_vl")), str(data / "train.jsonl")
+
+
+@pytest.fixture(scope="module")
+def page_file(places: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "page.html"
+    model, data = places
+    command = ["show", "--model", model, "--data", data, "--dialect", "qwen3_vl", "--horizon", "1", "9"]
+    assert main([*command, "--response", RESPONSE, "--sample", "square-1", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_heat_map_follows_the_cursor(page_file: Path, chromium: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    troubles: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        context = browser.new_context(offline=True, viewport={"width": 1200, "height": 800})
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: troubles.append(request.url) if request.url.startswith("http") else None)
+        page.goto(page_file.as_uri())
+        tokens = page.locator(".token")
+        assert "".join(tokens.all_text_contents()) == RESPONSE
+        assert set(page.evaluate(ALPHA)) == {0}  # nothing is looked at yet
+        maps = []
+        for at in (0, tokens.count() - 3):
+            tokens.nth(at).hover()
+            maps.append(page.evaluate(ALPHA))
+            assert max(maps[-1]) > 100
+            assert page.locator("#facts tr").count() > 3
+        assert maps[0] != maps[1]
+        before = page.screenshot()
+        page.mouse.move(2, 2)
+        assert set(page.evaluate(ALPHA)) == {0}
+        assert page.screenshot() != before
+        tokens.nth(1).focus()  # the keyboard does the same
+        assert max(page.evaluate(ALPHA)) > 100
+        tints = "() => [...document.querySelectorAll('.token')].map(token => token.style.background)"
+        first = page.evaluate(tints)
+        names = page.locator("#signal option").all_text_contents()
+        assert {"waad", "fai", "image_mass", "entropy"} <= set(names)
+        page.select_option("#signal", "entropy" if names[0] != "entropy" else names[1])
+        assert page.evaluate(tints) != first
+        assert page.locator(".coordinate").count() > 0 and page.locator(".anchor").count() > 0
+        browser.close()
+    assert troubles == []
+
+
+def test_describe_prints_heads_and_strategies(places: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = places
+    command = ["describe", "--model", model, "--data", data, "--dialect", "qwen3_vl", "--horizon", "1", "9"]
+    assert main([*command, "--limit", "3", "--batch-size", "2", "--max-new-tokens", "12"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("3 responses of ")
+    for wanted in ("| 0.0 | ", "| 1.0 | ", "local", "global", "image", "| `random` | ", "| `coupled_rhythm` | "):
+        assert wanted in text
+    assert "vppo" not in text and "`uniform`" not in text
+
+
+def test_a_missing_dialect_is_one_line(places: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = places
+    assert main(["describe", "--model", model, "--data", data]) == 2
+    assert capsys.readouterr().err.startswith("credit: --dialect is needed")
