@@ -1,6 +1,6 @@
 """Batched generation against one question at a time, same model, same answers; the claim is at least 3x.
 
-    python -m perf.eval_generation [MODEL_FOLDER DATA_FOLDER]
+    python perf/eval_generation.py [MODEL_FOLDER DATA_FOLDER]
 
 Without arguments: a random-weight model of the embedded model's shape on screens drawn here, decoding a fixed
 number of tokens. With arguments: that model on that data set's test split. One thread, processor time.
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.harness.generate import Decoding, Request
 from benchmarks.harness.local import LocalModel

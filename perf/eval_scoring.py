@@ -1,6 +1,6 @@
 """Predictions scored per second on one core, from file rows to counts; the claim is at least 20,000.
 
-    python -m perf.eval_scoring
+    python perf/eval_scoring.py
 
 One process, one thread, processor time. Times matching and reading of the rows and the verdicts, for clicks, boxes
 and raw text. Reading JSON from disk, bootstrap intervals and writing `results.jsonl` are shown apart: they are not
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.items import Item, Picture, Truth
