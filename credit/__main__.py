@@ -1,8 +1,9 @@
-"""See what credit sees: in one response, as a page, or in many, as a table of heads and of strategies.
+"""See what credit sees: in one response, as a page, or in many, as a table of heads and of strategies, or as scores.
 
 python -m credit show --model runs/x/final --data data/screens --sample ID --out page.html
 python -m credit show --model runs/x/final --data data/screens --response '<think>...</think> ...' --out page.html
 python -m credit describe --model runs/x/final --data data/screens --limit 128
+python -m credit attention --model runs/x/final --data data/web/train.jsonl --out scores.jsonl
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
+from credit.attended import known_ids, target_scores
 from credit.config import CreditConfig
 from credit.describe import Describer, table
 from credit.heads import FILE_NAME, HeadSelection
+from credit.maps import AttentionMaps, MapConfig
 from credit.show import examine, render, write
-from credit.tokens import TextReader
+from credit.tokens import TextReader, region_coverage
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
 from grounding.io import open_image, read_samples
-from grounding.sample import Sample
+from grounding.sample import Sample, regions_of
 from models.loading import SeenSizes, load_policy
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -39,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="write an HTML page about one response")
     describe = commands.add_parser("describe", help="print what heads and strategies do over many responses")
-    for command in (show, describe):
+    attention = commands.add_parser("attention", help="write how well attention meets the target, sample by sample")
+    for command in (show, describe, attention):
         command.add_argument("--model", required=True, help="model folder or Hub name")
         command.add_argument(
             "--data", required=True, type=Path, help="data set folder (its test split), or a file of one"
@@ -53,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--horizon", type=int, nargs=2, default=(10, 100), metavar=("LOW", "HIGH"))
         command.add_argument("--max-new-tokens", type=int, default=512)
     describe.add_argument("--limit", type=int, default=128, help="samples, one response drawn at temperature 1 each")
-    describe.add_argument("--batch-size", type=int, default=32)
+    attention.add_argument("--out", type=Path, required=True, help="JSON lines, one per sample; appended to")
+    attention.add_argument("--limit", type=int, help="samples")
+    for command in (describe, attention):
+        command.add_argument("--batch-size", type=int, default=32)
     describe.add_argument("--seed", type=int, default=0)
     show.add_argument("--sample", help="id of the sample, the first one by default")
     show.add_argument("--response", help="a response to look at; the model's own greedy one by default")
@@ -61,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     show.add_argument("--out", type=Path, default=Path("credit.html"))
     args = parser.parse_args(arguments)
     try:
-        return _show(args) if args.command == "show" else _describe(args)
+        return {"show": _show, "describe": _describe, "attention": _attention}[args.command](args)
     except FoveaError as error:
         print(f"credit: {error}", file=sys.stderr)
         return error.exit_code
@@ -106,11 +114,47 @@ def _describe(args: argparse.Namespace) -> int:
         part = samples[start : start + args.batch_size]
         inputs = policy.prompts(part)
         ids = policy.generate(inputs, args.max_new_tokens, do_sample=True, top_k=0, top_p=1.0, temperature=1.0)
-        ends = torch.isin(ids, torch.tensor(policy.ends))
-        mask = (ends.long().cumsum(-1) - ends.long() == 0).long()  # up to the first end, and that too
-        describer.add(inputs, ids, mask, part, [policy.sizes(sample) for sample in part])
+        describer.add(inputs, ids, policy.own(ids), part, [policy.sizes(sample) for sample in part])
     print(table(describer.result()))
     return 0
+
+
+def _attention(args: argparse.Namespace) -> int:
+    policy, done = _Policy(args), set(known_ids(args.out))
+    layers = tuple(args.layers) if args.layers else "middle"
+    config = MapConfig(rows="response", layers=layers, image_share=1.0)
+    maps = AttentionMaps(config, policy.model, policy.processor)
+    samples = islice(read_samples(policy.file), args.limit)
+    todo = [s for s in samples if len(s.images) == 1 and regions_of(s.target) and s.id not in done]
+    with args.out.open("a", encoding="utf-8") as file:
+        for start in tqdm(range(0, len(todo), args.batch_size), desc="batches", disable=None):
+            part = todo[start : start + args.batch_size]
+            inputs = policy.prompts(part)
+            ids = policy.generate(inputs, args.max_new_tokens, do_sample=False)
+            for sample, scores in zip(part, _scores(policy, maps, part, inputs, ids), strict=True):
+                file.write(json.dumps({"id": sample.id, **scores}) + "\n")
+            file.flush()
+    print(f"{args.out}: {len(todo)} samples, {len(done)} were there already")
+    return 0
+
+
+def _scores(policy: _Policy, maps: AttentionMaps, part: Sequence[Sample], inputs: dict[str, Any], ids: Any) -> Any:
+    """`target_scores` of each sample, from one more pass over its prompt and response."""
+    mask = policy.own(ids)
+    whole = torch.cat([inputs["input_ids"], ids], 1)
+    valid = torch.cat([inputs["attention_mask"], mask], 1)
+    forward = {**inputs, "input_ids": whole, "attention_mask": valid}
+    if "mm_token_type_ids" in inputs:
+        forward["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+    weights = mask / mask.sum(-1, keepdim=True)
+    with torch.no_grad(), maps.capturing(whole, valid, weights, mask.bool()) as look:
+        policy.model(**forward, logits_to_keep=1)
+    merge = policy.processor.image_processor.merge_size
+    grids = [(f * r // merge, c // merge) for f, r, c in inputs["image_grid_thw"].tolist()]
+    for row, (sample, grid) in enumerate(zip(part, grids, strict=True)):
+        prompt = inputs["input_ids"][row]
+        coverage = region_coverage(prompt, policy.image_token, [grid], sample)
+        yield target_scores(look.values[row][look.image.present[row]], coverage[prompt == policy.image_token])
 
 
 class _Policy:
@@ -131,11 +175,15 @@ class _Policy:
         )
         self._seen = SeenSizes(self.processor)
 
-    @property
-    def ends(self) -> list[int]:
-        """Tokens that end a response."""
+    def own(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, T) long: 1 for a response's tokens, its first end included, 0 for what follows."""
         end = self.model.generation_config.eos_token_id
-        return list(end) if isinstance(end, (list, tuple)) else [end]
+        ends = torch.isin(ids, torch.tensor(end)).long()
+        return (ends.cumsum(-1) - ends == 0).long()
+
+    @property
+    def image_token(self) -> int:
+        return int(self.model.config.image_token_id)
 
     def images(self, sample: Sample) -> list[Any]:
         return [open_image(self.file.parent, image) for image in sample.images]

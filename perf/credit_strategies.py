@@ -53,6 +53,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "global_anchor_bottom": {"strategy": "global_anchor", "params": {"which": "bottom"}},
     "global_anchor_response_keys": {"strategy": "global_anchor", "heads": {"keys": "response"}},
     "coupled_rhythm": {"strategy": "coupled_rhythm"},
+    # for thoughts of a dozen tokens, where the published horizon [10, 100] sees little
+    "global_anchor_short": {"strategy": "global_anchor", "horizon": [1, 20], "params": {"q": 0.2}},
+    "coupled_rhythm_short": {"strategy": "coupled_rhythm", "horizon": [1, 20], "params": {"q": 0.2}},
     "visual_anchor": {"strategy": "visual_anchor"},
     "visual_anchor_bottom": {"strategy": "visual_anchor", "params": {"which": "bottom"}},
     "visual_density": {"strategy": "visual_density"},
