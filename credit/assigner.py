@@ -327,8 +327,13 @@ class CreditAssigner:
     def _coverage(self, samples: Sequence[Any], output: Mapping[str, Any]) -> Tensor:
         grids, counts = output.get("image_grid_thw"), output.get("num_images")
         ids = output["prompt_ids"]
-        if grids is None or counts is None:
+        if counts is None or not sum(counts):
             return torch.zeros(ids.shape)
+        if grids is None:
+            raise UsageError(
+                f"credit: strategy {self.config.strategy!r} asks which image tokens lie in the target, and this "
+                "model's processor gives no image_grid_thw to say where they lie; take another strategy"
+            )
         cells = [(frames * rows // self._merge, columns // self._merge) for frames, rows, columns in grids.tolist()]
         parts, start = [], 0
         for index, (sample, count) in enumerate(zip(samples, counts, strict=True)):

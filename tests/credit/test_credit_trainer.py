@@ -10,6 +10,7 @@ from peft import LoraConfig
 from trl import GRPOConfig
 
 from credit.assigner import WEIGHTS
+from grounding.errors import UsageError
 from models.loading import load_policy
 from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset
@@ -33,9 +34,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_data(tmp_path_factory.mktemp("data"), count=4)
 
 
-def make_trainer(model: Any, data: Any, folder: Any, credit: Any = RHYTHM, lora: Any = None, **args: Any) -> Any:
+def make_trainer(
+    model: Any,
+    data: Any,
+    folder: Any,
+    credit: Any = RHYTHM,
+    lora: Any = None,
+    *,
+    dialect: str = "qwen3_vl",
+    **args: Any,
+) -> Any:
     policy, processor = load_policy(str(model))
-    spec = ModelSpec(str(model), "qwen3_vl")
+    spec = ModelSpec(str(model), dialect)
     config = GRPOConfig(
         **{
             "output_dir": str(folder),
@@ -60,7 +70,7 @@ def make_trainer(model: Any, data: Any, folder: Any, credit: Any = RHYTHM, lora:
         processing_class=processor,
         peft_config=lora,
         credit=credit,
-        dialect="qwen3_vl",
+        dialect=dialect,
     )
 
 
@@ -199,3 +209,17 @@ def test_strategies_that_read_text_or_image_train(strategy: str, model: Any, dat
     assert all(0 < line["credit/time_share"] < 1 and line["credit/fallback"] == 0 for line in logged)
     if strategy == "vppo":
         assert logged[0]["credit/spread"] > 0
+
+
+@pytest.mark.parametrize("strategy", ["global_anchor", "visual_anchor"])
+def test_a_model_whose_image_has_no_grid_is_credited_or_refused(tmp_path, data, strategy):
+    """InternVL cuts pictures into tiles: attention is there, but not where the target lies in it."""
+    folder = make_model(tmp_path / "internvl", "internvl")
+    credit = {"strategy": strategy, "horizon": [1, 6], "params": {"min_length": 1}}
+    trainer = make_trainer(folder, data, tmp_path, credit, dialect="internvl", max_steps=1, logging_steps=1)
+    if strategy == "visual_anchor":
+        with pytest.raises(UsageError, match=r"'visual_anchor'.*no image_grid_thw"):
+            trainer.train()
+        return
+    trainer.train()
+    assert trainer.state.log_history[0]["credit/spread"] > 0

@@ -43,6 +43,7 @@ def tokenizer():
 
 def make_model(folder: Path, family: str) -> Path:
     """A model folder of one of the families in `DIALECTS`."""
+    folder.mkdir(parents=True, exist_ok=True)
     if family == "qwen3_vl":
         model, processor = build(tokenizer(), hidden=64, layers=2, vision_hidden=64, vision_layers=2)
     elif family == "qwen2_5_vl":
