@@ -8,8 +8,8 @@ saves does not hide what the rest costs). They start from the same weights and s
 so that they roll out the same completions; the order rotates. The figure is the median over the rounds of the ratio
 of CPU seconds. (Wall time on a shared machine says more about its other users.)
 
-The claims: at most 2 % without credit, at most 3 % with it, and at least a tenth saved by sharing images. (How much depends on how large pictures
-are against answers.)
+The claims: at most 2 % without credit, at most 3 % with it, and at least a tenth saved by sharing images (it depends
+on how large the pictures are against the text).
 """
 
 from __future__ import annotations
