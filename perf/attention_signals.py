@@ -112,8 +112,9 @@ def main() -> int:
     print("     N   bands s  us/token   full s   faster   bands MB   full MB  smaller   largest error / mean")
     found = {}
     for length in LENGTHS:
-        own = in_child("bands", length, args.repeats)
-        full = in_child("full", length, 2) if length in FULL_LENGTHS else None
+        # Short passes are over before caches and clocks have settled: as long a look at every length
+        own = in_child("bands", length, args.repeats * max(LENGTHS) // length)
+        full = in_child("full", length, 3) if length in FULL_LENGTHS else None
         found[length] = (own, full)
         line = f"{length:6d} {own['seconds']:9.4f} {own['seconds'] / length * 1e6:9.2f}"
         if full:
