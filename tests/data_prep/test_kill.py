@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def teacher():
 
 
 def replies(path):
-    with sqlite3.connect(path) as store:
+    with closing(sqlite3.connect(path)) as store:
         return sorted(store.execute("SELECT * FROM replies"))
 
 
@@ -202,11 +203,11 @@ def test_thoughts_of_a_teacher(converted, tmp_path, teacher):
     kill_and_finish(tmp_path / "torn", command, kills=kills, seconds=seconds, seed=3)
     assert_same(tmp_path / "torn", tmp_path / "whole")
     assert len(asked) - once <= once + kills * 4  # only what was under way at a kill is asked again
+    made = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("torn"))
+    assert made == ["torn", "torn.replies.cost.json", "torn.replies.sqlite"]
     assert replies(tmp_path / "torn.replies.sqlite") == replies(tmp_path / "whole.replies.sqlite")
     costs = [json.loads((tmp_path / f"{name}.replies.cost.json").read_text()) for name in ("torn", "whole")]
     assert costs[0] == costs[1] and costs[0]["replies"] == once
-    made = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("torn"))
-    assert made == ["torn", "torn.replies.cost.json", "torn.replies.sqlite"]
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><h1>Page {n}</h1><button style="margin-left:{n}0px">Save {n}</button>
