@@ -148,7 +148,7 @@ def summarise(results: dict[tuple[str, int], dict[str, Any]], target: float, boo
         seeds = sorted(
             {seed for name, seed in results if name == arm} & {s for name, s in results if name == "uniform"}
         )
-        if not seeds:
+        if len(seeds) < 2:  # no interval
             continue
         cells = []
         for measure in measures.values():
