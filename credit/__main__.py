@@ -23,10 +23,11 @@ from tqdm import tqdm
 from credit.attended import known_ids, target_scores
 from credit.config import CreditConfig
 from credit.describe import Describer, table
+from credit.gather import prompt_and_response
 from credit.heads import FILE_NAME, HeadSelection
 from credit.maps import AttentionMaps, MapConfig
 from credit.show import examine, render, write
-from credit.tokens import TextReader, region_coverage
+from credit.tokens import TextReader, image_cells, merge_size, region_coverage
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
 from grounding.io import open_image, read_samples
@@ -55,8 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
             "--image-first", action=argparse.BooleanOptionalAction, help="images before the text; likewise"
         )
         command.add_argument("--layers", type=int, nargs="+", help="five in the middle third by default")
-        command.add_argument("--horizon", type=int, nargs=2, default=(10, 100), metavar=("LOW", "HIGH"))
         command.add_argument("--max-new-tokens", type=int, default=512)
+    for command in (show, describe):
+        command.add_argument("--horizon", type=int, nargs=2, default=(10, 100), metavar=("LOW", "HIGH"))
     describe.add_argument("--limit", type=int, default=128, help="samples, one response drawn at temperature 1 each")
     attention.add_argument("--out", type=Path, required=True, help="JSON lines, one per sample; appended to")
     attention.add_argument("--limit", type=int, help="samples")
@@ -76,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    config = _config(args)
     policy = _Policy(args)
     sample = _find(policy.file, args.sample)
     inputs = policy.prompts([sample])
@@ -85,7 +88,7 @@ def _show(args: argparse.Namespace) -> int:
         response = policy.reader.tokenizer(args.response, add_special_tokens=False)["input_ids"]
     heads, text = None, policy.model.config.get_text_config()
     if args.heads is not None:
-        layers = tuple(policy.config.layers) if args.layers else range(text.num_hidden_layers)
+        layers = tuple(config.layers) if args.layers else range(text.num_hidden_layers)
         heads = HeadSelection.load(args.heads, layers, text.num_attention_heads)
     shown = examine(
         policy.model,
@@ -95,7 +98,7 @@ def _show(args: argparse.Namespace) -> int:
         sample=sample,
         sizes=policy.sizes(sample),
         reader=policy.reader,
-        config=policy.config,
+        config=config,
         heads=heads,
     )
     write(args.out, render(shown, sample, policy.images(sample), args.model))
@@ -104,8 +107,9 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _describe(args: argparse.Namespace) -> int:
+    config = _config(args)
     policy = _Policy(args)
-    describer = Describer(policy.model, policy.processor, policy.reader, policy.config)
+    describer = Describer(policy.model, policy.processor, policy.reader, config)
     samples = [sample for sample in islice(read_samples(policy.file), args.limit) if len(sample.images) == 1]
     if not samples:
         raise UsageError(f"{policy.file}: no samples with one image")
@@ -141,16 +145,12 @@ def _attention(args: argparse.Namespace) -> int:
 def _scores(policy: _Policy, maps: AttentionMaps, part: Sequence[Sample], inputs: dict[str, Any], ids: Any) -> Any:
     """`target_scores` of each sample, from one more pass over its prompt and response."""
     mask = policy.own(ids)
-    whole = torch.cat([inputs["input_ids"], ids], 1)
     valid = torch.cat([inputs["attention_mask"], mask], 1)
-    forward = {**inputs, "input_ids": whole, "attention_mask": valid}
-    if "mm_token_type_ids" in inputs:
-        forward["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+    forward = prompt_and_response(inputs, ids, valid)
     weights = mask / mask.sum(-1, keepdim=True)
-    with torch.no_grad(), maps.capturing(whole, valid, weights, mask.bool()) as look:
+    with torch.no_grad(), maps.capturing(forward["input_ids"], valid, weights, mask.bool()) as look:
         policy.model(**forward, logits_to_keep=1)
-    merge = policy.processor.image_processor.merge_size
-    grids = [(f * r // merge, c // merge) for f, r, c in inputs["image_grid_thw"].tolist()]
+    grids = image_cells(inputs["image_grid_thw"], merge_size(policy.processor))
     for row, (sample, grid) in enumerate(zip(part, grids, strict=True)):
         prompt = inputs["input_ids"][row]
         coverage = region_coverage(prompt, policy.image_token, [grid], sample)
@@ -165,8 +165,6 @@ class _Policy:
         self._told = _told(args)
         dialect, grammar = get_dialect(self._told["dialect"]), self._told["grammar"]
         self._dialect, self._grammar = dialect, grammar
-        options: dict[str, Any] = {"horizon": list(args.horizon)}
-        self.config = CreditConfig.from_mapping({**options, **({"layers": args.layers} if args.layers else {})})
         self.model, self.processor = load_policy(args.model)
         self.model.eval()
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
@@ -209,6 +207,11 @@ class _Policy:
         with torch.no_grad():
             output = self.model.generate(**inputs, max_new_tokens=tokens, **how)
         return output[:, inputs["input_ids"].shape[1] :]
+
+
+def _config(args: argparse.Namespace) -> CreditConfig:
+    layers = {"layers": args.layers} if args.layers else {}
+    return CreditConfig.from_mapping({"horizon": list(args.horizon), **layers})
 
 
 def _told(args: argparse.Namespace) -> dict[str, Any]:

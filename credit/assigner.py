@@ -56,7 +56,14 @@ from credit.gather import ATTENTION_FIELDS, Batch, Gatherer
 from credit.heads import FILE_NAME, HeadSelection, HeadStats, select_heads
 from credit.masking import mask_patches
 from credit.strategies import STRATEGIES, Signals, finish, signed
-from credit.tokens import TextReader, annotate_response, answer_and_thought, region_coverage
+from credit.tokens import (
+    TextReader,
+    annotate_response,
+    answer_and_thought,
+    image_cells,
+    merge_size,
+    region_coverage,
+)
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import from_row
@@ -95,7 +102,7 @@ class CreditAssigner:
         self._reader = TextReader(getattr(processor, "tokenizer", processor), self._read, self._read_piece)
         base = pretrained(model).config
         self._image_token = getattr(base, "image_token_id", None)
-        self._merge = getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
+        self._merge = merge_size(processor)
         self._capture: AttentionCapture | None = None
         self.heads: HeadSelection | None = None
         if self.needs & ATTENTION_FIELDS:
@@ -334,7 +341,7 @@ class CreditAssigner:
                 f"credit: strategy {self.config.strategy!r} asks which image tokens lie in the target, and this "
                 "model's processor gives no image_grid_thw to say where they lie; take another strategy"
             )
-        cells = [(frames * rows // self._merge, columns // self._merge) for frames, rows, columns in grids.tolist()]
+        cells = image_cells(grids, self._merge)
         parts, start = [], 0
         for index, (sample, count) in enumerate(zip(samples, counts, strict=True)):
             parts.append(region_coverage(ids[index], self._image_token, cells[start : start + count], sample))

@@ -174,13 +174,9 @@ class AttentionCapture:
             raise UsageError(f"{where} is empty")
         for layer in self.layers:
             if not 0 <= layer < count:
-                raise UsageError(
-                    f"{self._where}.layers: {layer} is outside the model, which has layers 0 to {count - 1}"
-                )
+                raise UsageError(f"{where}: {layer} is outside the model, which has layers 0 to {count - 1}")
             if layer not in self._modules:
-                raise UsageError(
-                    f"{self._where}.layers: layer {layer} of {type(self._model).__name__} has no attention"
-                )
+                raise UsageError(f"{where}: layer {layer} of {type(self._model).__name__} has no attention")
             sliding = getattr(self._modules[layer], "sliding_window", None)
             if sliding is not None or (layer < len(types) and types[layer] != "full_attention"):
                 full = [index for index, kind in enumerate(types) if kind == "full_attention"]

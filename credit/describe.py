@@ -15,10 +15,17 @@ from torch import Tensor
 
 from credit.capture import AttentionCapture, middle_layers, pretrained
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Batch, Gatherer
+from credit.gather import ATTENTION_FIELDS, Batch, Gatherer, prompt_and_response
 from credit.heads import MEASURES, ROLES, HeadSelection, HeadStats, select_heads
 from credit.strategies import STRATEGIES, Signals
-from credit.tokens import TextReader, annotate_response, answer_and_thought, region_coverage
+from credit.tokens import (
+    TextReader,
+    annotate_response,
+    answer_and_thought,
+    image_cells,
+    merge_size,
+    region_coverage,
+)
 from grounding.answer import ImageSize
 from grounding.sample import Sample
 
@@ -83,7 +90,7 @@ class Describer:
         text = base.get_text_config()
         self._layers = middle_layers(text.num_hidden_layers) if config.layers == "middle" else config.layers
         self._heads, self._image_token = text.num_attention_heads, base.image_token_id
-        self._merge = getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
+        self._merge = merge_size(processor)
         self._batches: list[tuple[Gatherer, dict[str, Tensor], Tensor]] = []
 
     @torch.no_grad()
@@ -102,7 +109,7 @@ class Describer:
             ids, mask: (B, T) responses.
         """
         given = self._text(ids, mask, samples, sizes)
-        grids = [(f * r // self._merge, c // self._merge) for f, r, c in inputs["image_grid_thw"].tolist()]
+        grids = image_cells(inputs["image_grid_thw"], self._merge)
         coverage = [
             region_coverage(prompt, self._image_token, [grid], sample)
             for prompt, grid, sample in zip(inputs["input_ids"], grids, samples, strict=True)
@@ -117,13 +124,7 @@ class Describer:
         }
         batch = Batch.from_inputs(scored, self._image_token)
         gatherer = Gatherer(self._config, ATTENTION_FIELDS, batch, None)
-        forward = {
-            **inputs,
-            "input_ids": torch.cat([inputs["input_ids"], ids], 1),
-            "attention_mask": batch.valid.long(),
-        }
-        if "mm_token_type_ids" in inputs:
-            forward["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+        forward = prompt_and_response(inputs, ids, batch.valid)
         capture = AttentionCapture(self._model, self._layers)
         with capture.open(batch.valid, batch.prompt - 1, gatherer.consume):
             logits = self._model(**forward).logits[:, batch.prompt - 1 : -1].float()

@@ -63,6 +63,20 @@ class Batch:
         return Batch(self.valid[part], self.mask[part], self.prompt, image, self.sentences[part])
 
 
+def prompt_and_response(inputs: Mapping[str, Any], ids: Tensor, valid: Tensor) -> dict[str, Any]:
+    """A model's inputs for prompts with their responses behind them.
+
+    Args:
+        inputs: the processor's output for B prompts.
+        ids: (B, T) responses.
+        valid: (B, P + T) attention mask.
+    """
+    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], ids], 1), "attention_mask": valid.long()}
+    if "mm_token_type_ids" in inputs:
+        whole["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+    return whole
+
+
 class Gatherer:
     """Consumer of one forward pass.
 

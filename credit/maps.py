@@ -28,7 +28,7 @@ from credit.capture import AttentionCapture, LayerRows, middle_layers, pretraine
 from credit.config import check_keys
 from credit.gather import mean_over_rows
 from credit.heads import HeadSelection, HeadStats, select_heads
-from credit.tokens import TextReader, answer_and_thought
+from credit.tokens import TextReader, answer_and_thought, image_cells, merge_size
 from credit.visual import ImageTokens, image_attention, image_columns, image_map, sink_votes
 from grounding.answer import ImageSize
 from grounding.errors import FoveaError, UsageError
@@ -169,7 +169,7 @@ class AttentionMaps:
             raise UsageError(f"attention.rows: {self.config.rows!r} reads the text and needs the dialect")
         self._capture = AttentionCapture(model, self.config.layers_of(base), "attention")
         self._heads_per_layer = base.get_text_config().num_attention_heads
-        self._merge = getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
+        self._merge = merge_size(processor)
 
         def read(text: str, sizes: Sequence[ImageSize]) -> Any:
             return dialect.parse(text, sizes, grammar=grammar)
@@ -260,7 +260,7 @@ class AttentionMaps:
         Raises:
             FoveaError: a prompt whose image tokens do not fit its images.
         """
-        cells = [(frames * rows // self._merge, columns // self._merge) for frames, rows, columns in grids.tolist()]
+        cells = image_cells(grids, self._merge)
         values, present = look.values.double().cpu().numpy(), look.image.present.cpu().numpy()
         sinks = None if look.sinks is None else look.sinks.cpu().numpy()
         found: list[tuple[np.ndarray, np.ndarray | None] | None] = []

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from credit.capture import AttentionCapture, LayerRows, middle_layers, pretrained
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Batch, Gatherer
+from credit.gather import ATTENTION_FIELDS, Batch, Gatherer, prompt_and_response
 from credit.heads import HeadSelection, HeadStats, select_heads
 from credit.strategies import select, waad_jumps
-from credit.tokens import TextReader, annotate_response, region_coverage, token_spans
+from credit.tokens import TextReader, annotate_response, image_cells, merge_size, region_coverage, token_spans
 from credit.visual import attention_over_image, visual_sinks
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
@@ -88,8 +88,7 @@ def examine(
     layers = middle_layers(text_config.num_hidden_layers) if config.layers == "middle" else config.layers
     ids = torch.tensor([list(response)], device=inputs["input_ids"].device)
     prompt = inputs["input_ids"]
-    merge = getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
-    grids = [(f * r // merge, c // merge) for f, r, c in inputs["image_grid_thw"].tolist()]
+    grids = image_cells(inputs["image_grid_thw"], merge_size(processor))
     coordinate, _, sentence = annotate_response(reader, list(response), sizes, sample)
     scored = {
         "prompt_ids": prompt,
@@ -100,9 +99,7 @@ def examine(
         "credit_coverage": region_coverage(prompt[0], base.image_token_id, grids, sample).unsqueeze(0),
     }
     batch = Batch.from_inputs(scored, base.image_token_id)
-    forward = {**inputs, "input_ids": torch.cat([prompt, ids], 1), "attention_mask": batch.valid.long()}
-    if "mm_token_type_ids" in inputs:
-        forward["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+    forward = prompt_and_response(inputs, ids, batch.valid)
     shown: list[LayerRows] = []
     capture = AttentionCapture(model, layers)
     with capture.open(batch.valid, batch.prompt - 1, shown.append):

@@ -164,6 +164,17 @@ def _coordinate(text: str, spans: Sequence[tuple[int, int]], answer: Answer) -> 
     return coordinate
 
 
+def merge_size(processor: Any) -> int:
+    """How many patches of each side make one image token."""
+    return getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
+
+
+def image_cells(grids: Tensor, merge: int) -> list[tuple[int, int]]:
+    """(rows, columns) of image tokens per image, from (N, 3) frames, rows and columns of patches; a video's frames
+    stand one below the other."""
+    return [(frames * rows // merge, columns // merge) for frames, rows, columns in grids.tolist()]
+
+
 def region_coverage(ids: Tensor, image_token: int, grids: Sequence[tuple[int, int]], sample: Sample) -> Tensor:
     """Share of each token's image cell that the target covers, 0 for text.
 

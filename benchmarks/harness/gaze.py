@@ -17,6 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from benchmarks.harness.generate import Gaze
 from credit.capture import REFUSED, AttentionCapture, LayerRows, attention_modules, middle_layers
+from credit.tokens import image_cells
 from credit.visual import ImageTokens, attention_over_image
 from grounding.errors import UsageError
 
@@ -96,7 +97,7 @@ def read_gaze(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequenc
     finally:
         capture.detach()
     drawn = torch.stack([sinks[layer] for layer in layers]).any(0)
-    grids = [(f * r // merge, c // merge) for f, r, c in inputs["image_grid_thw"].tolist()]
+    grids = image_cells(inputs["image_grid_thw"], merge)
     gazes, first = [], 0
     for row, count in enumerate(images):
         own = tuple(grids[first : first + count])

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, set_seed
 
 from benchmarks.harness.gaze import read_gaze, redistribution
 from benchmarks.harness.generate import Decoding, Gaze, Output, Request, messages
+from credit.tokens import merge_size
 from models.loading import processor_sizes
 from models.sharing import share_images
 
@@ -62,7 +63,7 @@ class LocalModel:
     def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
         """See `Sighted`."""
         inputs = self.encode(requests, opening)
-        merge = getattr(self.processor.image_processor, "merge_size", None) or 1
+        merge = merge_size(self.processor)
         found = read_gaze(self.model, inputs, merge, [len(r.images) for r in requests])
         seen = self._seen(inputs, requests)
         return [
