@@ -9,7 +9,8 @@ they are: the same kernels run with the same arguments.
 The log-sum-exp comes, in this order, from
   * the fused kernel that `scaled_dot_product_attention` picked (CPU flash; CUDA flash, memory-efficient, cuDNN) or
     the flash-attn package's operator, seen by a `TorchDispatchMode`;
-  * FlexAttention's own return value, when that is float32 (transformers rounds it to the values' type);
+  * FlexAttention's own return value, when that is float32 (transformers rounds it to the values' type, and asks
+    for none on a CPU);
   * otherwise a streaming recomputation over row chunks: exact, never N x N, but quadratic in time for the rows asked.
 
 Refused, since attention probabilities are then no plain softmax of q k^T over all earlier keys: sliding windows,
@@ -23,7 +24,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -231,7 +232,9 @@ def _register(implementation: str) -> None:
         if window is None or identity not in window.modules:
             return original(module, query, key, value, attention_mask, **kwargs)
         call = functools.partial(original, module, query, key, value, attention_mask, **kwargs)
-        return _captured(window, call, module, (query, key), kwargs)
+        # Under a dispatch mode compiled FlexAttention would run uncompiled and N x N; it returns what is needed.
+        kernel = None if implementation == "flex_attention" else _KernelLse()
+        return _captured(window, call, module, (query, key), kwargs, kernel=kernel)
 
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
@@ -243,8 +246,10 @@ def _captured(
     module: Any,
     states: tuple[Tensor, Tensor],
     kwargs: Mapping[str, Any],
+    *,
+    kernel: _KernelLse | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the model's own attention and hand the rows asked for to the consumer."""
+    """Run the model's own attention, watched by `kernel`, and hand the rows asked for to the consumer."""
     query, key = states
     layer = int(module.layer_idx)
     for option, meaning in REFUSED.items():
@@ -260,11 +265,11 @@ def _captured(
             f"{window.where}: layer {layer} showed {count} responses of {query.shape[2]} queries and {length} keys, "
             f"after {start} of a batch {tuple(window.valid.shape)}: capture a full forward pass without cache"
         )
-    with _KernelLse() as kernel:
+    with kernel or nullcontext():
         output, extra = call()
     window.taken[layer] = start + count
     with torch.no_grad():
-        lse = kernel.rows(valid)
+        lse = kernel.rows(valid) if kernel else None
         if lse is None and extra is not None and extra.dtype == torch.float32 and extra.shape == query.shape[:3]:
             lse = extra.detach()  # FlexAttention
         scale = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
@@ -343,7 +348,7 @@ def _why_streamed(implementation: str) -> str:
     reasons = {
         "eager": "eager attention returns none (model.attn_implementation: sdpa does)",
         "sdpa": "sdpa took its plain kernel for these heads, numbers or masks",
-        "flex_attention": "flex_attention returns it rounded to the precision of the values",
+        "flex_attention": "flex_attention returns it on GPUs only, rounded to the precision of the values",
     }
     return reasons.get(implementation, f"{implementation} returns none")
 
