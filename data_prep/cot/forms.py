@@ -52,12 +52,13 @@ def _centre(region: Box | Point) -> Point:
 
 
 def position_words(region: Box | Point) -> str:
-    """Where it is, in words: "in the upper left of the image"."""
+    """Where it is, in words: "in the upper left of the image", "in the upper part of the image"."""
     point = _centre(region)
     row = "upper" if point.y < 1 / 3 else "lower" if point.y > 2 / 3 else ""
     column = "left" if point.x < 1 / 3 else "right" if point.x > 2 / 3 else ""
-    words = " ".join(word for word in (row, column) if word)
-    return f"in the {words} of the image" if words else "near the middle of the image"
+    if not row and not column:
+        return "near the middle of the image"
+    return f"in the {row} {column} of the image" if row and column else f"in the {row or column} part of the image"
 
 
 def around(region: Box | Point) -> Box:
@@ -67,8 +68,12 @@ def around(region: Box | Point) -> Box:
     return Box(max(0.0, x1 - dx), max(0.0, y1 - dy), min(1.0, x2 + dx), min(1.0, y2 + dy), region.image)
 
 
+def _asked(sample: Sample) -> str:
+    return sample.instruction.rstrip(" .")
+
+
 def _without_region(sample: Sample) -> str:
-    asked = f'I am asked for "{sample.instruction}".'
+    asked = f'I am asked for "{_asked(sample)}".'
     if isinstance(sample.target, Absent):
         return f"{asked} I look over the whole image and find nothing that fits, so it is not there."
     if isinstance(sample.target, Span):
@@ -84,7 +89,7 @@ def _free(sample: Sample, dice: random.Random) -> str:
     opening = dice.choice(("I am asked for", "I look for", "The target is"))
     found = " and ".join(dict.fromkeys(position_words(region) for region in regions[:4]))
     many = "it is" if len(regions) == 1 else f"there are {len(regions)}, "
-    return f'{opening} "{sample.instruction}". Comparing what the image shows with this, {many} {found}.'
+    return f'{opening} "{_asked(sample)}". Comparing what the image shows with this, {many} {found}.'
 
 
 def _grounded(sample: Sample, dice: random.Random) -> str:
@@ -93,7 +98,7 @@ def _grounded(sample: Sample, dice: random.Random) -> str:
         return _without_region(sample)
     first = around(regions[0])
     steps = [
-        f'I am asked for "{sample.instruction}".',
+        f'I am asked for "{_asked(sample)}".',
         f"I look {position_words(regions[0])}, around {write_place(_centre(first))}.",
     ]
     steps += [f"What fits is at {write_place(region)}." for region in regions]
@@ -106,7 +111,7 @@ def _region(sample: Sample, dice: random.Random) -> str:
         return _without_region(sample)
     found = " and ".join(write_place(region) for region in regions)
     return (
-        f'To find "{sample.instruction}" I first look at the region {write_place(around(regions[0]))}.'
+        f'To find "{_asked(sample)}" I first look at the region {write_place(around(regions[0]))}.'
         f" Inside it the target is at {found}."
     )
 
@@ -117,10 +122,10 @@ def _fast_slow(sample: Sample, dice: random.Random) -> str:
         return _without_region(sample)
     place = " and ".join(write_place(region) for region in regions)
     if len(regions) == 1 and isinstance(regions[0], Box) and regions[0].area >= EASY_AREA:
-        return f'Fast: "{sample.instruction}" is easy to see at {place}.'
+        return f'Fast: "{_asked(sample)}" is easy to see at {place}.'
     return (
-        f'Slow. Summary: the image is searched for "{sample.instruction}".'
-        f" Focus: the part {position_words(regions[0])}, {write_place(around(regions[0]))}. Point: {place}."
+        f'Slow. Summary: the image is searched for "{_asked(sample)}".'
+        f" Focus: what is {position_words(regions[0])}, {write_place(around(regions[0]))}. Point: {place}."
     )
 
 
@@ -130,7 +135,7 @@ def _knowledge(sample: Sample, dice: random.Random) -> str:
         return _without_region(sample)
     place = " and ".join(write_place(region) for region in regions)
     return (
-        f'I recall what tells "{sample.instruction}" from things that look alike, and compare each candidate with it.'
+        f'I recall what tells "{_asked(sample)}" from things that look alike, and compare each candidate with it.'
         f" The one that fits is {position_words(regions[0])}, at {place}."
     )
 
