@@ -1,6 +1,7 @@
 """Screens: exact boxes, verified thoughts, no leaks between splits, the same bytes for the same seed."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from data_prep.scenes import (
 from grounding.io import open_image, read_samples
 from grounding.sample import from_row, to_row
 from grounding.targets import Absent, Box
+from grounding.thought import read_places
 
 indices = st.integers(0, 10_000)
 difficulties = st.sampled_from(DIFFICULTIES)
@@ -38,6 +40,21 @@ def test_a_sample_is_a_function_of_its_arguments(index, difficulty, split):
     again, same = screens.example(index, seed=3, split=split, difficulty=difficulty)
     assert first == again and image.tobytes() == same.tobytes()
     assert from_row(to_row(first)) == first
+
+
+@given(indices, difficulties)
+@settings(max_examples=60, deadline=None)
+def test_a_thought_in_steps_changes_only_the_thought(index, difficulty):
+    kwargs = {"seed": 3, "split": "train", "difficulty": difficulty}
+    short, image = screens.example(index, **kwargs)
+    long, same = screens.example(index, **kwargs, thought="steps")
+    assert image.tobytes() == same.tobytes()
+    assert replace(long, thought=short.thought) == short
+    assert long.thought.startswith(short.thought)
+    if isinstance(long.target, Box):
+        *_, middle, box = read_places(long.thought)
+        np.testing.assert_allclose((middle.x, middle.y), (long.target.center.x, long.target.center.y), atol=6e-4)
+        np.testing.assert_allclose(box.xyxy, long.target.xyxy, atol=6e-4)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -99,6 +116,11 @@ def test_a_wrong_thought_is_found_out():
     lie = screens.think(scene, above).replace("0.781", "0.100")
     assert screens.think(scene, above) != lie
     assert "elsewhere" in screens.verify(lie, scene, above)
+    steps = screens.think(scene, query, "steps")
+    assert steps == f"{right} It is at [0.156, 0.156]. It is at [0.052, 0.052, 0.260, 0.260]."
+    assert screens.verify(steps, scene, query) == ""
+    assert "at [0.556, 0.156]" in screens.verify(steps.replace("[0.156", "[0.556"), scene, query)
+    assert "0.270]" in screens.verify(steps.replace("0.260]", "0.270]"), scene, query)
 
 
 def test_relations_are_about_centres():
