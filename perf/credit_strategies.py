@@ -11,9 +11,10 @@ Resumable: a finished run is one JSON file under --out (arm--seed.json); the sam
 prints the table from what is there. Runs go seed by seed, so that every arm has the same seeds at any time; several
 processes with the same --out share the work.
 
-Columns: final held-out accuracy; area under the training-reward curve (mean reward over steps); steps until the mean
-reward of ten steps reaches --target (censored at the last step); each as the difference from uniform over the common
-seeds, with the 95 % percentile interval of 10,000 paired bootstrap samples. `*` marks intervals without 0.
+Columns: final held-out accuracy and mean IoU; area under the training-reward curve (mean reward over steps); steps
+until the mean reward of ten steps reaches --target (censored at the last step); each as the difference from uniform
+over the common seeds, with the 95 % percentile interval of 10,000 paired bootstrap samples. `*` marks intervals
+without 0.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def run_one(args: argparse.Namespace, arm: str, seed: int) -> None:
         "steps": args.steps,
         "rollouts": args.rollouts,
         "credit": ARMS[arm],
-        "accuracy": _accuracy(folder / "eval"),
+        **_metrics(folder / "eval"),
         "curve": curve,
         "credit_last": credit[-1] if credit else {},
     }
@@ -126,9 +127,10 @@ def _evaluation(args: argparse.Namespace, folder: Path) -> list[str]:
     return [*options, "--out", str(folder / "eval"), *args.eval_option]
 
 
-def _accuracy(folder: Path) -> float:
+def _metrics(folder: Path) -> dict[str, float]:
     """Of an evaluation folder, in [0, 1]."""
-    return float(json.loads((folder / "metrics.json").read_text())["accuracy"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {"accuracy": float(metrics["accuracy"]), "mean_iou": float(metrics["official"]["mean_iou"])}
 
 
 def _metrics_file(folder: Path) -> Path:
@@ -139,6 +141,7 @@ def summarise(results: dict[tuple[str, int], dict[str, Any]], target: float, boo
     """The table's lines."""
     measures = {
         "accuracy": lambda r: r["accuracy"],
+        **({"mean IoU": lambda r: r["mean_iou"]} if all("mean_iou" in r for r in results.values()) else {}),
         "area": lambda r: float(np.mean([point["reward"] for point in r["curve"]])),
         f"steps to {target:g}": lambda r: steps_to(r["curve"], target),
     }
@@ -208,9 +211,7 @@ def main() -> int:
         done = load(args.out)
         missing = [(arm, seed) for seed in range(args.seeds) for arm in args.arms if (arm, seed) not in done]
         for arm, seed in tqdm(missing, desc="runs"):
-            with (args.out / f"{arm}--{seed}.lock").open(
-                "w"
-            ) as lock:  # released when the process ends, however it does
+            with (args.out / f"{arm}--{seed}.lock").open("w") as lock:
                 try:  # the lock goes when its process ends, however it does
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

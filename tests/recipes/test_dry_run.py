@@ -53,7 +53,7 @@ def test_every_recipe_builds(file, folders, data, tmp_path):
     recipe = load_recipe(file)
     assert recipe.name == file.stem
     stand_in = folders[recipe.model.path]
-    overrides = [f"model.path={stand_in}", f"data.path={data}", f"output={tmp_path}"]
+    overrides = [f"model.path={stand_in}", f"data.path={data}", f"output={tmp_path}", *_stage_data(file, data)]
     lines = list(dry_run(load_recipe(file, [*_data_as_mapping(file), *overrides])))
     assert sum(" -> " in line for line in lines) == len(recipe.stages)
     text = "\n".join(lines)
@@ -61,6 +61,11 @@ def test_every_recipe_builds(file, folders, data, tmp_path):
     assert "click the" in text
     assert "rewards " in text
     assert list(tmp_path.iterdir()) == []
+
+
+def _stage_data(file: Path, data: Path) -> list[str]:
+    stages = enumerate(yaml.safe_load(file.read_text())["stages"])
+    return [f"stages.{index}.data.path={data}" for index, stage in stages if "path" in stage.get("data", {})]
 
 
 def _data_as_mapping(file: Path) -> list[str]:
