@@ -36,6 +36,7 @@ quickstart: install  ## data, SFT, GRPO, evaluation, report: minutes on two CPU 
 	$(BIN)/python eval.py --model assets/fovea-tiny --data data/screens $(FAST) --out $(RUN)/eval/base
 	$(BIN)/python eval.py --model $(RUN)/0-sft/model --data data/screens $(FAST) --out $(RUN)/eval/sft
 	$(BIN)/python eval.py --model $(RUN)/1-grpo/model --data data/screens $(FAST) --out $(RUN)/eval/grpo
+	$(BIN)/python -m credit show --model $(RUN)/1-grpo/model --data data/screens --limit 3 --out $(RUN)/attention
 	$(BIN)/python -m reports $(RUN)
 	@echo "Open $(RUN)/report.html in a browser."
 

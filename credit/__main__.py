@@ -1,5 +1,6 @@
 """See what credit sees: in one response, as a page, or in many, as a table of heads and of strategies, or as scores.
 
+python -m credit show --model runs/x/final --data data/screens --limit 3 --out runs/x/attention
 python -m credit show --model runs/x/final --data data/screens --sample ID --out page.html
 python -m credit show --model runs/x/final --data data/screens --response '<think>...</think> ...' --out page.html
 python -m credit describe --model runs/x/final --data data/screens --limit 128
@@ -33,6 +34,7 @@ from grounding.errors import FoveaError, UsageError
 from grounding.io import open_image, read_samples
 from grounding.sample import Sample, regions_of
 from models.loading import SeenSizes, load_policy
+from models.profile import messages, read_profile
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -52,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         command.add_argument("--dialect", help="how coordinates are worded; what the model folder says, by default")
         command.add_argument("--grammar", help="what stands around an answer; likewise")
+        command.add_argument("--system", help="system message; likewise")
         command.add_argument(
             "--image-first", action=argparse.BooleanOptionalAction, help="images before the text; likewise"
         )
@@ -65,10 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (describe, attention):
         command.add_argument("--batch-size", type=int, default=32)
     describe.add_argument("--seed", type=int, default=0)
-    show.add_argument("--sample", help="id of the sample, the first one by default")
+    show.add_argument("--sample", nargs="+", metavar="ID", help="samples to show, the first ones by default")
+    show.add_argument("--limit", type=int, default=1, help="how many, without --sample (1)")
     show.add_argument("--response", help="a response to look at; the model's own greedy one by default")
     show.add_argument("--heads", type=Path, help=f"a {FILE_NAME}; by default chosen from this response")
-    show.add_argument("--out", type=Path, default=Path("credit.html"))
+    show.add_argument("--out", type=Path, default=Path("credit.html"), help="a file, or a folder for ID.html of each")
     args = parser.parse_args(arguments)
     try:
         return {"show": _show, "describe": _describe, "attention": _attention}[args.command](args)
@@ -80,30 +84,48 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(args: argparse.Namespace) -> int:
     config = _config(args)
     policy = _Policy(args)
-    sample = _find(policy.file, args.sample)
-    inputs = policy.prompts([sample])
-    if args.response is None:
-        response = policy.generate(inputs, args.max_new_tokens, do_sample=False)[0].tolist()
-    else:
-        response = policy.reader.tokenizer(args.response, add_special_tokens=False)["input_ids"]
+    samples = _find(policy.file, args.sample, args.limit)
+    pages = _pages(args.out, samples)
     heads, text = None, policy.model.config.get_text_config()
     if args.heads is not None:
         layers = tuple(config.layers) if args.layers else range(text.num_hidden_layers)
         heads = HeadSelection.load(args.heads, layers, text.num_attention_heads)
-    shown = examine(
-        policy.model,
-        policy.processor,
-        inputs,
-        response,
-        sample=sample,
-        sizes=policy.sizes(sample),
-        reader=policy.reader,
-        config=config,
-        heads=heads,
-    )
-    write(args.out, render(shown, sample, policy.images(sample), args.model))
-    print(f"{args.out}: {len(shown.tokens)} tokens of {sample.id}")
+    for sample, page in zip(samples, pages, strict=True):
+        inputs = policy.prompts([sample])
+        if args.response is None:
+            response = policy.generate(inputs, args.max_new_tokens, do_sample=False)[0].tolist()
+        else:
+            response = policy.reader.tokenizer(args.response, add_special_tokens=False)["input_ids"]
+        shown = examine(
+            policy.model,
+            policy.processor,
+            inputs,
+            response,
+            sample=sample,
+            sizes=policy.sizes(sample),
+            reader=policy.reader,
+            config=config,
+            heads=heads,
+        )
+        write(page, render(shown, sample, policy.images(sample), args.model))
+        print(f"{page}: {len(shown.tokens)} tokens of {sample.id}")
     return 0
+
+
+def _pages(out: Path, samples: Sequence[Sample]) -> list[Path]:
+    """Where each sample's page goes.
+
+    Raises:
+        UsageError: several samples and one file, or an id that is no file name.
+    """
+    if out.suffix == ".html":
+        if len(samples) > 1:
+            raise UsageError(f"--out {out}: {len(samples)} samples need a folder")
+        return [out]
+    for sample in samples:
+        if Path(sample.id).name != sample.id:
+            raise UsageError(f"sample {sample.id!r} is no file name: show it alone, with --out FILE.html")
+    return [out / f"{sample.id}.html" for sample in samples]
 
 
 def _describe(args: argparse.Namespace) -> int:
@@ -162,14 +184,13 @@ class _Policy:
 
     def __init__(self, args: argparse.Namespace):
         self.file = _file(args.data)
-        self._told = _told(args)
-        dialect, grammar = get_dialect(self._told["dialect"]), self._told["grammar"]
-        self._dialect, self._grammar = dialect, grammar
+        self._profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
+        self._dialect, grammar = get_dialect(self._profile.dialect), self._profile.grammar
         self.model, self.processor = load_policy(args.model)
         self.model.eval()
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.reader = TextReader(
-            tokenizer, partial(dialect.parse, grammar=grammar), partial(dialect.parse, grammar="bare")
+            tokenizer, partial(self._dialect.parse, grammar=grammar), partial(self._dialect.parse, grammar="bare")
         )
         self._seen = SeenSizes(self.processor)
 
@@ -193,12 +214,10 @@ class _Policy:
         """The processor's output for the samples, left-padded."""
         texts = []
         for sample in samples:
-            question = self._dialect.prompt(sample.instruction, sample.kind, self._grammar)
-            words = [{"type": "text", "text": question}]
-            pictures = [{"type": "image"} for _ in sample.images]
-            content = pictures + words if self._told["image_first"] else words + pictures
-            message = [{"role": "user", "content": content}]
-            texts.append(self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+            how = self._profile
+            question = self._dialect.prompt(sample.instruction, sample.asks, how.grammar, self.sizes(sample))
+            chat = messages(question, len(sample.images), image_first=how.image_first, system=how.system)
+            texts.append(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
         images = [image for sample in samples for image in self.images(sample)]
         return dict(self.processor(images=images, text=texts, padding=True, return_tensors="pt"))
 
@@ -214,20 +233,6 @@ def _config(args: argparse.Namespace) -> CreditConfig:
     return CreditConfig.from_mapping({"horizon": list(args.horizon), **layers})
 
 
-def _told(args: argparse.Namespace) -> dict[str, Any]:
-    """How the model is spoken to: the options, else the fovea.json that training leaves in a model's folder."""
-    told = {"grammar": "think", "image_first": True}
-    profile = Path(args.model) / "fovea.json"
-    if profile.is_file():
-        told |= json.loads(profile.read_text(encoding="utf-8"))
-    told |= {
-        name: getattr(args, name) for name in ("dialect", "grammar", "image_first") if vars(args)[name] is not None
-    }
-    if "dialect" not in told:
-        raise UsageError(f"--dialect is needed: {args.model} has no fovea.json that says how coordinates are worded")
-    return told
-
-
 def _file(path: Path) -> Path:
     if path.is_file():
         return path
@@ -237,12 +242,18 @@ def _file(path: Path) -> Path:
     raise UsageError(f"--data {path}: no such file, or a folder without test.jsonl or test.parquet")
 
 
-def _find(file: Path, name: str | None) -> Sample:
-    samples = read_samples(file)
-    chosen = islice(samples, 1) if name is None else (sample for sample in samples if sample.id == name)
-    for sample in chosen:
-        return sample
-    raise UsageError(f"{file}: no sample {name!r}" if name else f"{file}: no samples")
+def _find(file: Path, names: Sequence[str] | None, limit: int) -> list[Sample]:
+    """The samples of these names in their order, else the first `limit`."""
+    if names is None:
+        first = list(islice(read_samples(file), limit))
+        if not first:
+            raise UsageError(f"{file}: no samples")
+        return first
+    found = {sample.id: sample for sample in read_samples(file) if sample.id in names}
+    for name in names:
+        if name not in found:
+            raise UsageError(f"{file}: no sample {name!r}")
+    return [found[name] for name in names]
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ class ImageRef:
             raise ValueError(f"image {self.path!r} has size {self.width}x{self.height}")
 
 
+_ASKED_AS = {"polygon": "box", "absent": "box"}
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One thing to point at.
@@ -95,6 +98,12 @@ class Sample:
     def kind(self) -> str:
         """The target's kind: a key of `grounding.targets.TARGET_KINDS`."""
         return kind_of(self.target)
+
+    @property
+    def asks(self) -> str:
+        """What a prompt asks for: `meta["ask"]`, else the target's kind, or a box where that would give it away."""
+        named = self.meta.get("ask")
+        return str(named) if named else _ASKED_AS.get(self.kind, self.kind)
 
     @property
     def sizes(self) -> tuple[ImageSize, ...]:

@@ -39,6 +39,7 @@ from grounding.answer import ImageSize
 from grounding.completion import render_completion
 from grounding.dialects import get_dialect
 from models.loading import save_policy
+from models.profile import Profile
 from models.tiny import MERGE, PATCH, build, train_tokenizer
 
 SPLIT = "pretrain"
@@ -325,9 +326,7 @@ def main() -> None:
     # Half the file; but "auto" must compute in single precision, which is what a CPU is good at.
     config = options.out / "config.json"
     config.write_text(config.read_text(encoding="utf-8").replace('"float16"', '"float32"'), encoding="utf-8")
-    (options.out / "fovea.json").write_text(
-        json.dumps({"dialect": "fovea", "grammar": "think", "image_first": False}, indent=2) + "\n", encoding="utf-8"
-    )
+    Profile("fovea", "think", image_first=False).write(options.out)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.harness.generate import Decoding, Request
 from benchmarks.harness.local import LocalModel
-from benchmarks.harness.profile import read_profile
 from benchmarks.screens import Screens
 from grounding.dialects import get_dialect
 from grounding.io import open_image
 from grounding.sample import ImageRef
 from models import tiny
 from models.loading import load_policy
+from models.profile import read_profile
 
 CLAIM = 3.0
 N = 48

@@ -28,13 +28,12 @@ from grounding.errors import UsageError
 from grounding.io import open_image, read_samples
 from grounding.sample import Sample, from_row, to_row
 from models.loading import SeenSizes
+from models.profile import messages
 from recipes.config import DataSpec, ModelSpec
 
 log = logging.getLogger("fovea")
 
 SUFFIXES = (".parquet", ".jsonl")
-# What is asked for when the recipe does not say: never more than the target's kind gives away.
-ASK_OF_KIND = {"polygon": "box", "absent": "box"}
 
 
 def data_file(path: str, split: str) -> Path:
@@ -52,14 +51,6 @@ def data_file(path: str, split: str) -> Path:
     if not given.is_file():
         raise UsageError(f"data {path}: no such file or folder; see `python -m data_prep --help` for how to make it")
     return given
-
-
-def expected_kind(sample: Sample, ask: str | None) -> str:
-    """What the prompt of a sample asks for."""
-    if ask is not None:
-        return ask
-    named = sample.meta.get("ask")
-    return str(named) if named else ASK_OF_KIND.get(sample.kind, sample.kind)
 
 
 @dataclass(frozen=True)
@@ -93,13 +84,7 @@ class RowBuilder:
 
     def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
         text = self.dialect.prompt(sample.instruction, expect, self.model.grammar, sizes)
-        images = [{"type": "image"} for _ in sample.images]
-        words = [{"type": "text", "text": text}]
-        content = images + words if self.model.image_first else words + images
-        user = {"role": "user", "content": content}
-        if self.model.system is None:
-            return [user]
-        return [{"role": "system", "content": [{"type": "text", "text": self.model.system}]}, user]
+        return messages(text, len(sample.images), image_first=self.model.image_first, system=self.model.system)
 
     def completion(self, sample: Sample, sizes: tuple[ImageSize, ...]) -> str:
         answer = self.dialect.render(sample.target, sizes)
@@ -160,7 +145,7 @@ def _rows(spec: DataSpec) -> Iterator[dict[str, Any]]:
             yield {
                 "row": text,
                 "root": str(file.parent),
-                "expect": expected_kind(sample, ask),
+                "expect": ask or sample.asks,
                 "thoughtless": sample.thought is None,
             }
 

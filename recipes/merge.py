@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from transformers import Trainer
 from transformers.integrations import unset_hf_deepspeed_config
 
 from models.loading import load_policy, save_policy
+from models.profile import Profile
 from recipes.config import ModelSpec
 from recipes.stage import Job
 
-PROFILE = "fovea.json"
 # What a checkpoint holds besides the model.
 TRAINING_STATE = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "global_step*", "latest")
 
@@ -44,14 +43,9 @@ def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> 
         else:
             shutil.rmtree(job.folder / "model", ignore_errors=True)
             whole.replace(job.folder / "model")
-        write_profile(job.folder / "model", job.recipe.model)
+        spec = job.recipe.model
+        Profile(spec.dialect, spec.grammar, spec.image_first, spec.system).write(job.folder / "model")
     accelerator.wait_for_everyone()
-
-
-def write_profile(folder: Path, spec: ModelSpec) -> None:
-    """Say in the model folder how the model is to be asked; eval.py reads it."""
-    profile = {key: getattr(spec, key) for key in ("dialect", "grammar", "image_first", "system")}
-    (folder / PROFILE).write_text(json.dumps(profile) + "\n", encoding="utf-8")
 
 
 def merge_adapter(model_path: str, adapter: Path, target: Path, spec: ModelSpec) -> None:

@@ -11,9 +11,9 @@ from accelerate import PartialState
 from benchmarks.harness.endpoint import Endpoint
 from benchmarks.harness.generate import Backend
 from benchmarks.harness.local import LocalModel
-from benchmarks.harness.profile import Profile
 from benchmarks.harness.vllm_backend import VllmModel
 from models.loading import load_policy
+from models.profile import Profile
 
 
 def processes() -> tuple[tuple[int, int], Callable[[], None]]:

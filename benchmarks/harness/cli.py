@@ -20,8 +20,8 @@ from benchmarks.harness.compare import compare
 from benchmarks.harness.generate import Decoding, generations_file
 from benchmarks.harness.items import RULE_CHOICES, Item, Rule
 from benchmarks.harness.predictions import SPACES, Reading, match_rows, space_warning
-from benchmarks.harness.profile import read_profile
 from grounding.errors import UsageError
+from models.profile import read_profile
 
 log = logging.getLogger("fovea.eval")
 

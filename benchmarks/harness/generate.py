@@ -64,16 +64,6 @@ class Output:
     cost: dict[str, int] = field(default_factory=dict)
 
 
-def messages(request: Request, image_first: bool, system: str | None) -> list[dict[str, Any]]:
-    """A request as a chat template takes it, after the system message where there is one."""
-    images = [{"type": "image"} for _ in request.images]
-    text = [{"type": "text", "text": request.text}]
-    user = {"role": "user", "content": images + text if image_first else text + images}
-    if system is None:
-        return [user]
-    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
-
-
 class Backend(Protocol):
     """Something that answers requests: a local model, vLLM, an endpoint, or an inference-time method around one."""
 

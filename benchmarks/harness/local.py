@@ -12,9 +12,10 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 from benchmarks.harness.gaze import read_gaze, redistribution
-from benchmarks.harness.generate import Decoding, Gaze, Output, Request, messages
+from benchmarks.harness.generate import Decoding, Gaze, Output, Request
 from credit.tokens import merge_size
 from models.loading import processor_sizes
+from models.profile import messages
 from models.sharing import share_images
 
 
@@ -47,7 +48,9 @@ class LocalModel:
         """The processor's inputs for a batch, left-padded, on the model's device; `opening` begins every answer."""
         texts = [
             self.processor.apply_chat_template(
-                messages(r, self.image_first, self.system), tokenize=False, add_generation_prompt=True
+                messages(r.text, len(r.images), image_first=self.image_first, system=self.system),
+                tokenize=False,
+                add_generation_prompt=True,
             )
             + opening
             for r in requests

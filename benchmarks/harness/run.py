@@ -23,11 +23,11 @@ from benchmarks.harness.generate import (
 )
 from benchmarks.harness.items import Item, Picture, Rule, sizes_of
 from benchmarks.harness.predictions import Reading, read_output
-from benchmarks.harness.profile import Profile
 from benchmarks.harness.results import Reply, result_row, write_results
 from benchmarks.harness.scores import scoreboard
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
+from models.profile import Profile
 
 
 def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int | None = None) -> list[Item]:

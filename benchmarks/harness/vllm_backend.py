@@ -6,9 +6,10 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness.generate import Decoding, Output, Request, messages
+from benchmarks.harness.generate import Decoding, Output, Request
 from grounding.errors import UsageError
 from models.loading import SeenSizes, load_processor
+from models.profile import messages
 
 
 class VllmModel:
@@ -67,7 +68,7 @@ class VllmModel:
         ]
 
     def _prompt(self, request: Request) -> str:
-        chat = messages(request, self._image_first, self._system)
+        chat = messages(request.text, len(request.images), image_first=self._image_first, system=self._system)
         return self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
     def _output(self, choice: Any, request: Request) -> Output:

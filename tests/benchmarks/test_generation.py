@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from benchmarks.harness.generate import Decoding, Output, generate, plan, read_generations
+from benchmarks.harness.generate import Decoding, Output, Request, generate, plan, read_generations
 from benchmarks.harness.items import Item, Picture, Truth
+from benchmarks.harness.local import LocalModel
 from benchmarks.screens import Screens
 from grounding.errors import BrokenRow, UsageError
+from models.loading import load_policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,3 +145,14 @@ class TestRealModel:
         assert (killed / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
         metrics = [json.loads((out / "metrics.json").read_text()) for out in (killed, whole)]
         assert metrics[0]["correct"] == metrics[1]["correct"]
+
+
+def test_a_local_model_is_shown_the_system_message(random_model):
+    model, processor = load_policy(random_model)
+    question = Request("the red square", (Image.new("RGB", (96, 96)),))
+    shown = {}
+    for system in (None, "here red"):
+        ids = LocalModel(model, processor, False, system=system).encode([question])["input_ids"][0]
+        shown[system] = processor.tokenizer.decode(ids)
+    assert "<|im_start|>system\nhere red<|im_end|>" in shown["here red"]
+    assert "system" not in shown[None]

@@ -26,7 +26,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def page_file(places: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "page.html"
     model, data = places
-    command = ["show", "--model", model, "--data", data, "--dialect", "qwen3_vl", "--horizon", "1", "9"]
+    command = ["show", "--model", model, "--data", data, "--grammar", "think", "--horizon", "1", "9"]
     assert main([*command, "--response", RESPONSE, "--sample", "square-1", "--out", str(out)]) == 0
     return out
 
@@ -72,7 +72,7 @@ def test_the_heat_map_follows_the_cursor(page_file: Path, chromium: Path, tmp_pa
 
 def test_describe_prints_heads_and_strategies(places: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model, data = places
-    command = ["describe", "--model", model, "--data", data, "--dialect", "qwen3_vl", "--horizon", "1", "9"]
+    command = ["describe", "--model", model, "--data", data, "--grammar", "think", "--horizon", "1", "9"]
     assert main([*command, "--limit", "3", "--batch-size", "2", "--max-new-tokens", "12"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("3 responses of ")
@@ -81,7 +81,38 @@ def test_describe_prints_heads_and_strategies(places: Any, capsys: pytest.Captur
     assert "vppo" not in text and "`uniform`" not in text
 
 
-def test_a_missing_dialect_is_one_line(places: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_gets_a_page_for_each_sample(
+    places: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, data = places
-    assert main(["describe", "--model", model, "--data", data]) == 2
-    assert capsys.readouterr().err.startswith("credit: --dialect is needed")
+    command = ["show", "--model", model, "--data", data, "--response", RESPONSE, "--horizon", "1", "9"]
+    assert main([*command, "--sample", "square-2", "square-0", "--out", str(tmp_path / "attention")]) == 0
+    assert {page.name for page in (tmp_path / "attention").iterdir()} == {"square-0.html", "square-2.html"}
+    assert main([*command, "--limit", "2", "--out", str(tmp_path / "first")]) == 0
+    assert {page.stem for page in (tmp_path / "first").iterdir()} == {"square-0", "square-1"}
+    assert main([*command, "--limit", "2", "--out", str(tmp_path / "page.html")]) == 2
+    assert main([*command, "--sample", "square-0", "circle-7", "--out", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert "2 samples need a folder" in said and "no sample 'circle-7'" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_system_message_comes_before_the_question(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = places
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "credit.__main__.Describer.add", lambda self, inputs, *rest: asked.append(inputs["input_ids"])
+    )
+    monkeypatch.setattr("credit.__main__.Describer.result", lambda self: None)
+    monkeypatch.setattr("credit.__main__.table", lambda result: "")
+    command = ["describe", "--model", model, "--data", data, "--limit", "1", "--max-new-tokens", "1"]
+    for options in ([], ["--system", "The red square is there."]):
+        assert main([*command, *options]) == 0
+    plain, told = asked
+    assert told.shape[1] > plain.shape[1]
+
+
+def test_a_missing_dialect_is_one_line(places: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, data = places
+    assert main(["describe", "--model", "no/such-model", "--data", data]) == 2
+    assert capsys.readouterr().err.startswith("credit: no/such-model: which coordinates does it answer in?")

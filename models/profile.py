@@ -1,4 +1,4 @@
-"""How a model folder wants to be asked: its dialect, its grammar, the order of image and text.
+"""How a model wants to be asked: its dialect, its grammar, the order of image and text, a system message.
 
 A folder written by Fovea says so in `fovea.json`::
 
@@ -10,12 +10,13 @@ For other folders the dialect is that of the published family (`model_type` in `
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from grounding.errors import UsageError
 
+FILE_NAME = "fovea.json"
 _FAMILIES = {
     "qwen2_vl": "qwen2_vl",
     "qwen2_5_vl": "qwen2_5_vl",
@@ -45,6 +46,20 @@ class Profile:
     image_first: bool = True
     system: str | None = None
 
+    def write(self, folder: Path) -> None:
+        """Say so in a model folder."""
+        (folder / FILE_NAME).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+
+def messages(text: str, images: int, *, image_first: bool, system: str | None) -> list[dict[str, Any]]:
+    """A question as a chat template takes it, with the system message before it where there is one."""
+    pictures: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
+    words = [{"type": "text", "text": text}]
+    user = {"role": "user", "content": pictures + words if image_first else words + pictures}
+    if system is None:
+        return [user]
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
+
 
 def read_profile(
     model: str | None,
@@ -60,8 +75,8 @@ def read_profile(
         UsageError: neither says which dialect the model speaks.
     """
     told: dict[str, Any] = {}
-    if model is not None and (Path(model) / "fovea.json").is_file():
-        told = json.loads((Path(model) / "fovea.json").read_text(encoding="utf-8"))
+    if model is not None and (Path(model) / FILE_NAME).is_file():
+        told = json.loads((Path(model) / FILE_NAME).read_text(encoding="utf-8"))
     dialect = dialect or told.get("dialect") or _family(model)
     if dialect is None:
         raise UsageError(f"{model or 'this endpoint'}: which coordinates does it answer in? Say --dialect NAME")

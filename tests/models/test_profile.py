@@ -5,15 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from PIL import Image
 
-from benchmarks.harness.generate import Request, messages
-from benchmarks.harness.local import LocalModel
-from benchmarks.harness.profile import Profile, read_profile
 from grounding.errors import UsageError
-from models.loading import load_policy
-
-REQUEST = Request("the red square", (Image.new("RGB", (96, 96)),))
+from models.profile import Profile, messages, read_profile
 
 
 def folder(tmp_path, **told):
@@ -33,17 +27,7 @@ def test_the_folder_says_how_and_flags_say_otherwise(tmp_path):
 
 @pytest.mark.parametrize("image_first", [True, False])
 def test_the_system_message_comes_before_the_question(image_first):
-    system, user = messages(REQUEST, image_first, "Be brief.")
+    system, user = messages("the red square", 1, image_first=image_first, system="Be brief.")
     assert system == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
     assert [part["type"] for part in user["content"]] == (["image", "text"] if image_first else ["text", "image"])
-    assert messages(REQUEST, image_first, None) == [user]
-
-
-def test_a_local_model_is_shown_the_system_message(random_model):
-    model, processor = load_policy(random_model)
-    shown = {}
-    for system in (None, "here red"):
-        ids = LocalModel(model, processor, False, system=system).encode([REQUEST])["input_ids"][0]
-        shown[system] = processor.tokenizer.decode(ids)
-    assert "<|im_start|>system\nhere red<|im_end|>" in shown["here red"]
-    assert "system" not in shown[None]
+    assert messages("the red square", 1, image_first=image_first, system=None) == [user]
