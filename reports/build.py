@@ -101,6 +101,7 @@ def render(first: Run, second: Run | None = None) -> str:
         groups=[(axis, charts.interval_chart("", bars)) for axis, bars in compare.by_group(last, axes).items()],
         axes=axes,
         attention={id_: page for run in runs for id_, page in run.attention.items()},
+        asked={row["id"]: row["instruction"] for one in last for row in one.evaluation.rows},
         shown=of_main,
         selected=of_main.index(last[0]) if last else 0,
         gallery=page,
