@@ -223,6 +223,25 @@ def global_anchor(
     return amplify(select(signals.fai, mask, q, which, min_length), amplification)
 
 
+@strategy("uncertain_anchor", needs={"entropy", "fai"})
+def uncertain_anchor(
+    signals: Signals,
+    mask: Tensor,
+    *,
+    unsure: float = 0.4,
+    q: float = 0.2,
+    amplification: float = 1.5,
+    which: str = "top",
+    min_length: int = 8,
+) -> Tensor:
+    """Anchors among the tokens the policy was least sure of: q of the tokens by FAI, within `unsure` by entropy.
+
+    Ours: a token the policy is sure of has next to no gradient, and raising it changes nothing.
+    """
+    candidates = select(signals.entropy, mask, unsure, min_length=min_length)
+    return amplify(select(signals.fai.masked_fill(~candidates, torch.nan), mask, q, which, min_length), amplification)
+
+
 @strategy("coupled_rhythm", needs={"waad", "fai"})
 def coupled_rhythm(
     signals: Signals,

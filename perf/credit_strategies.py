@@ -1,7 +1,8 @@
 """Does attention-aware credit help grounding? Every strategy against uniform, from one SFT checkpoint.
 
     python perf/credit_strategies.py --recipe configs/recipes/quickstart.yaml --model runs/quickstart/0-sft/model
-    python perf/credit_strategies.py --table-only          # the table of whatever has been run so far
+    python perf/credit_strategies.py --table-only          # the tables of whatever has been run so far
+    python perf/credit_strategies.py --table-only --out docs/credit_quickstart.jsonl    # of published runs
 
 Each (arm, seed) trains the recipe's `grpo` stage for `--steps` steps with only the `credit:` section and the seed
 exchanged: equal rollouts, the same data in the same order, and (`normalise: response`) the same mean weight. Then the
@@ -14,7 +15,7 @@ processes with the same --out share the work.
 Columns: final held-out accuracy and mean IoU; area under the training-reward curve (mean reward over steps); steps
 until the mean reward of ten steps reaches --target (censored at the last step); each as the difference from uniform
 over the common seeds, with the 95 % percentile interval of 10,000 paired bootstrap samples. `*` marks intervals
-without 0.
+without 0. Below that the learning curves: mean reward in every sixth of the steps.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "local_chunk": {"strategy": "local_chunk"},
     "local_chunk_bottom": {"strategy": "local_chunk", "params": {"which": "bottom"}},
     "global_anchor": {"strategy": "global_anchor"},
+    # what `python -m credit describe` suggests: anchors where there is a gradient to amplify
+    "uncertain_anchor": {"strategy": "uncertain_anchor", "horizon": [1, 100]},
+    "uncertain_anchor_bottom": {"strategy": "uncertain_anchor", "horizon": [1, 100], "params": {"which": "bottom"}},
     "global_anchor_bottom": {"strategy": "global_anchor", "params": {"which": "bottom"}},
     "global_anchor_response_keys": {"strategy": "global_anchor", "heads": {"keys": "response"}},
     "coupled_rhythm": {"strategy": "coupled_rhythm"},
@@ -165,6 +169,18 @@ def summarise(results: dict[tuple[str, int], dict[str, Any]], target: float, boo
     return lines
 
 
+def curves(results: dict[tuple[str, int], dict[str, Any]], parts: int = 6) -> list[str]:
+    """Mean reward over seeds in each part of the steps, an arm a line."""
+    steps = next(iter(results.values()))["steps"]
+    ends = [round(steps * (part + 1) / parts) for part in range(parts)]
+    lines = [f"{'mean reward up to step':28} seeds  " + "  ".join(f"{end:>6}" for end in ends)]
+    for arm in (arm for arm in ARMS if any(name == arm for name, _ in results)):
+        rewards = np.array([[p["reward"] for p in r["curve"]] for (name, _), r in results.items() if name == arm])
+        means = [part.mean() for part in np.split(rewards, ends[:-1], axis=1)]
+        lines.append(f"{arm:28} {len(rewards):5d}  " + "  ".join(f"{mean:6.3f}" for mean in means))
+    return lines
+
+
 def paired_interval(differences: np.ndarray, bootstraps: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of paired differences (N,)."""
     draws = np.random.default_rng(0).integers(len(differences), size=(bootstraps, len(differences)))
@@ -182,8 +198,13 @@ def steps_to(curve: list[dict[str, float]], target: float, width: int = 10) -> f
     return float(curve[reached[0] + width - 1]["step"] if len(reached) else curve[-1]["step"])
 
 
-def load(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    found = (json.loads(path.read_text()) for path in sorted(folder.glob("*--*.json")))
+def load(out: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Runs by arm and seed, from a folder of theirs or a file with one a line."""
+    if out.suffix == ".jsonl":
+        texts = out.read_text(encoding="utf-8").splitlines()
+    else:
+        texts = [path.read_text(encoding="utf-8") for path in sorted(out.glob("*--*.json"))]
+    found = [json.loads(text) for text in texts]
     return {(result["arm"], result["seed"]): result for result in found}
 
 
@@ -204,8 +225,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
     parser.add_argument("--table-only", action="store_true")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     if not args.table_only:
+        args.out.mkdir(parents=True, exist_ok=True)
         if args.model is None:
             parser.error("--model is required: the SFT checkpoint every run starts from")
         done = load(args.out)
@@ -226,7 +247,7 @@ def main() -> int:
     if len(budgets) > 1:
         print(f"{args.out}: runs of {budgets} steps and rollouts do not compare; use one --out for each")
         return 1
-    print("\n".join(summarise(results, args.target)))
+    print("\n".join([*summarise(results, args.target), "", *curves(results)]))
     return 0
 
 

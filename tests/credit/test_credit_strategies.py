@@ -20,6 +20,7 @@ SHIPPED = {
     "entropy",
     "local_chunk",
     "global_anchor",
+    "uncertain_anchor",
     "coupled_rhythm",
     "visual_anchor",
     "visual_density",
@@ -135,6 +136,19 @@ def test_local_chunk_takes_the_largest_jumps() -> None:
     assert waad_jumps(waad, full(5))[0, 4].isnan()
     assert weights("local_chunk", Signals(waad=waad), full(5), min_length=1) == [1, 1.5, 1.5, 1, 1]
     assert weights("local_chunk", Signals(waad=waad), full(5), which="bottom", min_length=1) == [1.5, 1, 1, 1.5, 1]
+
+
+def test_an_uncertain_anchor_is_both() -> None:
+    fai = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, torch.nan]])
+    entropy = torch.tensor([[0.0, 0.5, 0.0, 0.6, 0.0, 0.7, 0.0, 0.0, 0.1, 0.9]])
+    signals = Signals(fai=fai, entropy=entropy)
+    # unsure: the tokens 1, 3, 5 and 9; the last has no future, so two of the other three are the anchors
+    assert weights("uncertain_anchor", signals, full(10)) == [1, 1.5, 1, 1.5, 1, 1, 1, 1, 1, 1]
+    assert weights("uncertain_anchor", signals, full(10), which="bottom", q=0.1) == [1] * 5 + [1.5] + [1] * 4
+    # everything may be unsure: then it is global_anchor
+    assert weights("uncertain_anchor", signals, full(10), unsure=1.0, q=0.4) == weights(
+        "global_anchor", signals, full(10), q=0.4
+    )
 
 
 def test_global_anchor_ignores_the_tail() -> None:
