@@ -87,3 +87,20 @@ def test_links_lead_somewhere(document):
         link for link in LINK.findall(document.read_text(encoding="utf-8")) if not (document.parent / link).exists()
     ]
     assert not missing
+
+
+PUBLISHED = [
+    (document, words)
+    for document in DOCUMENTS
+    for _, words in commands(document)
+    if "--table-only" in words and any(word.startswith("docs/") for word in words)
+]
+
+
+@pytest.mark.parametrize(("document", "words"), PUBLISHED, ids=[words[-1] for _, words in PUBLISHED])
+def test_published_tables_are_what_the_published_runs_give(document, words):
+    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+    known = {line.rstrip() for line in document.read_text(encoding="utf-8").splitlines()}
+    table = [line.rstrip() for line in done.stdout.splitlines()]
+    assert len(table) > 4
+    assert [line for line in table if line not in known] == []
