@@ -212,9 +212,8 @@ class _Policy:
 
     def prompts(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The processor's output for the samples, left-padded."""
-        texts = []
+        texts, how = [], self._profile
         for sample in samples:
-            how = self._profile
             question = self._dialect.prompt(sample.instruction, sample.asks, how.grammar, self.sizes(sample))
             chat = messages(question, len(sample.images), image_first=how.image_first, system=how.system)
             texts.append(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
@@ -249,7 +248,8 @@ def _find(file: Path, names: Sequence[str] | None, limit: int) -> list[Sample]:
         if not first:
             raise UsageError(f"{file}: no samples")
         return first
-    found = {sample.id: sample for sample in read_samples(file) if sample.id in names}
+    wanted = (sample for sample in read_samples(file) if sample.id in names)
+    found = {sample.id: sample for sample in islice(wanted, len(set(names)))}
     for name in names:
         if name not in found:
             raise UsageError(f"{file}: no sample {name!r}")

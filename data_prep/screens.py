@@ -25,7 +25,7 @@ from data_prep.scenes import DIFFICULTIES, HELD_OUT, Element, Query, Scene, comp
 from grounding.geometry import point_in_box
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Point
-from grounding.thought import read_places, write_place
+from grounding.thought import read_places, rewrite_places, write_place
 
 THOUGHTS = ("place", "steps")
 ASKS = ("Click {}.", "Find {}.", "Where is {}?", "Point at {}.", "Locate {}.")
@@ -58,11 +58,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def convert(args: Namespace) -> Iterator[Item]:
     """Screens of every split, train first."""
     skip = args.start
+    kwargs = {"seed": args.seed, "difficulty": args.difficulty, "size": args.size, "thought": args.thought}
     for split in DEFAULT_COUNTS:
         count = getattr(args, f"{split}_screens")
         for index in range(min(skip, count), count):
-            kwargs = {"difficulty": args.difficulty, "size": args.size, "thought": args.thought}
-            sample, image = example(index, seed=args.seed, split=split, **kwargs)
+            sample, image = example(index, split=split, **kwargs)
             buffer = io.BytesIO()
             image.save(buffer, "PNG")
             yield Item(sample, {sample.images[0].path: buffer.getvalue()}, split)
@@ -158,6 +158,8 @@ def verify(thought: str, scene: Scene, query: Query) -> str:
     if not found:
         return "names another place"
     target = to_box(query.target, scene.size)
+    if rewrite_places(after, lambda _: "").replace(" It is at .", ""):
+        return "says more than where the target is"
     for place in read_places(after):
         near = _close(place, target) if isinstance(place, Box) else point_in_box((place.x, place.y), target.xyxy)
         if not near:
@@ -165,10 +167,8 @@ def verify(thought: str, scene: Scene, query: Query) -> str:
     fitting = [e for e in scene.elements if e.name == query.target.name]
     if query.anchor is not None and query.relation is not None:
         anchor = to_box(query.anchor, scene.size)
-        if not any(
-            isinstance(place, Point) and point_in_box((place.x, place.y), anchor.xyxy)
-            for place in read_places(before)
-        ):
+        places = [place for place in read_places(before) if isinstance(place, Point)]
+        if not places or not all(point_in_box((place.x, place.y), anchor.xyxy) for place in places):
             return "the anchor is elsewhere"
         fitting = [e for e in fitting if holds(e, query.relation, query.anchor)]
     return "" if fitting == [query.target] else f"fits {len(fitting)} elements"

@@ -120,6 +120,8 @@ def test_a_wrong_thought_is_found_out():
     assert steps == f"{right} It is at [0.156, 0.156]. It is at [0.052, 0.052, 0.260, 0.260]."
     assert screens.verify(steps, scene, query) == ""
     assert "at [0.556, 0.156]" in screens.verify(steps.replace("[0.156", "[0.556"), scene, query)
+    assert "says more" in screens.verify(f"{right} It is at the bottom.", scene, query)
+    assert "says more" in screens.verify(f"{steps} So it is.", scene, query)
     assert "0.270]" in screens.verify(steps.replace("0.260]", "0.270]"), scene, query)
 
 

@@ -143,6 +143,15 @@ def test_what_is_asked_for_does_not_give_the_answer_away():
     assert sample(Point(0.5, 0.5), ask="box").asks == "box"
 
 
+@pytest.mark.parametrize("ask", [None, "box", "point"])
+def test_what_the_recipe_asks_for_comes_first(model, processor, tmp_path, ask):
+    folder = make_data(tmp_path, count=2)
+    rows = list(read_samples(folder / "train.jsonl"))
+    write_samples(folder / "train.jsonl", [replace(rows[0], target=Absent()), rows[1]])
+    dataset = build_dataset(DataSpec((str(folder),), ask=ask), model, processor)
+    assert [row["expect"] for row in dataset] == [ask or "box"] * 2
+
+
 def test_answers_without_a_thought_are_not_learnt_in_silence(model, processor, tmp_path, caplog):
     folder = make_data(tmp_path, count=4)
     rows = list(read_samples(folder / "train.jsonl"))
