@@ -21,10 +21,10 @@ RUN := runs/$(NAME)
 # The tiny model answers in 40 tokens, and a large batch costs it little.
 FAST := --batch-size 100 --max-new-tokens 64
 
-.PHONY: help install install-dev quickstart test lint format clean
+.PHONY: help install install-dev quickstart test test-torchvision lint format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)-core  ## make .venv with what training and evaluation need
 
@@ -42,6 +42,11 @@ quickstart: install  ## data, SFT, GRPO, evaluation, report: minutes on two CPU 
 
 test: install-dev  ## run every test
 	$(BIN)/python -m pytest
+
+# Everybody with a GPU has torchvision, and transformers then loads other image processors.
+test-torchvision:  ## run the tests that touch models with torchvision, in .venv-torchvision (5.5 GB)
+	$(MAKE) VENV=.venv-torchvision TORCH="torch==2.14.1 torchvision==0.29.1" install-dev
+	.venv-torchvision/bin/python -m pytest tests/models tests/recipes tests/credit tests/benchmarks
 
 lint: install-dev  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
@@ -61,7 +66,7 @@ clean:  ## remove caches; .venv, data/ and runs/ stay
 # the plain build is the CPU build.
 $(STAMP)-torch: | $(BIN)/python
 	@$(BIN)/pip install -q "setuptools>=77" wheel
-	@if [[ -n "$(TORCH)" ]]; then $(BIN)/pip install "$(TORCH)"; \
+	@if [[ -n "$(TORCH)" ]]; then $(BIN)/pip install $(TORCH); \
 	elif [[ "$$(uname)" != Linux ]] || nvidia-smi >/dev/null 2>&1; then $(BIN)/pip install "torch==2.13.*"; \
 	else \
 		echo "no NVIDIA GPU here: installing the CPU build of PyTorch"; \

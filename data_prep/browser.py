@@ -5,7 +5,7 @@ the origin `ORIGIN`, so absolute links, modules and fetch() work as on a web ser
 Every other request is refused, unless its host was allowed by name. A dead proxy and a resolver that knows no
 names stand behind the interception, for what it does not see (WebSocket, WebRTC, prefetching).
 
-Playwright and Chromium are optional: `pip install 'fovea[web]'` and a Chromium of the system (Debian: chromium).
+Playwright and Chromium are optional: `pip install -e '.[web]'` and a Chromium of the system (Debian: chromium).
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Browser:
         try:
             from playwright.sync_api import sync_playwright  # noqa: PLC0415 - an extra
         except ImportError as error:
-            raise UsageError("the Python package playwright is missing: pip install 'fovea[web]'") from error
+            raise UsageError("the Python package playwright is missing: pip install -e '.[web]'") from error
         if not self.root.is_dir():
             raise UsageError(f"{self.root}: no such folder")
         self._path = find_chromium(self.executable)

@@ -204,10 +204,10 @@ def html_folder() -> Path:
     """The folder of pages inside the installed package. Raises UsageError when it is missing."""
     spec = importlib.util.find_spec("miniwob")
     if spec is None or spec.origin is None:
-        raise UsageError("the Python package miniwob is missing: pip install 'fovea[web]'")
+        raise UsageError("the Python package miniwob is missing: pip install -e '.[web]'")
     folder = Path(spec.origin).parent / "html"
     if not (folder / "core" / "core.js").is_file():
-        raise UsageError(f"{folder}: no pages there; reinstall miniwob: pip install --force-reinstall 'fovea[web]'")
+        raise UsageError(f"{folder}: no pages there; reinstall miniwob: pip install --force-reinstall -e '.[web]'")
     return folder
 
 

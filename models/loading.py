@@ -77,7 +77,7 @@ def load_processor(
     if getattr(processor, "image_processor", None) is None:
         raise UsageError(
             f"model {path}: transformers found only a {type(processor).__name__}, nothing for images; "
-            "the processor probably needs torchvision: pip install 'fovea[gpu]'"
+            "the processor probably needs torchvision: pip install -e '.[gpu]'"
         )
     _limit_pixels(processor, min_pixels, max_pixels, where=str(path))
     processor.tokenizer.padding_side = "left"

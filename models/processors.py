@@ -13,7 +13,7 @@ import transformers
 
 from grounding.errors import UsageError
 
-NO_VIDEO = "video needs torchvision, which is not installed; install it with: pip install 'fovea[gpu]'"
+NO_VIDEO = "video needs torchvision, which is not installed; install it with: pip install -e '.[gpu]'"
 
 Class = TypeVar("Class", bound=type)
 

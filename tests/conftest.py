@@ -22,7 +22,7 @@ def chromium() -> Path:
     """The browser to test with; skips, with the reason, where there is none."""
     for package in ("playwright", "miniwob"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the Python package {package} is missing: pip install 'fovea[web]'")
+            pytest.skip(f"the Python package {package} is missing: pip install -e '.[web]'")
     try:
         return find_chromium()
     except UsageError as error:

@@ -104,3 +104,18 @@ def test_published_tables_are_what_the_published_runs_give(document, words):
     table = [line.rstrip() for line in done.stdout.splitlines()]
     assert len(table) > 4
     assert [line for line in table if line not in known] == []
+
+
+def test_nobody_is_told_to_install_the_package_of_that_name():
+    # `fovea` on the package index is another project's; ours is installed from the checkout
+    stranger = re.compile(r"pip install[^\n]*?['\" =]fovea(?![-\w])")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in tracked.split() if Path(name).suffix in (".py", ".md", ".yaml", ".toml", "")]
+    assert len(files) > 100
+    named = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for file in files
+        if file.is_file()
+        for match in stranger.finditer(file.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert not named

@@ -32,7 +32,7 @@ class VllmModel:
         try:
             self._vllm: Any = importlib.import_module("vllm")
         except ImportError as error:
-            raise UsageError("--backend vllm: vLLM is not installed: pip install 'fovea[vllm]'") from error
+            raise UsageError("--backend vllm: vLLM is not installed: pip install -e '.[vllm]'") from error
         self.name = "vllm"
         self._image_first = image_first
         self._system = system

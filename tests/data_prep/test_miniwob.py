@@ -50,13 +50,13 @@ def test_thoughts_say_what_and_where():
 
 
 def test_an_unknown_task_is_named_with_the_nearest():
-    pytest.importorskip("miniwob", reason="pip install 'fovea[web]'")
+    pytest.importorskip("miniwob", reason="pip install -e '.[web]'")
     with pytest.raises(UsageError, match="did you mean 'click-button'"):
         miniwob.check_tasks(["click-buton"])
 
 
 def test_the_table_has_every_page_once():
-    pytest.importorskip("miniwob", reason="pip install 'fovea[web]'")
+    pytest.importorskip("miniwob", reason="pip install -e '.[web]'")
     assert sorted([*SINGLE_CLICK, *SOMETIMES, *OTHERS]) == all_tasks()
 
 
