@@ -94,5 +94,5 @@ def test_failures_are_one_line_that_says_what_to_do(server):
 def test_missing_vllm_is_named(random_model):
     from benchmarks.harness.vllm_backend import VllmModel
 
-    with pytest.raises(UsageError, match=r"pip install 'fovea\[vllm\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '.\[vllm\]'"):
         VllmModel(str(random_model))
