@@ -214,7 +214,7 @@ class _Policy:
         """The processor's output for the samples, left-padded."""
         texts, how = [], self._profile
         for sample in samples:
-            question = self._dialect.prompt(sample.instruction, sample.asks, how.grammar, self.sizes(sample))
+            question = self._dialect.prompt(sample.question, sample.asks, how.grammar, self.sizes(sample))
             chat = messages(question, len(sample.images), image_first=how.image_first, system=how.system)
             texts.append(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
         images = [image for sample in samples for image in self.images(sample)]

@@ -20,6 +20,7 @@ from typing import Any
 
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow
+from grounding.pictures import MARK, timed, words_alone
 from grounding.targets import (
     TARGET_KINDS,
     Absent,
@@ -64,13 +65,15 @@ class Sample:
     Attributes:
         id: unique within its data set.
         images: one or more; video is a list of frames.
-        instruction: what to find, in the source's own words, without any prompt wrapping.
+        instruction: what to find, in the source's own words, without any prompt wrapping. Where the text says at
+            which places the images stand, it has one `<image>` mark for each (`grounding.pictures`).
         target: the right answer, canonical.
         source: name of the data source (`data_prep` registry) the row came from.
         licence: SPDX identifier or the source's own words; "unknown" is a fact too.
         thought: verified reasoning that leads to the answer; coordinates in it are canonical, written as in
             `grounding.thought` (dialects convert them).
-        meta: flat extra facts (split, group, ui_type, duration in seconds, ...); JSON scalars only.
+        meta: flat extra facts (split, group, ui_type, duration in seconds, ...); JSON scalars only. `frame_times`
+            are the seconds of the images in their video, separated by blanks: the prompt tells them.
     """
 
     id: str
@@ -87,8 +90,13 @@ class Sample:
             raise ValueError("id is empty")
         if not self.images:
             raise ValueError("no images")
-        if not self.instruction.strip():
+        if not words_alone(self.instruction):
             raise ValueError("instruction is empty")
+        marks = self.instruction.count(MARK)
+        if marks and marks != len(self.images):
+            raise ValueError(f"instruction has {marks} {MARK} marks, the sample has {len(self.images)} images")
+        if len(self.frame_times) not in (0, len(self.images)):
+            raise ValueError(f"meta.frame_times has {len(self.frame_times)} times for {len(self.images)} images")
         for region in regions_of(self.target):
             index = getattr(region, "image", 0)
             if not 0 <= index < len(self.images):
@@ -104,6 +112,22 @@ class Sample:
         """What a prompt asks for: `meta["ask"]`, else the target's kind, or a box where that would give it away."""
         named = self.meta.get("ask")
         return str(named) if named else _ASKED_AS.get(self.kind, self.kind)
+
+    @property
+    def words(self) -> str:
+        """The instruction without its `<image>` marks, for a reader who is not shown the images."""
+        return words_alone(self.instruction)
+
+    @property
+    def question(self) -> str:
+        """The instruction as a prompt is made of it: frames of a video come each with its time."""
+        placed = MARK in self.instruction or not self.frame_times
+        return self.instruction if placed else timed(self.frame_times) + self.instruction
+
+    @property
+    def frame_times(self) -> tuple[float, ...]:
+        """Seconds at which the images stand in their video (`meta["frame_times"]`); empty for other images."""
+        return tuple(float(time) for time in str(self.meta.get("frame_times", "")).split())
 
     @property
     def sizes(self) -> tuple[ImageSize, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import UsageError
+from grounding.pictures import arrange
 
 FILE_NAME = "fovea.json"
 _FAMILIES = {
@@ -37,7 +38,7 @@ class Profile:
 
     Attributes:
         dialect, grammar: as in `grounding`.
-        image_first: images before the text.
+        image_first: images before a text that does not place them itself.
         system: the system message; None leaves it to the chat template.
     """
 
@@ -52,10 +53,13 @@ class Profile:
 
 
 def messages(text: str, images: int, *, image_first: bool, system: str | None) -> list[dict[str, Any]]:
-    """A question as a chat template takes it, with the system message before it where there is one."""
-    pictures: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
-    words = [{"type": "text", "text": text}]
-    user = {"role": "user", "content": pictures + words if image_first else words + pictures}
+    """A question as a chat template takes it, with the system message before it where there is one.
+
+    Images stand where `text` has `<image>` marks, else before or after it, numbered where there are several.
+    """
+    parts = arrange(text, images, image_first)
+    content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+    user: dict[str, Any] = {"role": "user", "content": content}
     if system is None:
         return [user]
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]

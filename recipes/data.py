@@ -83,7 +83,7 @@ class RowBuilder:
         return row
 
     def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
-        text = self.dialect.prompt(sample.instruction, expect, self.model.grammar, sizes)
+        text = self.dialect.prompt(sample.question, expect, self.model.grammar, sizes)
         return messages(text, len(sample.images), image_first=self.model.image_first, system=self.model.system)
 
     def completion(self, sample: Sample, sizes: tuple[ImageSize, ...]) -> str:

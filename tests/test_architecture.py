@@ -34,7 +34,7 @@ NO_HEAVY_IMPORTS = {"grounding", "reports"}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "wandb"}
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
-LINES = 400
+LINES = 600
 LONG_FILES: dict[str, str] = {}  # path: why it is one file
 READS_ENVIRONMENT = {  # path: which variable, and why no argument can say it
     "grounding/endpoint.py": "the API key, from the variable that a recipe or command names: a secret stays outside",

@@ -13,6 +13,7 @@ from PIL import Image
 from benchmarks.harness.generate import Decoding, Output, Request
 from grounding.endpoint import Client, EndpointError, Limits
 from grounding.errors import FoveaError, UsageError
+from grounding.pictures import arrange
 
 _PATIENT = Limits(timeout=600.0, retries=3)  # a long thought on a busy server
 
@@ -52,9 +53,14 @@ class Endpoint:
         return list(self._pool.map(lambda request: self._ask(request, decoding, seed), requests))
 
     def _ask(self, request: Request, decoding: Decoding, seed: int) -> list[Output]:
-        images = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in request.images]
-        text = [{"type": "text", "text": request.text}]
-        user = {"role": "user", "content": images + text if self._image_first else text + images}
+        urls = (_data_url(image) for image in request.images)
+        content = [
+            {"type": "image_url", "image_url": {"url": next(urls)}}
+            if part is None
+            else {"type": "text", "text": part}
+            for part in arrange(request.text, len(request.images), self._image_first)
+        ]
+        user = {"role": "user", "content": content}
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [user] if self._system is None else [{"role": "system", "content": self._system}, user],

@@ -40,7 +40,7 @@ def item_of(sample: Sample, asks: str, groups: dict[str, str]) -> Item:
     return Item(
         id=sample.id,
         images=tuple(Picture(i.path, i.width, i.height) for i in sample.images),
-        instruction=sample.instruction,
+        instruction=sample.question,
         truth=Truth(
             boxes=tuple(b.xyxy for b in boxes),
             box_images=tuple(b.image for b in boxes),

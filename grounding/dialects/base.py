@@ -15,6 +15,7 @@ from grounding.completion import Grammar, matches_grammar, split_completion
 from grounding.dialects.space import Space
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, normalise, numbers_in
+from grounding.pictures import split_head
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
 from grounding.thought import rewrite_places
 
@@ -224,8 +225,8 @@ class Dialect(ABC):
         """
         if grammar != "bare" and not self.thinks:
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare', not {grammar!r}")
-        asked = instruction if sizes is None else self.render_places(instruction, sizes)
-        return self._question(asked, kind) + _THINK_SENTENCE[grammar]
+        head, words = split_head(instruction if sizes is None else self.render_places(instruction, sizes))
+        return head + self._question(words, kind) + _THINK_SENTENCE[grammar]
 
     @abstractmethod
     def _question(self, instruction: str, kind: str) -> str: ...
