@@ -32,8 +32,8 @@ DIALECTS = {"qwen3_vl": "qwen3_vl", "qwen2_5_vl": "qwen2_5_vl", "internvl": "int
 
 def placeholder(processor) -> str:
     """What stands for a picture in the text a processor reads."""
-    if isinstance(processor, InternVLImageOnlyProcessor):
-        return "<IMG_CONTEXT>"
+    if processor.image_token == "<IMG_CONTEXT>":
+        return processor.image_token
     return "<|vision_start|><|image_pad|><|vision_end|>"
 
 
