@@ -12,6 +12,10 @@ between the parts is free in both. Coordinates in a thought are never the answer
 - Of the rest, what stands from the first `<answer>` to the last `</answer>` (or the end) is the answer; without the
   tag, all of it. Two `<answer>` blocks therefore both count, and contradict each other if they differ.
 
+A prompt may have written the first tags already: chat templates end in `<think>`, or in `<think></think>` where no
+thought is wanted. `opened_by` says what the prompt wrote. A completion is read as that text and the model's own,
+joined; `render_completion` leaves it out of what a model is taught.
+
 Nobody asked for tags in "bare", where anything may be a label: there a tag inside a JSON value, as in
 ``{"bbox_2d": [1, 2, 3, 4], "label": "<think> sign"}``, is plain text. Tags around the answer count as above.
 """
@@ -30,6 +34,7 @@ GRAMMARS: tuple[Grammar, ...] = get_args(Grammar)
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
 
+_OPENED = re.compile(rf"(?:{THINK}\s*+(?:{END_THINK}\s*+(?:{ANSWER}\s*+)?+)?+|{ANSWER}\s*+)\Z")
 # Linear: a search begins at a colon before a quote, and ends at the next quote or line, beyond which none began.
 _VALUE = re.compile(r':\s*+"(?:[^"\\\n]|\\.)*+"')
 
@@ -42,21 +47,48 @@ def check_grammar(name: str) -> Grammar:
     raise UsageError(f"unknown grammar {name!r}{nearest(name, list(GRAMMARS))}")
 
 
-def render_completion(answer_text: str, thought: str | None = None, grammar: Grammar = "think") -> str:
+def opened_by(prompt: str, grammar: Grammar) -> str:
+    """The tags of the completion that a rendered prompt ends in, with the spaces after them; mostly none.
+
+    A completion is read as ``opened_by(prompt, grammar) + completion``. An empty thought is nothing in "bare".
+    """
+    match = _OPENED.search(prompt)
+    opened = match.group() if match else ""
+    return "" if grammar == "bare" and END_THINK in opened else opened
+
+
+def render_completion(
+    answer_text: str, thought: str | None = None, grammar: Grammar = "think", *, opened: str = ""
+) -> str:
     """A completion in `grammar`. No thought is an empty one; "bare" leaves the thought out.
+
+    Args:
+        opened: what the prompt has written already (`opened_by`); it is left out.
 
     Raises:
         ValueError: a tag of the grammar occurs in the answer or the thought, so that it could not be read back.
+        UsageError: the prompt opened something that this completion does not go on with.
     """
     thought = thought or ""
     for part in (answer_text, thought):
         if any(tag in part for tag in (THINK, END_THINK, ANSWER, END_ANSWER)):
             raise ValueError(f"text holds a tag of the completion grammar: {part[:80]!r}")
     if grammar == "bare":
-        return answer_text
-    if grammar == "think":
-        return f"{THINK}{thought}{END_THINK}\n{answer_text}"
-    return f"{THINK}{thought}{END_THINK}\n{ANSWER}{answer_text}{END_ANSWER}"
+        whole = answer_text
+    elif grammar == "think":
+        whole = f"{THINK}{thought}{END_THINK}\n{answer_text}"
+    else:
+        whole = f"{THINK}{thought}{END_THINK}\n{ANSWER}{answer_text}{END_ANSWER}"
+    for tag in opened.split():
+        whole = whole.lstrip()
+        if not whole.startswith(tag):
+            raise UsageError(
+                f"the chat template ends the prompt with {opened.strip()!r}, which a completion of the grammar "
+                f"{grammar!r}{' with a thought' if thought else ''} does not continue; "
+                + ("set model.grammar to think" if grammar == "bare" else "use one that leaves the thought open")
+            )
+        whole = whole.removeprefix(tag)
+    return whole.lstrip() if END_THINK in opened else whole
 
 
 def split_completion(text: str, grammar: Grammar = "think") -> tuple[str | None, str, int, bool]:

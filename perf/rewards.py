@@ -144,9 +144,7 @@ def main() -> int:
         n = len(completions)
 
         def ours() -> Callable[[slice], tuple[list[float], list[float]]]:
-            functions = build_rewards(
-                ["iou", "format"], "qwen2_5_vl", "think", expect="box", num_generations=GENERATIONS
-            )
+            functions = build_rewards(["iou", "format"], "qwen2_5_vl", "think", expect="box")
 
             def score(part: slice) -> Any:
                 given = {"prompts": completions[part], "completions": completions[part]}

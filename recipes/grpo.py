@@ -74,6 +74,8 @@ class FoveaGRPOTrainer(GRPOTrainer):
         if self.looking is not None:
             columns = self.looking.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        inputs = [{**row, "num_generations": size} for row in inputs]  # group rewards need it, by the mode of now
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -145,19 +147,13 @@ class PolicyStage(Stage):
     def arguments(self) -> GRPOConfig:
         return build_args(self.job, GRPOConfig, reward_weights=weights(read_specs(self.job.spec.rewards)))
 
-    def rewards(self, args: GRPOConfig) -> list[RewardFunction]:
+    def rewards(self) -> list[RewardFunction]:
         model = self.job.recipe.model
         specs = read_specs(self.job.spec.rewards)
-        return build_rewards(
-            specs,
-            model.dialect,
-            model.grammar,
-            num_generations=args.num_generations,
-            num_generations_eval=args.num_generations_eval,
-        )
+        return build_rewards(specs, model.dialect, model.grammar)
 
     def check(self) -> None:
-        self._maps(self.rewards(self.arguments()))
+        self._maps(self.rewards())
         build_lora(self.job)
         check_datasets(self.job)
         if self.job.spec.credit is not None:
@@ -172,7 +168,7 @@ class PolicyStage(Stage):
         lines.append(
             ("credit", "none: every token alike" if credit is None else CreditConfig.from_mapping(credit).strategy)
         )
-        maps = self._maps(self.rewards(args))
+        maps = self._maps(self.rewards())
         if maps is not None:
             path, trust = self.job.recipe.model.path, self.job.recipe.model.trust_remote_code
             layers = ", ".join(map(str, maps.layers_of(load_config(path, trust_remote_code=trust))))
@@ -199,7 +195,7 @@ class PolicyStage(Stage):
         """The stage's trainer; TRL's own class can be asked for where there is no credit, for comparison."""
         job, model_spec = self.job, self.job.recipe.model
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
-        reward_functions = self.rewards(args)
+        reward_functions = self.rewards()
         model, processor = load_for(job)
         ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
         ours |= {"credit": job.spec.credit, "attention": job.spec.attention}

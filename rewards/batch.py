@@ -36,14 +36,12 @@ class Batch:
         prompts: Sequence[Any],
         completions: Sequence[Completion],
         columns: Mapping[str, Any],
-        group_sizes: Sequence[int] = (),
     ):
         self.prompts = prompts
         self.completions = completions
         self.columns = {**columns, "prompts": prompts}
         self.step = int(getattr(columns.get("trainer_state"), "global_step", 0))
         self._reader = reader
-        self._group_sizes = group_sizes
         self._rollouts: list[Rollout] | None = None
 
     def __len__(self) -> int:
@@ -58,22 +56,34 @@ class Batch:
 
     @property
     def groups(self) -> list[list[int]]:
-        """Positions of the answers to each prompt.
+        """Positions of the answers to each prompt: neighbours with the same sample, `num_generations` at a time.
+
+        That column comes with the batch (the trainer knows whether it trains or evaluates); without it, outside a
+        trainer, all neighbours with the same sample are one group.
 
         Raises:
-            UsageError: a group is cut by the border of the batch.
+            UsageError: a trainer does not say how large its groups are, or the border of the batch cuts one.
         """
         rows = required_column(self.columns, "sample")
         runs = [list(run) for _, run in groupby(range(len(self)), key=lambda i: rows[i])]
-        if not self._group_sizes:
+        if "num_generations" not in self.columns:
+            if "trainer_state" in self.columns:
+                raise UsageError(
+                    "a reward compares the answers to a prompt, but no column num_generations of the batch says how "
+                    "many there are; train with recipes.grpo.FoveaGRPOTrainer, or add the column to the data"
+                )
             return runs
-        for size in self._group_sizes:
-            if all(len(run) % size == 0 for run in runs):
-                return [run[start : start + size] for run in runs for start in range(0, len(run), size)]
-        raise UsageError(
-            f"a reward compares the {self._group_sizes[0]} answers to a prompt, but the batch of {len(self)} cuts a "
-            "group in two; make per_device_train_batch_size * steps_per_generation a multiple of num_generations"
-        )
+        groups = []
+        for run in runs:
+            size = int(self.columns["num_generations"][run[0]])
+            if len(run) % size:
+                raise UsageError(
+                    f"a reward compares the {size} answers to a prompt, but the batch of {len(self)} cuts a group in "
+                    "two; make per_device_train_batch_size * steps_per_generation (in evaluation, "
+                    "per_device_eval_batch_size) a multiple of num_generations"
+                )
+            groups += [run[start : start + size] for start in range(0, len(run), size)]
+        return groups
 
     def extras(self, reward: Reward, i: int) -> dict[str, Any]:
         """The keyword arguments `reward.needs` names, for completion `i`."""

@@ -1,7 +1,7 @@
 """From a recipe's list of rewards to the functions TRL's GRPOTrainer calls.
 
     specs = read_specs(recipe["rewards"])
-    functions = build_rewards(specs, dialect="qwen3_vl", grammar="think", expect="box", num_generations=8)
+    functions = build_rewards(specs, dialect="qwen3_vl", grammar="think", expect="box")
     GRPOTrainer(reward_funcs=functions, args=GRPOConfig(reward_weights=weights(specs), ...), ...)
 
 The functions share one `Reader`, so a completion is parsed once however many rewards look at it. They return None
@@ -19,7 +19,7 @@ from grounding.errors import UsageError
 from rewards.batch import Batch
 from rewards.monitor import statistics
 from rewards.reader import Completion, Reader
-from rewards.scorers import Scorer, Scores, build_scorer
+from rewards.scorers import RemoteScorer, Scorer, Scores, build_scorer
 from rewards.spec import Condition, RewardSpec, has_weight_schedule, read_specs, weights
 
 __all__ = ["RewardFunction", "build_rewards", "has_weight_schedule", "read_specs", "weights"]
@@ -31,8 +31,6 @@ def build_rewards(
     grammar: Grammar = "think",
     *,
     expect: str | None = None,
-    num_generations: int | None = None,
-    num_generations_eval: int | None = None,
 ) -> list[RewardFunction]:
     """Build the reward functions of a GRPO stage.
 
@@ -41,8 +39,6 @@ def build_rewards(
         dialect: the policy's coordinate dialect.
         grammar: what stands around the answer, see `grounding.completion`.
         expect: what every prompt asks for; a column `expect` says it row by row.
-        num_generations, num_generations_eval: answers per prompt in training and in evaluation (the same unless
-            given), which cut a batch into groups. Without them, neighbours with the same sample are a group.
 
     Raises:
         UsageError: an unknown reward, parameter or condition, with the nearest name.
@@ -50,8 +46,7 @@ def build_rewards(
     entries = read_specs(specs)
     reader = Reader(dialect, grammar, expect)
     labels = {spec.display: spec for spec in entries}
-    sizes = tuple(size for size in (num_generations, num_generations_eval) if size is not None)
-    return [RewardFunction(spec, reader, labels, sizes, observes=spec is entries[0]) for spec in entries]
+    return [RewardFunction(spec, reader, labels, observes=spec is entries[0]) for spec in entries]
 
 
 def columns_read(functions: Sequence[Any]) -> frozenset[str]:
@@ -67,6 +62,7 @@ class RewardFunction:
         __name__: what TRL's logs call it.
         spec: the recipe's entry.
         columns: of the batch, that the reward or a condition of it asks for by name.
+        remote: the reward or a condition of it asks a judge over the network.
     """
 
     def __init__(
@@ -74,17 +70,16 @@ class RewardFunction:
         spec: RewardSpec,
         reader: Reader,
         labels: Mapping[str, RewardSpec],
-        group_sizes: tuple[int, ...],
         observes: bool,
     ):
         self.spec = spec
         self.__name__ = spec.display
         self._reader = reader
-        self._group_sizes = group_sizes
         self._observes = observes
         self._score = build_scorer(spec)
         self._conditions = tuple((condition, _condition_scorer(condition, spec, labels)) for condition in spec.when)
         scorers = (self._score, *(scorer for _, scorer in self._conditions))
+        self.remote = any(isinstance(scorer, RemoteScorer) for scorer in scorers)
         needs = (need for scorer in scorers for need in getattr(getattr(scorer, "reward", None), "needs", ()))
         self.columns = frozenset(need.removesuffix("?") for need in needs)
 
@@ -105,7 +100,7 @@ class RewardFunction:
         """
         if completion_ids is not None:
             columns["completion_ids"] = completion_ids
-        batch = Batch(self._reader, prompts, completions, columns, self._group_sizes)
+        batch = Batch(self._reader, prompts, completions, columns)
         if self._observes and "log_metric" in columns and "sample" in columns:
             seen = statistics([r.answer for r in batch.rollouts], [r.sample for r in batch.rollouts])
             for metric, value in seen.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -55,18 +55,15 @@ class AnswerScorer:
     def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
         params = self.spec.params_at(batch.step)
         scores: Scores = []
-        for i, rollout in enumerate(batch.rollouts):
-            if not (wanted[i] and applies(self.reward, rollout.sample)):
-                scores.append(None)
-                continue
-            extras = batch.extras(self.reward, i) if self.reward.needs else {}
-            scores.append(
-                finite(
-                    self.reward.function(rollout.answer, rollout.sample, **extras, **params),
-                    self.reward,
-                    rollout.sample,
-                )
-            )
+        with NamedErrors(self.reward.name) as at:
+            for i, rollout in enumerate(batch.rollouts):
+                if not (wanted[i] and applies(self.reward, rollout.sample)):
+                    scores.append(None)
+                    continue
+                at.sample = rollout.sample.id
+                extras = batch.extras(self.reward, i) if self.reward.needs else {}
+                value = self.reward.function(rollout.answer, rollout.sample, **extras, **params)
+                scores.append(score_of(value, self.reward.name, at.sample))
         return scores
 
 
@@ -85,9 +82,10 @@ class RemoteScorer:
         params = self.spec.params_at(batch.step)
 
         def score(i: int) -> float | None:
-            rollout = batch.rollouts[i]
-            value = self.reward.function(rollout.answer, rollout.sample, **batch.extras(self.reward, i), **params)
-            return None if value is None else finite(value, self.reward, rollout.sample)
+            rollout, extras = batch.rollouts[i], batch.extras(self.reward, i)
+            with NamedErrors(self.reward.name, rollout.sample.id):
+                value = self.reward.function(rollout.answer, rollout.sample, **extras, **params)
+            return score_of(value, self.reward.name, rollout.sample.id)
 
         counted = [
             i for i, rollout in enumerate(batch.rollouts) if wanted[i] and applies(self.reward, rollout.sample)
@@ -123,9 +121,10 @@ class GroupScorer:
                 continue
             each = [batch.extras(self.reward, i) for i in group]
             extras = {need: [values[need] for values in each] for need in each[0]}
-            values = self.reward.function([rollout.answer for rollout in rollouts], sample, **extras, **params)
-            for i, value in zip(group, values, strict=True):
-                scores[i] = finite(value, self.reward, sample)
+            with NamedErrors(self.reward.name, sample.id):
+                values = self.reward.function([rollout.answer for rollout in rollouts], sample, **extras, **params)
+            for i, value in zip(group, _listed(values, len(group), self.reward.name), strict=True):
+                scores[i] = score_of(value, self.reward.name, sample.id)
         return scores
 
 
@@ -137,15 +136,69 @@ class ForeignScorer:
     function: Callable[..., Any]
 
     def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
-        values = self.function(completions=batch.completions, **batch.columns)
-        if inspect.isawaitable(values):
-            values = asyncio.run(_result(values))
-        if len(values) != len(batch):
-            raise FoveaError(f"reward {self.spec.name!r} returned {len(values)} values for {len(batch)} completions")
+        with NamedErrors(self.spec.name):
+            values = self.function(completions=batch.completions, **batch.columns)
+            if inspect.isawaitable(values):
+                values = asyncio.run(_result(values))
+        listed = _listed(values, len(batch), self.spec.name)  # NaN is TRL's own word for "does not apply"
         return [
-            float(value) if wanted[i] and value is not None and not math.isnan(value) else None
-            for i, value in enumerate(values)
+            None
+            if not wanted[i] or (hasattr(value, "__float__") and math.isnan(value))
+            else score_of(value, self.spec.name)
+            for i, value in enumerate(listed)
         ]
+
+
+class NamedErrors:
+    """Turns what a reward raises into one line that names the reward and the sample; our own errors pass.
+
+    Attributes:
+        sample: id of the sample that is being scored; empty where that is not known.
+
+    Raises:
+        FoveaError: the reward raised anything that is no `FoveaError`.
+    """
+
+    def __init__(self, name: str, sample: str = ""):
+        self.name, self.sample = name, sample
+
+    def __enter__(self) -> NamedErrors:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FoveaError):
+            where = f" for sample {self.sample!r}" if self.sample else ""
+            what = " ".join(str(error).split())
+            raise FoveaError(f"reward {self.name!r} raised {type(error).__name__}{where}: {what}") from error
+
+
+def score_of(value: Any, name: str, sample: str = "") -> float | None:
+    """What a reward returned as a float; None, where it does not apply, stays.
+
+    Raises:
+        FoveaError: neither a number nor None, or NaN or infinity: a bug of the reward, not a wrong answer.
+    """
+    if value is None or (type(value) is float and math.isfinite(value)):
+        return value
+    where = f" for sample {sample!r}" if sample else ""
+    if not hasattr(value, "__float__"):
+        raise FoveaError(f"reward {name!r} returned {str(value)[:40]!r}{where}; a number or None is needed")
+    with NamedErrors(name, sample):
+        number = float(value)
+    if not math.isfinite(number):
+        raise FoveaError(f"reward {name!r} returned {number}{where}")
+    return number
+
+
+def _listed(values: Any, count: int, name: str) -> list[Any]:
+    """The values of several completions as a list of the right length; raises FoveaError where they are not."""
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
+        raise FoveaError(f"reward {name!r} returned {str(values)[:40]!r}; a list of {count} numbers is needed")
+    with NamedErrors(name):
+        listed = list(values)
+    if len(listed) != count:
+        raise FoveaError(f"reward {name!r} returned {len(listed)} values for {count} completions")
+    return listed
 
 
 def _check_type(name: str, key: str, value: object, default: object) -> None:
@@ -178,14 +231,6 @@ def applies(reward: Reward, sample: Sample) -> bool:
         f"reward {reward.name!r} scores targets of kind {', '.join(reward.kinds)}; sample {sample.id!r} is of kind "
         f"{sample.kind!r}. Add `kinds: [{', '.join(reward.kinds)}]` to the reward to leave such samples out"
     )
-
-
-def finite(value: Any, reward: Reward, sample: Sample) -> float:
-    """`value` as a float; raises FoveaError for NaN and infinity, which are bugs of the reward, not wrong answers."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise FoveaError(f"reward {reward.name!r} returned {number} for sample {sample.id!r}")
-    return number
 
 
 async def _result(values: Awaitable[Any]) -> Any:

@@ -68,6 +68,11 @@ class RewardSpec:
         """What logs call it: the label, else the last part of the name."""
         return self.label or self.name.replace(":", ".").rpartition(".")[2]
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Step 0 and every other step at which a schedule has a value of its own."""
+        return tuple(sorted({0, *(int(step) for knots in self.schedule.values() for step, _ in knots)}))
+
     def weight_at(self, step: int) -> float:
         """The weight at a training step."""
         knots = self.schedule.get("weight")

@@ -14,6 +14,7 @@ from grounding.completion import (
     Grammar,
     check_grammar,
     matches_grammar,
+    opened_by,
     render_completion,
     split_completion,
 )
@@ -163,3 +164,46 @@ def test_reading_bare_takes_linear_time(piece: str) -> None:
         return min(timeit.repeat(work, timer=time.process_time, number=1, repeat=5))
 
     assert seconds(80_000) < 40 * max(seconds(8_000), 1e-4)
+
+
+OPEN, SKIPPED = "<think>\n", "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "grammar", "opened"),
+    [
+        ("<|im_start|>assistant\n", "think", ""),
+        ("<|im_start|>assistant\n<think>\n", "think", OPEN),
+        ("<|im_start|>assistant\n<think>\n", "bare", OPEN),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "think_answer", SKIPPED),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "bare", ""),  # nothing of a bare answer is written
+        ("First think between <think> and </think>.<|im_end|>\n<|im_start|>assistant\n", "think", ""),
+        ("<think>" * 3, "think", "<think>"),
+    ],
+)
+def test_what_the_prompt_opened(prompt: str, grammar: Grammar, opened: str) -> None:
+    assert opened_by(prompt, grammar) == opened
+
+
+def test_a_completion_goes_on_from_what_the_prompt_opened() -> None:
+    assert render_completion("A", "T", "think", opened=OPEN) == "T</think>\nA"
+    assert render_completion("A", "T", "think_answer", opened=OPEN) == "T</think>\n<answer>A</answer>"
+    assert render_completion("A", None, "think_answer", opened=SKIPPED) == "<answer>A</answer>"
+    assert render_completion("A", None, "think", opened=SKIPPED) == "A"
+
+
+@pytest.mark.parametrize("grammar", ["think", "think_answer"])
+@pytest.mark.parametrize("opened", ["", "<think>", OPEN])
+@given(answer=PLAIN, thought=PLAIN)
+def test_joined_to_what_the_prompt_opened_it_matches(
+    grammar: Grammar, opened: str, answer: str, thought: str
+) -> None:
+    text = opened + render_completion(answer, thought, grammar, opened=opened)
+    assert matches_grammar(text, grammar)
+    assert matches_grammar(SKIPPED + render_completion(answer, None, grammar, opened=SKIPPED), grammar)
+
+
+@pytest.mark.parametrize(("opened", "thought", "grammar"), [(OPEN, None, "bare"), (SKIPPED, "T", "think")])
+def test_what_does_not_go_on_from_the_prompt_is_refused(opened: str, thought: str | None, grammar: Grammar) -> None:
+    with pytest.raises(UsageError, match="the chat template ends the prompt with '<think>"):
+        render_completion("A", thought, grammar, opened=opened)

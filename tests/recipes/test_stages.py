@@ -139,16 +139,24 @@ def test_a_seed_decides_every_metric(data, tmp_path_factory):
     assert runs[0] != runs[2]
 
 
+def group_size(completions, num_generations, **columns):
+    """What the batch says of its groups."""
+    return [float(size) for size in num_generations]
+
+
 def test_held_out_samples_are_evaluated_in_between(data, tmp_path):
     model = make_model(tmp_path / "model", "qwen3_vl")
     held_out = {"split": "train", "limit": 2}
     often = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 2}
     grpo = {"eval": held_out, "args": {**often, "num_generations_eval": 1, "eval_on_start": True}}
+    grpo["rewards"] = [*REWARDS, {"name": f"{__name__}.group_size"}]
     recipe = recipe_of(model, data, tmp_path, sft={"eval": held_out, "args": often}, grpo=grpo)
     run_recipe(recipe)
     for stage, key, steps in (("0-sft", "eval_loss", [1, 2]), ("1-grpo", "eval_rewards/iou/mean", [0, 1, 2])):
         lines = read_metrics(recipe.folder / stage / "metrics.jsonl")
         assert [line["step"] for line in lines if key in line] == steps
+    for key, size in (("rewards/group_size/mean", 4), ("eval_rewards/group_size/mean", 1)):
+        assert {line[key] for line in lines if key in line} == {size}
 
 
 def test_full_fine_tuning_trains_every_weight(data, tmp_path):

@@ -202,21 +202,28 @@ def test_reward_functions_travel_to_worker_processes():
 # Groups
 
 
-def test_groups_are_neighbours_with_one_sample_or_cut_by_size():
+def test_the_batch_says_how_large_its_groups_are():
     one, two = a_sample(id="one"), a_sample(id="two")
     far = write(Box(0.8, 0.8, 0.9, 0.9))
     batch = [RIGHT, far, RIGHT, RIGHT], [one, one, two, two]
-    assert call(build("diversity")[0], *batch) == [1.0, 1.0, 0.0, 0.0]
-    assert call(build("diversity", num_generations=2)[0], *batch) == [1.0, 1.0, 0.0, 0.0]
-    assert call(build("diversity", num_generations=2)[0], batch[0], [one] * 4) == [1.0, 1.0, 0.0, 0.0]
-    assert call(build("diversity", num_generations=8, num_generations_eval=1)[0], *batch) == [0.0] * 4
+    (function,) = build("diversity")
+    assert call(function, *batch) == [1.0, 1.0, 0.0, 0.0]  # outside a trainer neighbours with one sample are a group
+    assert call(function, *batch, num_generations=[2] * 4) == [1.0, 1.0, 0.0, 0.0]
+    assert call(function, batch[0], [one] * 4, num_generations=[2] * 4) == [1.0, 1.0, 0.0, 0.0]
+    assert call(function, *batch, num_generations=[1] * 4) == [0.0] * 4
 
 
 def test_a_group_that_is_cut_is_an_error_with_the_fix():
-    samples = [a_sample(id="one")] * 3 + [a_sample(id="two")]
-    with pytest.raises(UsageError, match="multiple of num_generations"):
-        call(build("diversity", num_generations=2)[0], [RIGHT] * 4, samples)
-    assert call(build("iou", num_generations=2)[0], [RIGHT] * 4, samples) == [1.0] * 4
+    (diversity, iou) = build("diversity", "iou")
+    twelve = [a_sample(id="one")] * 8 + [a_sample(id="two")] * 4  # 12 answers of groups of 8
+    with pytest.raises(UsageError, match=r"compares the 8 answers .* batch of 12 .* multiple of num_generations"):
+        call(diversity, [RIGHT] * 12, twelve, num_generations=[8] * 12)
+    assert call(iou, [RIGHT] * 12, twelve, num_generations=[8] * 12) == [1.0] * 12
+
+
+def test_a_trainer_that_does_not_say_how_large_its_groups_are_is_refused():
+    with pytest.raises(UsageError, match="no column num_generations"):
+        call(build("diversity")[0], [RIGHT] * 2, [a_sample()] * 2, **later(0))
 
 
 def test_group_rewards_keep_to_their_sources():
@@ -284,6 +291,61 @@ def one_too_few(completions, **columns):
 def test_nan_from_a_reward_is_an_error():
     with pytest.raises(FoveaError, match=r"broken_reward' returned nan for sample 'one'"):
         call(build(f"{__name__}.broken_reward")[0], [RIGHT], [a_sample()])
+
+
+def judging(answer, sample):
+    """Somebody's reward that gives whatever the sample's source says."""
+    if sample.source == "raise":
+        raise KeyError("score")
+    return {"none": None, "text": "good", "one": True, "list": [1.0]}[sample.source]
+
+
+def judging_group(answers, sample):
+    if sample.source == "raise":
+        raise ZeroDivisionError("by\nzero")
+    return {"none": [None, 0.5], "text": "0.5", "short": [1.0], "number": 3.0}[sample.source]
+
+
+def judging_batch(completions, sample, **columns):
+    return {"nan": [float("nan"), 0.5], "inf": [float("inf"), 0.5], "text": ["1", "2"], "number": 3.0}[
+        json.loads(sample[0])["source"]
+    ]
+
+
+@pytest.mark.parametrize(("source", "expected"), [("none", None), ("one", 1.0)])
+def test_none_means_that_a_reward_does_not_apply(source, expected):
+    assert call(build(f"{__name__}.judging")[0], [RIGHT], [a_sample(source=source)]) == [expected]
+    spec = {"name": f"{__name__}.judging", "clip": [0.0, 0.5], "when": {"format": "ok"}}
+    (value,) = call(build(spec)[0], [RIGHT], [a_sample(source=source)])
+    assert value == (None if expected is None else 0.5)
+
+
+def test_none_in_a_group_leaves_that_answer_out():
+    assert call(build(f"{__name__}.judging_group")[0], [RIGHT] * 2, [a_sample(source="none")] * 2) == [None, 0.5]
+    assert call(build(f"{__name__}.judging_batch")[0], [RIGHT] * 2, [a_sample(source="nan")] * 2) == [None, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("function", "source", "message"),
+    [
+        ("judging", "text", "judging' returned 'good' for sample 'one'; a number or None is needed"),
+        ("judging", "list", r"judging' returned '\[1.0\]' for sample 'one'"),
+        ("judging", "raise", "judging' raised KeyError for sample 'one': 'score'"),
+        ("judging_group", "text", "judging_group' returned '0.5'; a list of 2 numbers is needed"),
+        ("judging_group", "short", "judging_group' returned 1 values for 2 completions"),
+        ("judging_group", "number", "judging_group' returned '3.0'; a list"),
+        ("judging_group", "raise", "judging_group' raised ZeroDivisionError for sample 'one': by zero"),
+        ("judging_group", "missing", "judging_group' raised KeyError"),
+        ("judging_batch", "inf", "judging_batch' returned inf"),
+        ("judging_batch", "text", "judging_batch' returned '1'; a number"),
+        ("judging_batch", "number", "judging_batch' returned '3.0'; a list"),
+        ("judging_batch", "missing", "judging_batch' raised KeyError: 'missing'"),
+    ],
+)
+def test_what_a_reward_must_not_do_is_one_line_that_names_it(function, source, message):
+    with pytest.raises(FoveaError, match=message) as error:
+        call(build(f"{__name__}.{function}")[0], [RIGHT] * 2, [a_sample(source=source)] * 2)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
