@@ -145,7 +145,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
     else:
         return [] if _same(old, new) else [where]
-    return [key for name, *pair in pairs for key in differences(*pair, where=f"{where}.{name}" if where else name)]
+    return [key for name, a, b in pairs for key in differences(a, b, f"{where}.{name}" if where else name)]
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -164,9 +164,10 @@ def _base_of(folder: Path) -> str | None:
     if not file.is_file() or any(folder.glob("model*.safetensors")):
         return None
     try:
-        return json.loads(file.read_bytes()).get("base_model_name_or_path")
+        name = json.loads(file.read_bytes()).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
         raise UsageError(f"{file}: not an adapter's configuration: {error}") from error
+    return name if isinstance(name, str) else None
 
 
 def _cached_commit(name: str, revision: str | None) -> str:
