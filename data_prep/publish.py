@@ -19,6 +19,7 @@ import numpy as np
 from data_prep import SPLITS, Source
 from data_prep.state import NOT_IDENTITY, REJECTS, State, encode, sha256, write_json
 from grounding.io import read_samples, write_samples
+from grounding.redact import redact
 from grounding.sample import SCHEMA_VERSION
 
 
@@ -65,7 +66,7 @@ def publish(
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return value if isinstance(value, (int, float, bool, type(None))) else redact(str(value))
 
 
 def _rows(work: Path, final: Path, state: State) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:

@@ -3,7 +3,8 @@
 Judged rewards, the teacher of `data_prep cot` and `eval.py --endpoint` differ in what they ask and in what they do
 with a failure; deadline, retries, limits, cache and counting are here.
 
-The key goes nowhere but into the request's header: not into the cache, not into an error, not into a log.
+The key goes nowhere but into the request's header: not into the cache, not into an error, not into a log. The same
+holds for a name and password in the address.
 """
 
 from __future__ import annotations
@@ -14,19 +15,31 @@ import os
 import random
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import requests
 import urllib3
 
+from grounding.completion import END_THINK, THINK
 from grounding.errors import FoveaError, UsageError
+from grounding.redact import redact
 from grounding.replies import Replies, Reply
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses worth another try
-LARGEST = 4 << 20  # bytes of a reply
+LARGEST = 4 << 20  # bytes of a reply, as sent and unpacked
+_NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationParseError,
+    UnicodeError,
+    OverflowError,  # of the port
+)
 LONGEST_PAUSE = 60.0  # seconds, also for a server that asks for more
 
 
@@ -36,12 +49,14 @@ class EndpointError(FoveaError):
     Attributes:
         permanent: asking again cannot help (wrong key, unknown model, no such address).
         pause: seconds the server asked to be left alone for.
+        status: of HTTP; 0 when no response came or it was none.
     """
 
-    def __init__(self, message: str, permanent: bool = False, pause: float = 0.0):
+    def __init__(self, message: str, permanent: bool = False, pause: float = 0.0, status: int = 0):
         super().__init__(message)
         self.permanent = permanent
         self.pause = pause
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,7 @@ class Client:
             raise UsageError(f"retries is {limits.retries}, must not be negative")
         self.spent = Spent()
         self._where = f"{url.rstrip('/')}/chat/completions"
+        self._shown = redact(self._where)
         self._limits = limits
         self._key_variable = key_variable
         self._key = key
@@ -166,7 +182,7 @@ class Client:
             try:
                 with self._room:
                     content = self._attempt(body, key)
-                return _read(content, usable, self._where)
+                return _read(content, usable, self._shown)
             except EndpointError as error:
                 if error.permanent or attempt == self._limits.retries:
                     raise
@@ -188,50 +204,106 @@ class Client:
             time.sleep(max(0.01, pause))
 
     def _attempt(self, body: dict[str, Any], key: str) -> bytes:
-        where, timeout = self._where, self._limits.timeout
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        """One request, in a thread: no timeout of a socket ends a server that drips its headers, or a slow lookup."""
+        answer: Future[bytes] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(self._post(body, key))
+            except EndpointError as error:
+                answer.set_exception(error)
+            finally:
+                if not answer.done():
+                    answer.set_exception(EndpointError(f"{self._shown}: the request failed", permanent=True))
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            return answer.result(self._limits.timeout)
+        except TimeoutError:
+            raise EndpointError(
+                f"{self._shown}: no complete reply within {self._limits.timeout:g} s; allow more time"
+            ) from None
+
+    def _post(self, body: dict[str, Any], key: str) -> bytes:
+        timeout = self._limits.timeout
+        headers = {"Accept-Encoding": "gzip", **({"Authorization": f"Bearer {key}"} if key else {})}
         deadline = time.monotonic() + timeout
         try:
             with requests.post(
-                where, json=body, headers=headers, timeout=timeout, stream=True, allow_redirects=False
+                self._where, json=body, headers=headers, timeout=timeout, stream=True, allow_redirects=False
             ) as response:
-                content = _receive(response, deadline, where)
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-            raise EndpointError(f"{where} is not an address; give http(s)://host:port/v1", permanent=True) from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise EndpointError(f"{where}: {type(error).__name__}") from None  # its text may hold the request
+                content = _receive(response, deadline, self._shown)
+        except _NO_ADDRESS:
+            message = f"{self._shown} is not an address; give http(s)://host:port/v1"
+            raise EndpointError(message, permanent=True) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise EndpointError(f"{self._shown}: {type(error).__name__}") from None  # its text may hold the request
         if response.status_code != requests.codes.ok:
             text = content.decode("utf-8", "replace")
-            excerpt = " ".join((text.replace(key, "***") if key else text).split())[:200]
+            excerpt = redact(" ".join((text.replace(key, "***") if key else text).split()))[:200]
             permanent = response.status_code not in PASSING
             pause = _seconds(response.headers.get("Retry-After", ""))
-            raise EndpointError(f"{where}: HTTP {response.status_code} {excerpt}", permanent, pause)
+            message = f"{self._shown}: HTTP {response.status_code} {excerpt}"
+            raise EndpointError(message, permanent, pause, response.status_code)
         return content
 
 
 def _receive(response: requests.Response, deadline: float, where: str) -> bytes:
-    """The body, as long as it is of sensible size and comes in time: a server may drip bytes for ever."""
+    """The body, as long as it is of sensible size, packed and unpacked, and comes in time."""
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing not in ("identity", "gzip", "deflate", ""):
+        raise EndpointError(f"{where}: the reply is packed with {packing[:20]!r}, which was not asked for")
     content = bytearray()
-    while chunk := response.raw.read1(8192, decode_content=True):  # what is there, without waiting for 8192 bytes
+    while chunk := response.raw.read1(8192):  # what is there, without waiting for 8192 bytes
         content += chunk
-        if len(content) > LARGEST:
-            raise EndpointError(f"{where}: the reply is longer than {LARGEST} bytes")
         if time.monotonic() > deadline:
             raise EndpointError(f"{where}: no complete reply in time; allow more than the timeout")
+        if len(content) > LARGEST:
+            break
+    if packing in ("gzip", "deflate"):
+        try:
+            # One byte more than may be there shows that there is more
+            content = bytearray(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, LARGEST + 1))
+        except zlib.error:
+            raise EndpointError(f"{where}: the reply cannot be unpacked") from None
+    if len(content) > LARGEST:
+        raise EndpointError(f"{where}: the reply is longer than {LARGEST} bytes")
     return bytes(content)
 
 
 def _read(content: bytes, usable: Callable[[str | None], bool], where: str) -> Reply:
     try:
         answer = json.loads(content)
-        texts = [choice["message"]["content"] for choice in answer["choices"]]
-        usage = answer.get("usage") or {}
-        given, taken = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
+        texts = [_said(choice["message"]) for choice in answer["choices"]]
+        usage = answer.get("usage")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise EndpointError(f"{where}: the reply is not a chat completion") from None
-    if not texts or not all((text is None or isinstance(text, str)) and usable(text) for text in texts):
+    if not texts or not all(usable(text) for text in texts):
         raise EndpointError(f"{where}: the reply has no text")
+    given, taken = (_tokens(usage, f"{kind}_tokens") for kind in ("prompt", "completion"))
     return Reply(tuple(text or "" for text in texts), given, taken)
+
+
+def _said(message: dict[str, Any]) -> str | None:
+    """A message as the model wrote it: a thought that the server took out stands before the content again.
+
+    Servers give it as `reasoning_content` (transformers serve, SGLang, older vLLM) or `reasoning` (vLLM). Without
+    content the model never came to an answer, so the thought stays open.
+    """
+    content = message.get("content")
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if not all(text is None or isinstance(text, str) for text in (content, thought or None)):
+        raise TypeError("content and reasoning are texts")
+    if thought and not (content and (THINK in content or END_THINK in content)):
+        content = f"{THINK}{thought}{END_THINK}\n{content}" if content else f"{THINK}{thought}"
+    # A lone surrogate could be kept in no file
+    return None if content is None else content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _tokens(usage: Any, name: str) -> int:
+    """A count the server states; 0 for none, or for what cannot be one."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return int(count) if isinstance(count, int | float) and 0 <= count < 2**53 else 0
 
 
 def _seconds(header: str) -> float:

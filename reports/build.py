@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from grounding.io import replacing
+from grounding.redact import redact
 from reports import charts, compare
 from reports.compare import Difference, Score, Shown
 from reports.curves import Learning, main_charts, other_charts
@@ -23,7 +23,6 @@ from reports.signs import Sign, signs
 
 MAX_GROUPS = 40
 MAX_CHANGED = 6
-_SECRET = re.compile(r"(?im)^(\s*-?\s*[\w.-]*(?:api_key|secret|password|hf_token|access_token)\s*:).*$")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -209,11 +208,6 @@ def around(run: Run, stage: Stage) -> tuple[Evaluation | None, Evaluation | None
     return (earlier[-1] if earlier else None), made[0]
 
 
-def redact(config: str) -> str:
-    """The configuration without secrets: a report is made to be sent around."""
-    return _SECRET.sub(r"\1 (not shown)", config)
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested mappings as ("git revision", "...") pairs."""
     for key, value in values.items():
@@ -221,6 +215,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from flat(value, name)
         elif isinstance(value, list):
-            yield name, " ".join(map(str, value))
+            yield name, redact(" ".join(map(str, value)))
         else:
-            yield name, str(value)
+            yield name, redact(str(value))

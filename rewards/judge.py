@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 
 from grounding.answer import Answer
+from grounding.completion import split_completion
 from grounding.errors import UsageError
 from grounding.sample import Sample, to_row
 from grounding.targets import TextBox
@@ -50,10 +51,12 @@ def judged_equivalence(
     backoff: float = 1.0,
     concurrency: int = 8,
     cache: str = "",
+    max_tokens: int = 16,
     on_failure: str = "raise",
 ) -> float | None:
     """1 if the judge says the answer's words mean the same as the target's, else 0; equal words are not asked about.
 
+    max_tokens: longest reply; a judge that thinks before its verdict needs hundreds.
     on_failure: "raise" stops the run with the reason, "skip" leaves the group without this reward (None).
     """
     target = sample.target
@@ -64,7 +67,7 @@ def judged_equivalence(
     if normalise(answer.text) == normalise(target.text):
         return 1.0
     data = {"question": sample.instruction, "reference": target.text, "given": answer.text}
-    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, concurrency=concurrency)
+    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
     return _verdict(endpoint, _messages(EQUIVALENT, data), {"yes": 1.0, "no": 0.0}, on_failure)
 
 
@@ -81,11 +84,12 @@ def judged_thought(
     backoff: float = 1.0,
     concurrency: int = 8,
     cache: str = "",
+    max_tokens: int = 16,
     on_failure: str = "raise",
 ) -> float | None:
     """The judge's grade of the thought, 0 to 10, over 10; no thought, or one of pages, is 0 without asking.
 
-    on_failure: as in `judged_equivalence`.
+    max_tokens, on_failure: as in `judged_equivalence`.
     """
     thought = (answer.thought or "").strip()
     if not answer.ok or not thought or len(thought) > THOUGHT_LONGEST:
@@ -96,7 +100,7 @@ def judged_thought(
         "thought": thought,
         "pointed_at": [box.xyxy for box in answer.boxes] + [(point.x, point.y) for point in answer.points],
     }
-    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, concurrency=concurrency)
+    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
     grades = {str(grade): grade / 10 for grade in range(11)}
     return _verdict(endpoint, _messages(THOUGHT, data), grades, on_failure)
 
@@ -109,7 +113,11 @@ def _verdict(endpoint: Endpoint, messages: Messages, verdicts: dict[str, float],
     if on_failure not in ("raise", "skip"):
         raise UsageError(f"on_failure: {on_failure!r} is neither raise nor skip")
     try:
-        reply = endpoint.ask(messages)
+        _, reply, _, closed = split_completion(endpoint.ask(messages))
+        if not closed:
+            raise EndpointError(
+                f"{endpoint.model} was still thinking after {endpoint.max_tokens} tokens; set max_tokens to more"
+            )
         word = normalise(reply)
         if word not in verdicts:
             raise EndpointError(f"{endpoint.model} answered {reply[:80]!r}, not one of {', '.join(verdicts)}")

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.rows import Rejected
+from grounding.completion import END_THINK, split_completion
 from grounding.endpoint import Client, EndpointError, Limits, key_from
 from grounding.errors import UsageError
+from grounding.redact import redact
 from grounding.replies import RepliesFile
 
 T = TypeVar("T")
@@ -66,7 +68,7 @@ class Teacher:
     def __init__(self, settings: Settings, cache: Path):
         s = self.settings = settings
         if not s.url.startswith(("http://", "https://")):
-            raise UsageError(f"--teacher {s.url} is not an address; give http(s)://host:port/v1")
+            raise UsageError(f"--teacher {redact(s.url)} is not an address; give http(s)://host:port/v1")
         key_from(s.key_variable)
         self._replies = RepliesFile(cache)
         limits = Limits(s.timeout, s.retries, s.backoff, s.parallel, s.per_minute)
@@ -76,24 +78,29 @@ class Teacher:
         self._replies.close()
 
     def ask(self, messages: list[dict[str, Any]], number: int = 0) -> str:
-        """The reply to a conversation, from the cache if it was given before.
+        """The reply to a conversation, without the teacher's own thought; from the cache if it was given before.
 
         Args:
             number: tells several replies to the same conversation apart; sent as the seed.
 
         Raises:
-            Rejected: "teacher failed" when every attempt did.
+            Rejected: "teacher failed" when every attempt did, or the reply ended within the teacher's own thought.
             EndpointError: asking again cannot help (wrong key, unknown model).
         """
         s = self.settings
         body = {"model": s.model, "messages": messages, "max_tokens": s.max_tokens, "temperature": s.temperature,
                 "seed": number}  # fmt: skip
         try:
-            return self.client.ask(body, usable=lambda text: bool(text and text.strip())).texts[0]
+            said = self.client.ask(body, usable=lambda text: bool(text and text.strip())).texts[0]
         except EndpointError as error:
             if error.permanent:
                 raise
             raise Rejected("teacher failed", str(error)) from None
+        if not split_completion(said)[3]:
+            raise Rejected(
+                "teacher failed", f"was still thinking after {s.max_tokens} tokens; give --max-tokens more"
+            )
+        return said.rpartition(END_THINK)[2]
 
     def cost(self) -> dict[str, float]:
         """Everything in the cache: replies, tokens in and out, money at the prices given."""

@@ -186,6 +186,22 @@ def test_teacher_gets_past_a_server_that_misbehaves(tmp_path):
         teacher.close()
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_teachers_own_thought_is_not_its_reply(tmp_path, apart):
+    own = {"content": "fine", "reasoning": "hm"} if apart else {"content": "<think>hm</think>fine"}
+    endless = {"content": None, "reasoning": "hm"} if apart else {"content": "<think>hm"}
+
+    def script(n, body):
+        return 200, {}, json.dumps({"choices": [{"message": own if body["seed"] == 0 else endless}]}).encode()
+
+    with Endpoint(script) as server:
+        teacher = Teacher(settings_for(server.url, max_tokens=9), tmp_path / "c.sqlite")
+        assert teacher.ask([{"role": "user", "content": "x"}]).strip() == "fine"
+        with pytest.raises(Rejected, match="still thinking after 9 tokens; give --max-tokens more"):
+            teacher.ask([{"role": "user", "content": "x"}], 1)
+        teacher.close()
+
+
 def test_teacher_gives_up_on_a_row_but_not_on_the_run(tmp_path):
     with Endpoint(lambda n, body: (503, {}, b"")) as server:
         teacher = Teacher(settings_for(server.url, retries=2), tmp_path / "c.sqlite")
@@ -282,7 +298,7 @@ def test_cot_with_a_teacher(tmp_path):
         text = body["messages"][0]["content"][-1]["text"]
         number = int(text.split("number")[1].split('"')[0])
         if number == 3:
-            return said("<think>leak</think> of the red mug number3 here")
+            return said("<answer>leak</answer> of the red mug number3 here")
         if number % 2 and body["seed"] == 0:
             return said("too short")
         return said(good(body), given=1000, taken=50)

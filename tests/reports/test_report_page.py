@@ -2,7 +2,8 @@ import html
 import re
 import time
 
-from reports.build import build, redact
+from grounding.redact import redact
+from reports.build import build
 from reports.run import read_run
 from reports.signs import broken_numbers, signs
 
