@@ -31,8 +31,8 @@ The same name always stands for the same bytes: a file already in place is not w
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -123,9 +123,32 @@ def source(
     """Decorator that registers a `convert` function as a `Source`; the function itself is returned."""
 
     def add(convert: Converter) -> Converter:
+        named = _named_by_the_user(convert)
         SOURCES.register(name)(
-            Source(name, convert, reads, licence, home, add_arguments, inputs, needs_root, seeks, max_rejects)
+            Source(name, named, reads, licence, home, add_arguments, inputs, needs_root, seeks, max_rejects)
         )
         return convert
 
     return add
+
+
+def _named_by_the_user(convert: Converter) -> Converter:
+    """`convert`, with what --source and --licence say in every row."""
+
+    def converted(args: Namespace) -> Iterator[Item | Sample | Reject]:
+        told = {key: vars(args)[key] for key in ("source", "licence") if vars(args).get(key)}
+        return _with(convert(args), told) if told else iter(convert(args))
+
+    return converted
+
+
+def _with(items: Iterable[Item | Sample | Reject], told: dict[str, str]) -> Iterator[Item | Sample | Reject]:
+    try:
+        for item in items:
+            if isinstance(item, Item):
+                yield replace(item, sample=replace(item.sample, **told))  # type: ignore[arg-type]
+            else:
+                yield replace(item, **told) if isinstance(item, Sample) else item  # type: ignore[arg-type]
+    finally:
+        if isinstance(items, Generator):
+            items.close()

@@ -34,6 +34,8 @@ def build_parser(spec: Source) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set to make")
     parser.add_argument("--limit", type=_positive, help="stop after so many samples")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--source", help="what the rows say they come from, for data of your own in this format")
+    parser.add_argument("--licence", help="the licence that the rows state, for data of your own in this format")
     parser.add_argument("--val", type=_share, default=0.0, help="share of images whose rows go to val (0)")
     parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
     parser.add_argument(

@@ -49,7 +49,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
     def rows() -> Iterator[tuple[str, Any]]:
         for path in annotation_files(args):
-            with path.open(encoding="utf-8", errors="replace") as stream:
+            with path.open(encoding="utf-8", errors="surrogateescape") as stream:
                 for number, line in enumerate(stream, 1):
                     if line.strip():
                         yield f"{path.name}:{number}", (path.name, line)

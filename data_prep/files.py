@@ -111,13 +111,13 @@ def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
     Under a missing key there is nothing.
     """
     label = path.name if key is None else f"{path.name}:{key}"
-    with require(path).open(encoding="utf-8", errors="replace") as stream:
+    with require(path).open(encoding="utf-8", errors="surrogateescape") as stream:
         yield from _Reader(stream, label).run(key)
 
 
 def read_json_object(path: Path) -> Iterator[Row]:
     """(``"name:number"``, (key, value)) for every entry of the object a JSON file consists of."""
-    with require(path).open(encoding="utf-8", errors="replace") as stream:
+    with require(path).open(encoding="utf-8", errors="surrogateescape") as stream:
         yield from _Reader(stream, path.name).entries()
 
 

@@ -78,7 +78,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         raise Rejected("missing file", str(path)) from None
 

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from data_prep.rows import Rejected
-from grounding.io import IMAGE_FORMATS, MAX_PIXELS
+from data_prep.rows import Rejected, number
+from grounding.io import IMAGE_FORMATS, MAX_PIXELS, unread_format
 from grounding.sample import ImageRef
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tiff"}
@@ -50,13 +50,14 @@ class ImageFolder:
         """The reference and the file of image `name`.
 
         Args:
-            name: POSIX path relative to the root.
+            name: path relative to the root; the separators of Windows are read too.
             width, height: what the annotation claims, in pixels; checked against the file when given.
 
         Raises:
             Rejected: the path leaves the root, the file is missing, is not an image, is truncated, is a
                 decompression bomb, or has another size.
         """
+        name = name.replace("\\", "/") if isinstance(name, str) else name
         if not self._check:
             return self._claimed(name, width, height), inside(self._root, name)
         known = self._known.get(name)
@@ -67,10 +68,7 @@ class ImageFolder:
             self._known[name] = known
         if isinstance(known, Rejected):
             raise Rejected(known.reason, known.detail)
-        image = known[0]
-        if width is not None and height is not None and (width, height) != (image.width, image.height):
-            detail = f"{name} is {image.width}x{image.height}, annotated {width}x{height}"
-            raise Rejected("image size differs", detail)
+        _check_size(name, known[0], width, height)
         return known
 
     def _look(self, name: str) -> tuple[ImageRef, Path] | Rejected:
@@ -84,7 +82,23 @@ class ImageFolder:
     def _claimed(self, name: str, width: Any, height: Any) -> ImageRef:
         if width is None or height is None:
             raise Rejected("missing image", f"{name}: the annotation has no size and --images none was given")
-        return ImageRef(f"{self._prefix}/{PurePosixPath(name)}", int(width), int(height))
+        return ImageRef(f"{self._prefix}/{PurePosixPath(name)}", _side(width), _side(height))
+
+
+def _side(value: Any) -> int:
+    """A side that an annotation states; numbers in strings are read."""
+    side = number(value, "image size")
+    if side <= 0 or side != int(side):
+        raise Rejected("not a number", f"image size is {value!r}")
+    return int(side)
+
+
+def _check_size(name: str, image: ImageRef, width: Any, height: Any) -> None:
+    if width is None or height is None:
+        return
+    if (_side(width), _side(height)) != (image.width, image.height):
+        detail = f"{name} is {image.width}x{image.height}, annotated {width}x{height}"
+        raise Rejected("image size differs", detail)
 
 
 def inside(root: Path, name: str) -> Path:
@@ -95,7 +109,7 @@ def inside(root: Path, name: str) -> Path:
     """
     if not isinstance(name, str) or not name or "\0" in name:
         raise Rejected("wrong format", f"image name {name!r}")
-    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+    if name.startswith("/") or name[1:3] == ":/" or "\\" in name or ".." in name.split("/"):
         raise Rejected("path leaves the root", repr(name))
     path = os.path.join(root, name)  # noqa: PTH118  called once a row: pathlib takes five times as long
     if os.path.islink(path) or not _inside(os.path.dirname(path), str(root)):  # noqa: PTH114, PTH120
@@ -138,10 +152,12 @@ def _header(data: Path | bytes, decode: bool = False) -> tuple[int, int, str]:
                 Image.open(stream, formats=IMAGE_FORMATS).load()
     except FileNotFoundError:
         raise Rejected("missing image", "no such file") from None
+    except IsADirectoryError:
+        raise Rejected("bad image", "it is a folder") from None
     except Image.DecompressionBombError as error:
         raise Rejected("image too large", str(error)) from None
     except UnidentifiedImageError:
-        raise Rejected("bad image", "not an image") from None
+        raise Rejected("bad image", unread_format(data)) from None
     except Rejected:
         raise
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, zlib.error) as error:  # of damaged files
@@ -157,7 +173,11 @@ def _on_its_side(image: Image.Image) -> bool:
 
 
 def _open(data: Path | bytes) -> IO[bytes]:
-    return io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+    if isinstance(data, bytes):
+        return io.BytesIO(data)
+    if data.is_fifo() or data.is_socket() or data.is_char_device():  # opening these may wait without end
+        raise Rejected("bad image", "not a regular file")
+    return data.open("rb")
 
 
 def _has_tail(stream: IO[bytes], kind: str | None) -> bool:
@@ -169,15 +189,20 @@ def _has_tail(stream: IO[bytes], kind: str | None) -> bool:
     return mark in stream.read()
 
 
-def from_bytes(name: str, data: bytes, prefix: str = "images") -> tuple[ImageRef, bytes]:
+def from_bytes(
+    name: str, data: bytes, width: Any = None, height: Any = None, prefix: str = "images"
+) -> tuple[ImageRef, bytes]:
     """Reference and content of an image that a source carries inside its rows (Parquet), unchanged.
 
     Args:
         name: without suffix, which is taken from the image's own format.
+        width, height: what the row claims, in pixels; checked against the image when given.
 
     Raises:
-        Rejected: as `image_size`; "path leaves the root" for a name like ``../x``.
+        Rejected: as `image_size`; "image size differs"; "path leaves the root" for a name like ``../x``.
     """
     inside(Path(), name)
-    width, height, kind = _header(data)
-    return ImageRef(f"{prefix}/{PurePosixPath(name)}{_SUFFIXES[kind]}", width, height), data
+    own_width, own_height, kind = _header(data)
+    image = ImageRef(f"{prefix}/{PurePosixPath(name)}{_SUFFIXES[kind]}", own_width, own_height)
+    _check_size(name, image, width, height)
+    return image, data

@@ -39,7 +39,7 @@ def load_plain(path: Path) -> Any:
     """
     try:
         with path.open("rb") as stream:
-            return _PlainUnpickler(stream, encoding="utf-8", errors="replace").load()
+            return _PlainUnpickler(stream, encoding="utf-8", errors="surrogateescape").load()
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
     except Exception as error:

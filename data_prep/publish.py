@@ -46,7 +46,7 @@ def publish(
     manifest = {
         "source": spec.name,
         "schema": SCHEMA_VERSION,
-        "licence": spec.licence,
+        "licence": vars(args).get("licence") or spec.licence,
         "home": spec.home,
         "seed": args.seed,
         "arguments": {k: _plain(v) for k, v in sorted(vars(args).items()) if k not in NOT_IDENTITY | {"root"}},

@@ -43,7 +43,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
     def one(where: str, path: Path) -> Iterator[Item]:
         split: Any = path.parent.name
-        row = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        row = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         image, file = folder(f"{split}/{path.stem}.jpg", row.get("imageWidth"), row.get("imageHeight"))
         outlines = [shape["points"] for shape in row["shapes"] if shape["label"] == "target"]
         points = [(number(x), number(y)) for outline in outlines for x, y in outline]

@@ -43,7 +43,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         name, sentences, to_box = _fields(row)
         content = row.get("image")
         if isinstance(content, dict):
-            image, file = from_bytes(name.rpartition(".")[0], content["bytes"])
+            image, file = from_bytes(name.rpartition(".")[0], content["bytes"], row.get("width"), row.get("height"))
         else:
             image, file = folder(name, row.get("width"), row.get("height"))
         box = to_box(row["bbox"], image.width, image.height)

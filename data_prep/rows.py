@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from data_prep import Item, Reject
+from grounding.pictures import words_alone
 from grounding.sample import Sample
 from grounding.targets import Box, Point
 
@@ -26,14 +28,15 @@ class Rejected(ValueError):
 
 
 def convert_rows(
-    rows: Iterable[tuple[str, Any]], convert: Callable[[str, Any], Iterable[Item | Sample]]
+    rows: Iterable[tuple[str, Any]], convert: Callable[[str, Any], Iterable[Item | Sample | Reject]]
 ) -> Iterator[Item | Sample | Reject]:
     """Convert row by row; whatever is wrong with a row is a `Reject` and the next row follows.
 
     Args:
         rows: (where, row); a row that is itself a `Rejected` could not even be read.
         convert: (where, row) -> its samples. Raises `Rejected`, or KeyError / TypeError / ... where the row has
-            another shape than the format says.
+            another shape than the format says. Where a row has several parts, it converts each of them by this
+            function again, so that one bad part costs no other.
     """
     for where, row in rows:
         try:
@@ -142,10 +145,16 @@ def point_from_xy(
     return Point(min(max(x / width, 0.0), 1.0), min(max(y / height, 0.0), 1.0), image, label)
 
 
+_UNDECODED = re.compile(r"[\ud800-\udfff]+")  # bytes that were no UTF-8, as readers with `surrogateescape` keep them
+
+
 def instruction(text: Any) -> str:
-    """The instruction with surrounding white space removed; Rejected "empty instruction" / "wrong format"."""
+    """The instruction without white space around it; Rejected "empty instruction", "not UTF-8", "wrong format"."""
     if not isinstance(text, str):
         raise Rejected("wrong format", f"instruction is {type(text).__name__}")
-    if not text.strip():
+    if not words_alone(text):
         raise Rejected("empty instruction")
+    broken = _UNDECODED.search(text)
+    if broken:
+        raise Rejected("not UTF-8", f"{broken.group()!r} in {text[:80]!r}")
     return text.strip()

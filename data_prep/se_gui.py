@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_prep import Item, Reject, source
-from data_prep.conversations import exchanges, image_names
+from data_prep.conversations import exchanges, image_names, sound
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, number
 from data_prep.sharegpt import conversation_arguments
+from data_prep.spaces import Spaces
+from grounding.pictures import words_alone
 from grounding.sample import Sample
 
 
@@ -37,24 +39,28 @@ def add_arguments(parser: ArgumentParser) -> None:
 )
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
     folder = ImageFolder.of(args, args.image_folder)
+    statistics = Spaces(f"--unit {args.unit}", args)
     wrapping = [re.compile(pattern, re.DOTALL | re.IGNORECASE) for pattern in args.strip]
 
     def one(where: str, row: dict[str, Any]) -> Iterator[Item]:
         image, file = folder(image_names(row)[0].removeprefix(args.image_prefix))
         width, height, slack = (1000, 1000, 2.0) if args.unit == "thousandth" else (image.width, image.height, None)
-        question = next((text for text, _ in exchanges(row)), None)
-        if question is None:
+        first = next(exchanges(row), None)
+        if first is None:
             raise Rejected("empty instruction", "no exchange")
+        question = words_alone(sound(first.question))
         for pattern in wrapping:
             question = pattern.sub("", question)
+        statistics.add([number(n) for n in row["bbox"]], (image.width, image.height), (width, height))
+        box = box_from_xyxy(row["bbox"], width, height, slack=slack)
         sample = Sample(
             id=where,
             images=(image,),
             instruction=instruction(question),
-            target=box_from_xyxy(row["bbox"], width, height, slack=slack),
+            target=box,
             source="se_gui",
             licence="Apache-2.0",
         )
         yield Item(sample, {image.path: file}, args.as_split)
 
-    return convert_rows(read_annotations(args), one)
+    return statistics.watch(convert_rows(read_annotations(args), one))

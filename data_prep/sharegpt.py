@@ -1,30 +1,43 @@
 """Any grounding conversations in LLaVA, ShareGPT or LLaMA-Factory shape: one sample per exchange.
 
 The answers are read by the dialect they are written in (`--dialect`). With several images, the answer or else the
-question must name one ("the third image"); otherwise the row is rejected as "image not named".
+question must name one ("the third image"); otherwise the exchange is rejected as "image not named". `<think>` chains
+are kept as thoughts. Dialects in pixels mean those of the image the model saw: a row gives its size in
+"seen": [[width, height], ...], one for each image, or `--seen original` says that nothing was resized.
 """
 
 from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep import SPLITS, Item, Reject, source
-from data_prep.conversations import exchanges, image_named, image_names, read_target, without_references
+from data_prep import SPLITS, Item, Reject, source, spaces
+from data_prep.conversations import (
+    AnswerReader,
+    Exchange,
+    exchanges,
+    image_names,
+    placed,
+    sound,
+    without_bare_marks,
+    without_references,
+)
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
 from data_prep.rows import Rejected, convert_rows, instruction
+from data_prep.spaces import Spaces
 from grounding.answer import ImageSize
-from grounding.sample import Sample
+from grounding.errors import UsageError
+from grounding.sample import ImageRef, Sample
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_files(parser, "*.json*")
     conversation_arguments(parser)
     parser.add_argument("--dialect", required=True, help="how answers are written, for instance qwen2_vl")
-    parser.add_argument("--licence", default="unknown", help="written into every row")
+    parser.add_argument("--seen", choices=("original",), help="pixels in answers are those of the files, not resized")
 
 
 def conversation_arguments(parser: ArgumentParser) -> None:
@@ -38,6 +51,7 @@ def conversation_arguments(parser: ArgumentParser) -> None:
         help="remove what matches from questions: the prompt around the instruction (repeatable)",
     )
     parser.add_argument("--image-prefix", default="", help="remove this from the start of image names")
+    spaces.add_arguments(parser)
 
 
 @source(
@@ -48,53 +62,76 @@ def conversation_arguments(parser: ArgumentParser) -> None:
     inputs=annotation_files,
 )
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
-    return convert_conversations(args, "sharegpt", args.licence, args.dialect)
+    return convert_conversations(args, "sharegpt", "unknown", args.dialect, original=args.seen == "original")
 
 
 def convert_conversations(
-    args: Namespace, name: str, licence: str, dialect: str, *, pick: str | None = None
+    args: Namespace, name: str, licence: str, dialect: str, *, pick: str | None = None, original: bool = True
 ) -> Iterator[Item | Sample | Reject]:
     """Samples from conversations.
 
     Args:
         pick: only exchanges whose answer matches this pattern are meant to point at something; others are passed
             over, not rejected.
+        original: pixels in answers are those of the image files.
     """
     folder = ImageFolder.of(args, args.image_folder)
     wrapping = [re.compile(pattern, re.DOTALL | re.IGNORECASE) for pattern in args.strip]
     wanted = re.compile(pick) if pick else None
+    statistics = Spaces(f"dialect {dialect}", args)
+    reader = AnswerReader(dialect, statistics)
+    in_pixels = reader.dialect.space.scale is None
 
-    def one(where: str, row: dict[str, Any]) -> Iterator[Item]:
+    def one(where: str, row: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
         names = [image.removeprefix(args.image_prefix).lstrip("/") for image in image_names(row)]
-        placed = [folder(image, row.get("width"), row.get("height")) for image in names]
-        sizes = [ImageSize(image.width, image.height) for image, _ in placed]
-        for number, (question, answer) in enumerate(exchanges(row), 1):
+        images = [folder(image, row.get("width"), row.get("height")) for image in names]
+        sizes = _sizes([image for image, _ in images], row.get("seen"))
+        if in_pixels and not original and "seen" not in row:
+            raise UsageError(
+                f"{where}: dialect {dialect} answers in pixels of the resized image: give the row"
+                ' "seen": [[width, height], ...], or --seen original where nothing was resized'
+            )
+        meta = {"task": row["task"]} if isinstance(row.get("task"), str) else {}
+
+        def answered(where: str, exchange: Exchange) -> Iterator[Item]:
+            answer = sound(exchange.answer)
             if wanted and not wanted.search(answer):
-                continue
-            text = without_references(question)
+                return
+            question, count = placed(without_references(sound(exchange.question)), exchange.shown, len(images))
+            head, words = without_bare_marks(question)
             for pattern in wrapping:
-                text = pattern.sub("", text)
-            index = _which(answer, question, len(placed))
-            target = read_target(answer, dialect, sizes, index)
+                words = pattern.sub("", words)
+            target, thought = reader(answer, question, sizes[:count])
             sample = Sample(
-                id=f"{where}-{number}",
-                images=tuple(image for image, _ in placed),
-                instruction=instruction(text),
+                id=where,
+                images=tuple(image for image, _ in images[:count]),
+                instruction=instruction(head + words),
                 target=target,
                 source=name,
                 licence=licence,
-                meta={"task": row["task"]} if isinstance(row.get("task"), str) else {},
+                thought=thought,
+                meta=meta,
             )
-            yield Item(sample, {image.path: file for image, file in placed}, args.as_split)
+            yield Item(sample, {image.path: file for image, file in images[:count]}, args.as_split)
 
-    return convert_rows(read_annotations(args), one)
+        yield from convert_rows(((f"{where}-{n}", pair) for n, pair in enumerate(exchanges(row), 1)), answered)
+
+    return statistics.watch(convert_rows(read_annotations(args), one))
 
 
-def _which(answer: str, question: str, count: int) -> int:
-    if count == 1:
-        return 0
-    for text in (answer, question):
-        index = image_named(text, count)
-        if index is not None:
-            return index
-    raise Rejected("image not named", question[:200])
+def _sizes(images: Sequence[ImageRef], seen: Any) -> list[ImageSize]:
+    """Sizes of a row's images, as files and as the model saw them."""
+    if seen is None:
+        return [ImageSize(image.width, image.height) for image in images]
+    try:
+        return [_seen(image, *size) for image, size in zip(images, seen, strict=True)]
+    except (TypeError, ValueError):
+        raise Rejected(
+            "wrong format", f"seen {seen!r} is not [[width, height], ...] of {len(images)} images"
+        ) from None
+
+
+def _seen(image: ImageRef, width: int, height: int) -> ImageSize:
+    if min(width, height) <= 0:
+        raise ValueError("a side that is not positive")
+    return ImageSize(image.width, image.height, width, height)

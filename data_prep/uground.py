@@ -11,13 +11,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep import Item, Reject, source
-from data_prep.conversations import exchanges
+from data_prep import Item, Reject, source, spaces
+from data_prep.conversations import Exchange, exchanges, sound
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import from_bytes
 from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, point_from_xy
+from data_prep.spaces import Spaces
+from grounding.pictures import words_alone
 from grounding.sample import Sample
-from grounding.targets import Box, Point
 
 _TUPLE = re.compile(r"\s*[(\[]?\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){1,3})\s*[)\]]?\s*")
 _WRAPPING = re.compile(r"^.*?Description:\s*", re.DOTALL)
@@ -26,6 +27,7 @@ _WRAPPING = re.compile(r"^.*?Description:\s*", re.DOTALL)
 def add_arguments(parser: ArgumentParser) -> None:
     add_files(parser, "*.parquet")
     parser.add_argument("--unit", type=float, default=1000.0, help="number that stands for a whole side (1000)")
+    spaces.add_arguments(parser)
 
 
 @source(
@@ -37,21 +39,30 @@ def add_arguments(parser: ArgumentParser) -> None:
     inputs=annotation_files,
 )
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
-    def one(where: str, row: dict[str, Any]) -> Iterator[Item]:
+    unit = args.unit
+    statistics = Spaces(f"--unit {unit:g}", args)
+
+    def one(where: str, row: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
         name = where.replace(".parquet:", "-").replace("/", "_")
-        image, data = from_bytes(name, image_bytes(row["image"]))
-        for number, (question, answer) in enumerate(exchanges(row), 1):
+        image, data = from_bytes(name, image_bytes(row["image"]), row.get("width"), row.get("height"))
+
+        def answered(where: str, exchange: Exchange) -> Iterator[Item]:
+            question = words_alone(sound(exchange.question))
+            numbers = read_numbers(sound(exchange.answer))
+            statistics.add(numbers, (image.width, image.height), (unit, unit))
             sample = Sample(
-                id=f"{where}-{number}",
+                id=where,
                 images=(image,),
                 instruction=instruction(_WRAPPING.sub("", question)),
-                target=read_tuple(answer, args.unit),
+                target=(box_from_xyxy if len(numbers) == 4 else point_from_xy)(numbers, unit, unit, slack=unit / 500),
                 source="uground",
                 licence="CC-BY-NC-SA-4.0",
             )
             yield Item(sample, {image.path: data})
 
-    return convert_rows(read_annotations(args), one)
+        yield from convert_rows(((f"{where}-{n}", pair) for n, pair in enumerate(exchanges(row), 1)), answered)
+
+    return statistics.watch(convert_rows(read_annotations(args), one))
 
 
 def image_bytes(value: Any) -> bytes:
@@ -66,12 +77,10 @@ def image_bytes(value: Any) -> bytes:
     return data
 
 
-def read_tuple(text: str, unit: float) -> Box | Point:
-    """A point or box from "(x, y)" or "(x1, y1, x2, y2)" where `unit` stands for a whole side."""
+def read_numbers(text: str) -> list[float]:
+    """The numbers of "(x, y)" or "(x1, y1, x2, y2)"."""
     match = _TUPLE.fullmatch(text)
-    numbers = match[1].split(",") if match else []
-    if len(numbers) == 4:
-        return box_from_xyxy(numbers, unit, unit, slack=unit / 500)
-    if len(numbers) == 2:
-        return point_from_xy(numbers, unit, unit, slack=unit / 500)
-    raise Rejected("wrong format", f"answer {text[:80]!r}")
+    numbers = [float(part) for part in match[1].split(",")] if match else []
+    if len(numbers) not in (2, 4):
+        raise Rejected("wrong format", f"answer {text[:80]!r}")
+    return numbers

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.sample import ImageRef, Sample, from_row, to_row
@@ -105,7 +106,7 @@ def open_image(root: str | Path, ref: ImageRef, max_pixels: int = MAX_PIXELS) ->
     """The image `ref` of the data set in folder `root`, decoded, upright, in RGB.
 
     The EXIF orientation is applied, as viewers and annotation tools do, and `ref` gives the size after that.
-    Transparent pixels are laid over white.
+    Transparent pixels are laid over white; deeper pixels than 8 bits are scaled to 8 bits.
 
     Raises:
         BrokenRow: the file is missing, outside `root` (also through a link), not an image, truncated, larger than
@@ -122,15 +123,69 @@ def open_image(root: str | Path, ref: ImageRef, max_pixels: int = MAX_PIXELS) ->
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BrokenRow(where, f"image has {image.width}x{image.height} pixels, more than {max_pixels}")
-            upright = ImageOps.exif_transpose(image)
-            picture = _on_white(upright)
+            picture = upright_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenRow(where, f"image is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise BrokenRow(where, f"not a readable image: {unread_format(path)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise BrokenRow(where, f"not a readable image: {error}") from error
     if picture.size != (ref.width, ref.height):
         raise BrokenRow(where, f"image is {picture.width}x{picture.height}, the row says {ref.width}x{ref.height}")
     return picture
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as models take it: turned as its EXIF orientation says, over white, in RGB of 8 bits."""
+    unsigned = getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT) == (1,)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+        upright = _eight_bits(np.asarray(upright), unsigned)
+    return _on_white(upright)
+
+
+_SAMPLE_FORMAT = 339  # of TIFF; Pillow reads unsigned 32 bits as signed ones
+
+
+def _eight_bits(values: np.ndarray, unsigned: bool) -> Image.Image:
+    """Grey pixels of 16 or 32 bits or floats, scaled to 8 bits.
+
+    White is 65535 in 16 bits. Elsewhere it is the first of 1 (floats only), 255 and 65535 that no pixel exceeds;
+    beyond these, and where pixels are negative, the darkest pixel is black and the brightest white.
+    """
+    if values.dtype.itemsize == 2:
+        low, white = 0.0, 65535.0
+    else:
+        grey = values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
+        values = np.nan_to_num(grey.astype(np.float32), posinf=0.0, neginf=0.0)
+        low, white = float(values.min()), float(values.max())
+        scales = (1.0, 255.0, 65535.0) if grey.dtype.kind == "f" else (255.0, 65535.0)
+        if low >= 0:
+            low, white = next(((0.0, scale) for scale in scales if white <= scale), (low, white))
+    return Image.fromarray(np.round((values - low) * (255 / max(white - low, 1e-30))).astype(np.uint8), "L")
+
+
+_UNREAD = (
+    (4, b"ftypavif", "AVIF"), (4, b"ftypheic", "HEIC"), (4, b"ftypmif1", "HEIF"), (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"), (4, b"jP  ", "JPEG 2000"), (0, b"%PDF", "PDF"), (0, b"%!PS", "PostScript"),
+    (0, b"8BPS", "Photoshop"), (0, b"<svg", "SVG"), (0, b"<?xml", "XML or SVG"), (0, b"version https://git-lfs",
+    "a Git LFS pointer: fetch the file itself"), (0, b"<!DOCTYPE html", "a web page"), (0, b"<html", "a web page"),
+)  # fmt: skip
+
+
+def unread_format(data: Path | bytes) -> str:
+    """What a file is that is none of `IMAGE_FORMATS`, in words: "AVIF; convert it to PNG, JPEG or WebP"."""
+    if isinstance(data, Path):
+        with data.open("rb") as stream:
+            head = stream.read(64)
+    else:
+        head = data[:64]
+    if not head:
+        return "the file is empty"
+    for offset, mark, name in _UNREAD:
+        if head[offset:].startswith(mark):
+            return name if "pointer" in name else f"it is {name}; convert it to PNG, JPEG or WebP"
+    return f"not an image in {', '.join(IMAGE_FORMATS)}"
 
 
 def _on_white(image: Image.Image) -> Image.Image:

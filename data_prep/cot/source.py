@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_prep import Item, Reject, Split, source
 from data_prep import dataset as datasets
+from data_prep.conversations import canonical
 from data_prep.cot.forms import FORMS
 from data_prep.cot.teacher import Settings, Teacher, data_url, in_order
 from data_prep.cot.verify import Copies, answers, verify
@@ -20,15 +20,13 @@ from data_prep.files import read_jsonl
 from data_prep.images import inside
 from data_prep.rows import Rejected
 from data_prep.state import write_json
-from grounding.answer import ImageSize
 from grounding.completion import split_completion
-from grounding.dialects import Dialect, get_dialect
+from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point
 from grounding.thought import write_place
 
-_BRACKET = re.compile(r"[\[(][\d\s.,]{3,80}[\])]")
 _ASK = (
     "You write the reasoning of somebody who looks at the image for the first time and finds what is asked for."
     ' The request is: "{instruction}". {answer} Never mention that the answer was given to you. {form}'
@@ -203,13 +201,3 @@ def _from_completions(args: Namespace) -> Iterator[Proposal]:
             else:
                 thoughts.append(canonical(thought.strip(), dialect, sample.sizes))
         yield split, sample, thoughts
-
-
-def canonical(thought: str, dialect: Dialect, sizes: Sequence[ImageSize]) -> str:
-    """A model's thought with its own numbers turned into canonical places; brackets that are none stay."""
-
-    def rewrite(match: re.Match[str]) -> str:
-        places = dialect.read_thought(match.group(), sizes)
-        return write_place(places[0]) if len(places) == 1 else match.group()
-
-    return _BRACKET.sub(rewrite, thought)

@@ -16,7 +16,7 @@ from data_prep import SOURCES
 from data_prep.files import read_json_array, read_json_object, read_jsonl, read_parquet
 from data_prep.images import ImageFolder, from_bytes, image_size
 from data_prep.pickles import load_plain
-from data_prep.rows import Rejected, box_from_xywh, box_from_xyxy, point_from_xy
+from data_prep.rows import Rejected, box_from_xywh, box_from_xyxy, instruction, point_from_xy
 from data_prep.writer import run
 from grounding.errors import FoveaError, UsageError
 from tests.data_prep.helpers_data import convert, parse, picture, reasons, write_jsonl, write_picture
@@ -97,6 +97,56 @@ def test_bad_images_are_named(tmp_path, data, reason):
     assert error.value.reason == reason
     with pytest.raises(Rejected):
         from_bytes("a", data)
+
+
+def test_a_format_that_is_not_read_is_called_by_its_name(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\0\0\0\x20ftypavif\0\0\0\0")
+    with pytest.raises(Rejected, match=r"a\.png: it is AVIF; convert it to PNG"):
+        ImageFolder(tmp_path)("a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(Rejected, match="not a regular file"):
+        ImageFolder(tmp_path)("pipe.png")
+
+
+def test_stated_sizes_are_compared_as_numbers(tmp_path):
+    write_picture(tmp_path / "in" / "a.png", 30, 20)
+    data = picture(30, 20)
+    for width, height in ((30, 20), ("30", "20"), (30.0, 20), (None, None)):
+        assert ImageFolder(tmp_path)("in/a.png", width, height)[0].width == 30
+        assert from_bytes("a", data, width, height)[0].width == 30
+    for width, height, reason in (
+        (60, 40, "image size differs"),
+        ("wide", 20, "not a number"),
+        (0, 0, "not a number"),
+    ):
+        for look in (
+            lambda *size: ImageFolder(tmp_path)("in/a.png", *size),
+            lambda *size: from_bytes("a", data, *size),
+        ):
+            with pytest.raises(Rejected) as error:
+                look(width, height)
+            assert error.value.reason == reason
+
+
+def test_separators_of_windows_are_read(tmp_path):
+    write_picture(tmp_path / "images" / "a.png", 30, 20)
+    assert ImageFolder(tmp_path)("images\\a.png")[0].path == "images/images/a.png"
+    with pytest.raises(Rejected, match="path leaves the root"):
+        ImageFolder(tmp_path)("C:\\images\\a.png")
+
+
+def test_text_that_is_not_utf_8_is_rejected_not_changed(tmp_path):
+    path = tmp_path / "x.p"
+    path.write_bytes(b"(lp0\nS'caf\\xe9'\np1\naS'caf\\xc3\\xa9'\np2\na.")
+    latin, utf8 = load_plain(path)
+    assert instruction(utf8) == "café"
+    with pytest.raises(Rejected, match="not UTF-8"):
+        instruction(latin)
+    (tmp_path / "a.json").write_bytes(b'["caf\xe9", "caf\xc3\xa9"]')
+    (_, latin), (_, utf8) = read_json_array(tmp_path / "a.json")
+    assert instruction(utf8) == "café"
+    with pytest.raises(Rejected, match="not UTF-8"):
+        instruction(latin)
 
 
 def test_trailing_bytes_do_not_make_an_image_bad():

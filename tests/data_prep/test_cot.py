@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import SOURCES
+from data_prep.conversations import canonical
 from data_prep.cot.forms import FORMS
-from data_prep.cot.source import canonical, messages
+from data_prep.cot.source import messages
 from data_prep.cot.teacher import Settings, Teacher, in_order
 from data_prep.cot.verify import Copies, verify
 from data_prep.rows import Rejected

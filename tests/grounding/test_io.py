@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -193,6 +195,44 @@ def test_every_mode_becomes_rgb(root: Path, mode: str) -> None:
     name = "images/x.tiff" if mode == "CMYK" else "images/x.png"
     Image.new(mode, (4, 3)).save(root / name)
     assert open_image(root, ImageRef(name, 4, 3)).mode == "RGB"
+
+
+RAMP = np.array([[0.0, 0.25, 0.5, 0.75, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("grey16.png", (RAMP * 65535).astype(np.uint16)),
+        ("grey16.tiff", (RAMP * 65535).astype(np.uint16)),
+        ("grey32.tiff", (RAMP * (2**31 - 1)).astype(np.int32)),
+        ("grey32_of_16.tiff", (RAMP * 65535).astype(np.int32)),
+        ("grey32_of_8.tiff", (RAMP * 255).astype(np.int32)),
+        ("unit.tiff", RAMP.astype(np.float32)),
+        ("bytes.tiff", (RAMP * 255).astype(np.float32)),
+        ("negative.tiff", (RAMP * 8 - 5).astype(np.float32)),
+    ],
+)
+def test_deep_pixels_are_scaled_to_8_bits(root: Path, name: str, values: np.ndarray) -> None:
+    Image.fromarray(values).save(root / name)
+    picture = np.asarray(open_image(root, ImageRef(name, 5, 1)))
+    assert np.abs(picture[0] - 255 * RAMP.T).max() <= 1
+
+
+def test_unsigned_32_bits_are_no_negative_numbers(root: Path) -> None:
+    values = (RAMP * (2**32 - 1)).astype(np.uint32)
+    Image.fromarray(values.view(np.int32)).save(root / "u.tiff")
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))  # SampleFormat
+    data = (root / "u.tiff").read_bytes()
+    assert signed in data
+    (root / "u.tiff").write_bytes(data.replace(signed, unsigned))
+    assert np.asarray(open_image(root, ImageRef("u.tiff", 5, 1)))[0, :, 0].tolist() == [0, 64, 128, 191, 255]
+
+
+def test_other_formats_are_called_by_their_name(root: Path) -> None:
+    Image.new("RGB", (4, 3)).save(root / "x.avif")
+    with pytest.raises(BrokenRow, match=r"x\.avif: not a readable image: it is AVIF; convert it to PNG"):
+        open_image(root, ImageRef("x.avif", 4, 3))
 
 
 def test_transparency_lies_over_white(root: Path) -> None:
