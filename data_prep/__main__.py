@@ -104,9 +104,8 @@ def view(argv: list[str]) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--out", type=Path, help="folder for the pages (ROOT/view)")
     args = parser.parse_args(argv)
-    out = args.out or args.root / "view"
-    rows = build_pages(args.root, out)
-    print(f"{out / 'index.html'}: {rows} rows")
+    rows = build_pages(args.root, args.out)
+    print(f"{(args.out or args.root / 'view') / 'index.html'}: {rows} rows")
 
 
 def main(argv: list[str] | None = None) -> int:

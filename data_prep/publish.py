@@ -1,4 +1,4 @@
-"""The last step of a conversion: final files beside the running ones, moved into place, the manifest last.
+"""The last step of a conversion: the rows join the images beside what OUT holds, then all is put in place.
 
 It can be repeated from the start at any moment, because it reads what the run left in .convert/ and changes
 nothing there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from data_prep import SPLITS, Source
-from data_prep.state import NOT_IDENTITY, REJECTS, State, encode, sha256, write_json
+from data_prep.state import KIND, NOT_IDENTITY, REJECTS, State, encode, sha256, write_json
+from grounding import folders
+from grounding.folders import STAGING
 from grounding.io import read_samples, write_samples
 from grounding.redact import redact
 from grounding.sample import SCHEMA_VERSION
@@ -34,15 +37,16 @@ def publish(
     Returns:
         The manifest.
     """
-    final = work / "final"
-    shutil.rmtree(final, ignore_errors=True)
-    final.mkdir()
+    final = args.out / STAGING
+    for path in final.iterdir():  # of a run that was killed here
+        if path.is_file():
+            path.unlink()
     rows, kinds, rejects = _rows(work, final, state)
     if args.format == "parquet":
         for split in rows:
             write_samples(final / f"{split}.parquet", read_samples(final / f"{split}.jsonl"))
             (final / f"{split}.jsonl").unlink()
-    names = sorted(path.name for path in final.iterdir())
+    names = sorted([REJECTS, *(f"{split}.{args.format}" for split in rows)])
     manifest = {
         "source": spec.name,
         "schema": SCHEMA_VERSION,
@@ -53,15 +57,14 @@ def publish(
         "inputs": inputs,
         "rows": rows,
         "targets": kinds,
-        "images": sum(path.is_file() for path in (args.out / "images").rglob("*")),
+        "images": sum(len(files) for _, _, files in os.walk(final / "images")),
         "rejected": sum(rejects.values()),
         "rejects": rejects,
         "files": {name: {"bytes": (final / name).stat().st_size, "sha256": sha256(final / name)} for name in names},
         "fingerprint": state.fingerprint,
     }
-    for name in names:
-        (final / name).replace(args.out / name)
-    write_json(args.out / "manifest.json", manifest)
+    write_json(final / "manifest.json", manifest)
+    folders.publish(args.out, KIND)
     return manifest
 
 

@@ -26,9 +26,11 @@ from PIL import Image
 
 from data_prep import Item, Reject, source
 from data_prep.browser import Browser, PageFailed, Screen, url_for_file
+from data_prep.state import WORK
 from data_prep.web_page import Look, WebElement, look
 from data_prep.web_words import FORMS, write
 from grounding.errors import UsageError
+from grounding.folders import STAGING
 from grounding.io import replacing
 from grounding.sample import ImageRef, Sample, from_row, to_row
 from grounding.targets import Box
@@ -100,14 +102,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def convert(args: Namespace) -> Iterator[Item | Reject]:
     """Render and harvest every view.
 
-    A finished view is kept in OUT/.convert, so that an interrupted run does not render it again.
+    A finished view is kept while the run goes on, so that an interrupted run does not render it again.
 
     Raises:
         UsageError: no pages, a URL whose host is not allowed, or no browser.
     """
     root = args.root.resolve()
     views = plan(root, args)
-    kept = args.out / ".convert" / "views"
+    kept = args.out / WORK / "views"
     sandbox = False if args.no_sandbox else None
     hosts = frozenset(args.allow_host)
     with Browser(root, executable=args.chromium, allow_hosts=hosts, sandbox=sandbox) as browser:
@@ -115,7 +117,7 @@ def convert(args: Namespace) -> Iterator[Item | Reject]:
             path = f"images/{view.name}.png"
             memo = kept / f"{view.name}.json"
             told = json.loads(memo.read_text(encoding="utf-8")) if memo.is_file() else None
-            if told is not None and (not told.get("items") or (args.out / path).is_file()):
+            if told is not None and (not told.get("items") or (args.out / STAGING / path).is_file()):
                 yield from _recall(told, view.name)
                 continue
             result = render(browser, view, args)

@@ -3,18 +3,17 @@
     OUT/train.jsonl (val, test)   the rows, in the order the source yields them
     OUT/images/                   linked, copied or new
     OUT/rejects.jsonl             every row that was not converted, with its reason
-    OUT/manifest.json             counts, rejects by reason, hashes, licence, source versions, seed; written last
+    OUT/manifest.json             counts, rejects by reason, hashes, licence, source versions, seed; put in place last
 
 While running, rows are appended to files in OUT/.convert/ and every few thousand items a checkpoint is committed:
 the files are flushed, then `state.json` with their lengths is replaced. A run that was killed truncates the files
-to the last checkpoint, skips as many items of the source, and goes on. Publishing is repeatable for the same
-reason: it reads .convert/, which is removed only once manifest.json stands. So a rerun after a kill at any moment
-gives the same bytes, and a rerun of a finished run does nothing.
+to the last checkpoint, skips as many items of the source, and goes on. The data set is built beside what OUT holds
+and put in place when it is complete (`grounding.folders`). So a rerun after a kill at any moment gives the same
+bytes, a rerun of a finished run does nothing, and what is not ours in OUT stays.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,16 +21,17 @@ import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep import SPLITS, Item, Reject, Source
+from data_prep import Item, Reject, Source
 from data_prep.images import inside
 from data_prep.publish import publish
-from data_prep.state import NAMES, NOT_IDENTITY, REJECTS, State, encode, sha256, write_json
+from data_prep.state import KIND, NAMES, NOT_IDENTITY, REJECTS, WORK, State, encode, read_json, sha256, write_json
 from grounding.errors import FoveaError, UsageError
+from grounding.folders import STAGING, check_apart, owning
 from grounding.sample import SCHEMA_VERSION, Sample, to_row
 
 CHECK_EVERY = 1000  # items between two looks at the share of rejects; fixed, so that a rerun stops at the same item
@@ -53,27 +53,50 @@ def run(spec: Source, args: Namespace, progress: Callable[[State], None] | None 
         The manifest.
 
     Raises:
-        UsageError: OUT holds something else, or another run is writing there.
+        UsageError: OUT is where the source reads, holds something else, or another run is writing there.
         FoveaError: too many rejects, nothing converted, or the disk refuses.
     """
     out: Path = args.out
+    check_apart(out, _read_paths(args))
     inputs = _hash_inputs(spec, args)
     fingerprint = _fingerprint(spec, args, inputs)
     done = _finished(out, fingerprint, args.overwrite)
-    if done is not None:
+    if done is not None and not (out / WORK).exists():
         return done
-    work = out / ".convert"
+    with owning(out, KIND):
+        try:
+            done = _finished(out, fingerprint, args.overwrite)
+            work = out / WORK
+            if done is None:
+                state = _resume(out, fingerprint)
+                if not state.finished:
+                    _convert(spec, args, work, state, progress)
+                done = publish(spec, args, work, state, inputs)
+            _discard(out)
+        except OSError as error:
+            reason = error.strerror or error
+            raise FoveaError(f"{out}: {reason}; nothing is lost, run the same command again") from error
+    return done
+
+
+def _read_paths(args: Namespace) -> Iterator[Path]:
+    """Every existing file and folder that the arguments name for reading."""
+    for name, value in vars(args).items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, Path) and name not in ("out", "cache"):
+                yield item
+            elif isinstance(item, str):  # patterns and folders below --root, NAME=DIR
+                folder = item.partition("=")[2]
+                path = Path(folder) if folder else args.root and args.root / item
+                if path and _exists(path):
+                    yield path
+
+
+def _exists(path: Path) -> bool:
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with _lock(work):
-            state = _resume(work, fingerprint, out / "images")
-            if not state.finished:
-                _convert(spec, args, work, state, progress)
-            manifest = publish(spec, args, work, state, inputs)
-        shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise FoveaError(f"{out}: {error.strerror or error}; nothing is lost, run the same command again") from error
-    return manifest
+        return path.exists()
+    except OSError:  # a text too long for a path
+        return False
 
 
 def _hash_inputs(spec: Source, args: Namespace) -> dict[str, dict[str, Any]]:
@@ -96,51 +119,50 @@ def _fingerprint(spec: Source, args: Namespace, inputs: dict[str, dict[str, Any]
 
 
 def _finished(out: Path, fingerprint: str, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest if this very run is complete; with `overwrite`, makes room for another."""
-    manifest = out / "manifest.json"
-    if not manifest.exists():
+    """The manifest if this very run is complete; without `overwrite`, another one's is in the way."""
+    path = out / "manifest.json"
+    if not path.exists():
         return None
-    found = json.loads(manifest.read_text())
+    found = read_json(path)
     if found.get("fingerprint") == fingerprint:
-        shutil.rmtree(out / ".convert", ignore_errors=True)
-        return dict(found)
+        return found
     if not overwrite:
         raise UsageError(f"{out} holds a data set made with other arguments; choose another --out or add --overwrite")
-    manifest.unlink()
-    for name in (REJECTS, *(f"{split}.{suffix}" for split in SPLITS for suffix in ("jsonl", "parquet"))):
-        (out / name).unlink(missing_ok=True)
-    for name in ("images", ".convert"):
-        shutil.rmtree(out / name, ignore_errors=True)
     return None
 
 
-@contextmanager
-def _lock(work: Path) -> Iterator[None]:
-    with (work / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another run is writing to {work.parent}") from None
-        yield
-
-
-def _resume(work: Path, fingerprint: str, images: Path) -> State:
+def _resume(out: Path, fingerprint: str) -> State:
     """The last committed state with the files cut to it; a fresh one when the last run was another."""
-    state = State(fingerprint)
+    work, state = out / WORK, State(fingerprint)
     path = work / "state.json"
     if path.exists():
-        found = State(**json.loads(path.read_text()))
-        if found.fingerprint == fingerprint:
-            state = found
-        else:
-            shutil.rmtree(images, ignore_errors=True)
+        try:
+            found = State.read(read_json(path))
+            if found.fingerprint == fingerprint and (out / STAGING).is_dir():
+                state = found
+        except ValueError as error:
+            raise UsageError(f"{path}: is damaged ({error}); remove {work} and run again") from error
+    if not state.items:
+        _discard(out)
+    work.mkdir(exist_ok=True)
+    (out / STAGING).mkdir(exist_ok=True)
     for name in NAMES:
         with (work / name).open("ab") as handle:
             handle.truncate(state.sizes[name])
-    shutil.rmtree(work / "tmp", ignore_errors=True)
-    (work / "tmp").mkdir()
     write_json(path, state.as_dict())
     return state
+
+
+def _discard(out: Path) -> None:
+    """Remove the files of a run under way; its folder stays if there is something else in it."""
+    work = out / WORK
+    shutil.rmtree(out / STAGING, ignore_errors=True)
+    if work.is_dir():
+        shutil.rmtree(work / "views", ignore_errors=True)
+        for path in (*(work / name for name in (*NAMES, "state.json", "image")), *work.glob(".state.json.*")):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            work.rmdir()
 
 
 def _convert(
@@ -205,10 +227,10 @@ def _place(item: Item, args: Namespace, work: Path, placed: set[str]) -> tuple[s
         for name, content in item.files.items():
             if name in placed:
                 continue
-            target = inside(args.out, name)
+            target = inside(args.out / STAGING, name)
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _put(content, target, work / "tmp" / "image", link=args.images == "link")
+                _put(content, target, work / "image", link=args.images == "link")
             if len(placed) >= REMEMBER:
                 placed.clear()
             placed.add(name)
@@ -248,7 +270,7 @@ def _check(state: State, args: Namespace) -> None:
     if state.items and state.rejected / state.items > args.max_rejects:
         raise FoveaError(
             f"stopped: {state.rejected} of {state.items} rows rejected, more than --max-rejects"
-            f" {args.max_rejects:g}{_summary(state)}; see {args.out / '.convert' / REJECTS}"
+            f" {args.max_rejects:g}{_summary(state)}; see {args.out / WORK / REJECTS}"
         )
 
 

@@ -157,7 +157,7 @@ def growth(root: Path, sizes: tuple[int, ...]) -> list[str]:
     for rows in sizes:
         path = lines(root, rows)
         arguments = ["refcoco_json", "--root", str(root), "--annotations", path.name]
-        run = measure("refcoco_json (JSON lines)", rows, arguments, root / "out")
+        run = measure("refcoco_json (JSON lines)", rows, arguments, root.with_name(root.name + ".made"))
         print(run.line(), flush=True)
         peaks[rows] = run.megabytes
         path.unlink()

@@ -23,7 +23,9 @@ from typing import Any
 from data_prep import SPLITS
 from data_prep.files import read_rows
 from data_prep.rows import Rejected
+from data_prep.state import read_json
 from grounding.errors import BrokenRow, UsageError
+from grounding.folders import check_apart, real, rebuilding
 from grounding.sample import Sample, from_row, regions_of
 from grounding.targets import Box, Point, Polygon, Span
 
@@ -77,15 +79,27 @@ def _histogram(counts: Counter[int], bounds: tuple[float, ...]) -> list[tuple[st
     return [(name, counts[n]) for n, name in enumerate(names)]
 
 
-def build(root: Path, out: Path) -> int:
-    """Write the pages of the data set in `root` to `out`; the number of rows.
+def build(root: Path, out: Path | None = None) -> int:
+    """Write the pages of the data set in `root`; the number of rows.
+
+    Args:
+        out: folder of the pages, apart from `root`; ``ROOT/view`` when not given.
 
     Raises:
-        UsageError: `root` holds no data set.
+        UsageError: `root` holds no data set, or `out` something else than pages.
     """
-    data = out / "data"
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
+    if out is not None and real(out) != real(root / "view"):
+        check_apart(out, [root])
+    if not root.is_dir():
+        raise UsageError(f"--root {root}: is not a folder; give the folder of a data set")
+    out = out or root / "view"
+    with rebuilding(out, "view of a data set") as new:
+        return _build(root, out, new)
+
+
+def _build(root: Path, out: Path, new: Path) -> int:
+    data = new / "data"
+    data.mkdir()
     statistics, number = Statistics(), 0
     names: dict[str, dict[str, int]] = {"kinds": {}, "splits": {}, "sources": {}}
     index: list[str] = []
@@ -107,7 +121,7 @@ def build(root: Path, out: Path) -> int:
     _write(data / "index.js", "fovea.index([\n" + ",\n".join(index) + "\n]);\n")
     facts = _facts(root, out, statistics, names, number)
     _write(data / "stats.js", f"fovea.stats({_dump(facts)});\n")
-    shutil.copyfile(Path(__file__).with_name("page.html"), out / "index.html")
+    shutil.copyfile(Path(__file__).with_name("page.html"), new / "index.html")
     return number
 
 
@@ -151,7 +165,7 @@ def _facts(
     root: Path, out: Path, statistics: Statistics, names: dict[str, dict[str, int]], number: int
 ) -> dict[str, Any]:
     manifest = root / "manifest.json"
-    made = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    made = read_json(manifest) if manifest.is_file() else {}
     return {
         "title": root.resolve().name,
         "images": Path(os.path.relpath(root.resolve(), out.resolve())).as_posix(),

@@ -231,15 +231,16 @@ def test_rows_are_rejected_with_their_reason(tmp_path):
 
 
 def test_the_run_goes_on_then_stops_above_the_threshold(tmp_path):
-    write_picture(tmp_path / "train2014/a.jpg", 100, 50)
-    write_jsonl(tmp_path / "r.jsonl", [row([0, 0, 9, 9])] * 8 + [row([0, 0, 999, 9])] * 2)
+    root = tmp_path / "raw"
+    write_picture(root / "train2014/a.jpg", 100, 50)
+    write_jsonl(root / "r.jsonl", [row([0, 0, 9, 9])] * 8 + [row([0, 0, 999, 9])] * 2)
     spec = SOURCES.get("refcoco_json")
     flags = ("--annotations", "r.jsonl")
     with pytest.raises(FoveaError, match=r"2 of 10 rows rejected.*2 box outside"):
-        run(spec, parse("refcoco_json", tmp_path, tmp_path / "o", *flags))
-    manifest = run(spec, parse("refcoco_json", tmp_path, tmp_path / "o", *flags, "--max-rejects", "0.2"))
+        run(spec, parse("refcoco_json", root, tmp_path / "o", *flags))
+    manifest = run(spec, parse("refcoco_json", root, tmp_path / "o", *flags, "--max-rejects", "0.2"))
     assert manifest["rows"] == {"train": 8} and manifest["rejects"] == {"box outside": 2}
-    assert manifest["inputs"]["r.jsonl"]["bytes"] == (tmp_path / "r.jsonl").stat().st_size
+    assert manifest["inputs"]["r.jsonl"]["bytes"] == (root / "r.jsonl").stat().st_size
 
 
 def test_truncated_files_give_what_came_before(tmp_path):
@@ -321,7 +322,7 @@ def test_conversion_round_trips_through_the_files(tmp_path_factory, shares):
     """Pixels in, data set on disk, pixels out."""
     from grounding.io import read_samples
 
-    root = tmp_path_factory.mktemp("round")
+    out, root = (tmp_path_factory.mktemp("round") / name for name in ("o", "raw"))
     write_picture(root / "train2014/a.jpg", 100, 50)
     boxes = []
     for a, b, c, d in shares:
@@ -331,10 +332,10 @@ def test_conversion_round_trips_through_the_files(tmp_path_factory, shares):
     if not boxes:
         return
     write_jsonl(root / "r.jsonl", [row(box) for box in boxes])
-    args = parse("refcoco_json", root, root / "o", "--annotations", "r.jsonl", "--format", "parquet")
+    args = parse("refcoco_json", root, out, "--annotations", "r.jsonl", "--format", "parquet")
     run(SOURCES.get("refcoco_json"), args)
     back = [
         [s.target.x1 * 100, s.target.y1 * 50, s.target.x2 * 100, s.target.y2 * 50]
-        for s in read_samples(root / "o" / "train.parquet")
+        for s in read_samples(out / "train.parquet")
     ]
     assert back == [pytest.approx(box, abs=1e-9) for box in boxes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,10 +28,18 @@ def test_every_source_has_a_command_line(name):
 
 
 def test_convert_then_view(tmp_path, capsys):
-    write_picture(tmp_path / "train2014/a.jpg", 100, 50)
+    write_picture(tmp_path / "raw/train2014/a.jpg", 100, 50)
     row = {"img_path": "a.jpg", "expression": "the cat", "bbox": [0, 0, 50, 25], "width": 100, "height": 50}
-    write_jsonl(tmp_path / "r.jsonl", [row, {**row, "bbox": [0, 0, 500, 25]}])
-    command = ["refcoco_json", "--root", str(tmp_path), "--out", str(tmp_path / "o"), "--annotations", "r.jsonl"]
+    write_jsonl(tmp_path / "raw/r.jsonl", [row, {**row, "bbox": [0, 0, 500, 25]}])
+    command = [
+        "refcoco_json",
+        "--root",
+        str(tmp_path / "raw"),
+        "--out",
+        str(tmp_path / "o"),
+        "--annotations",
+        "r.jsonl",
+    ]
     assert main(command) == 1
     assert "1 of 2 rows rejected" in capsys.readouterr().err
     assert main([*command, "--max-rejects", "0.5"]) == 0
@@ -43,19 +52,19 @@ def test_convert_then_view(tmp_path, capsys):
     ("command", "says"),
     [
         (["refcocco"], "did you mean 'refcoco'"),
-        (["refcoco", "--root", "/nowhere", "--out", "o"], "is not a folder"),
-        (["refcoco", "--root", ".", "--out", "o"], "does not exist"),
-        (["coco", "--root", ".", "--out", "o", "--annotations", "none*.json"], "nothing of that name"),
+        (["refcoco", "--root", "/nowhere", "--out", "../o"], "is not a folder"),
+        (["refcoco", "--root", ".", "--out", "../o"], "does not exist"),
+        (["coco", "--root", ".", "--out", "../o", "--annotations", "none*.json"], "nothing of that name"),
         (["view", "--root", "tests"], "no row can be read"),
-        (["hub", "--mapping", "none.yaml", "--out", "o"], "none.yaml"),
-        (["curate", "--root", "tests", "--out", "o"], "no train, val or test file"),
-        (["cot", "--root", ".", "--out", "o", "--teacher", "http://x/v1"], "needs --model"),
+        (["hub", "--mapping", "none.yaml", "--out", "../o"], "none.yaml"),
+        (["curate", "--root", "tests", "--out", "../o"], "no train, val or test file"),
+        (["cot", "--root", ".", "--out", "../o", "--teacher", "http://x/v1"], "needs --model"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(command, says, capsys, tmp_path, monkeypatch):
-    (tmp_path / "train.jsonl").touch()
-    (tmp_path / "tests").mkdir()
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw" / "tests").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "raw")
+    Path("train.jsonl").touch()
     assert main(command) == 2
     error = capsys.readouterr().err
     assert says in error and error.startswith("error: ") and error.count("\n") == 1
@@ -84,8 +93,10 @@ target: {kind: box, column: bbox}
     ],
 )
 def test_a_wrong_mapping_names_the_key(old, new, says, tmp_path, capsys):
-    (tmp_path / "r.jsonl").touch()
-    (tmp_path / "m.yaml").write_text(MAPPING.replace(old, new))
-    command = ["hub", "--mapping", str(tmp_path / "m.yaml"), "--root", str(tmp_path), "--out", str(tmp_path / "o")]
+    root = tmp_path / "raw"
+    root.mkdir()
+    (root / "r.jsonl").touch()
+    (root / "m.yaml").write_text(MAPPING.replace(old, new))
+    command = ["hub", "--mapping", str(root / "m.yaml"), "--root", str(root), "--out", str(tmp_path / "o")]
     assert main(command) == 2
     assert says in capsys.readouterr().err.replace("m.yaml", "yaml")
