@@ -28,13 +28,15 @@ from credit.gather import prompt_and_response
 from credit.heads import FILE_NAME, HeadSelection
 from credit.maps import AttentionMaps, MapConfig
 from credit.show import examine, render, write
-from credit.tokens import TextReader, image_cells, merge_size, region_coverage
+from credit.tokens import TextReader, decoder_of, image_cells, merge_size, region_coverage
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
 from grounding.io import open_image, read_samples
 from grounding.sample import Sample, regions_of
+from models.asking import encode, messages, prompt_text, question
 from models.loading import SeenSizes, load_policy
-from models.profile import messages, read_profile
+from models.profile import read_profile
+from models.sampling import generation_config
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -93,9 +95,9 @@ def _show(args: argparse.Namespace) -> int:
     for sample, page in zip(samples, pages, strict=True):
         inputs = policy.prompts([sample])
         if args.response is None:
-            response = policy.generate(inputs, args.max_new_tokens, do_sample=False)[0].tolist()
+            response = policy.generate(inputs, args.max_new_tokens)[0].tolist()
         else:
-            response = policy.reader.tokenizer(args.response, add_special_tokens=False)["input_ids"]
+            response = policy.processor.tokenizer(args.response, add_special_tokens=False)["input_ids"]
         shown = examine(
             policy.model,
             policy.processor,
@@ -139,7 +141,7 @@ def _describe(args: argparse.Namespace) -> int:
     for start in range(0, len(samples), args.batch_size):
         part = samples[start : start + args.batch_size]
         inputs = policy.prompts(part)
-        ids = policy.generate(inputs, args.max_new_tokens, do_sample=True, top_k=0, top_p=1.0, temperature=1.0)
+        ids = policy.generate(inputs, args.max_new_tokens, temperature=1.0)
         describer.add(inputs, ids, policy.own(ids), part, [policy.sizes(sample) for sample in part])
     print(table(describer.result()))
     return 0
@@ -156,7 +158,7 @@ def _attention(args: argparse.Namespace) -> int:
         for start in tqdm(range(0, len(todo), args.batch_size), desc="batches", disable=None):
             part = todo[start : start + args.batch_size]
             inputs = policy.prompts(part)
-            ids = policy.generate(inputs, args.max_new_tokens, do_sample=False)
+            ids = policy.generate(inputs, args.max_new_tokens)
             for sample, scores in zip(part, _scores(policy, maps, part, inputs, ids), strict=True):
                 file.write(json.dumps({"id": sample.id, **scores}) + "\n")
             file.flush()
@@ -188,17 +190,19 @@ class _Policy:
         self._dialect, grammar = get_dialect(self._profile.dialect), self._profile.grammar
         self.model, self.processor = load_policy(args.model)
         self.model.eval()
-        tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.reader = TextReader(
-            tokenizer, partial(self._dialect.parse, grammar=grammar), partial(self._dialect.parse, grammar="bare")
+            decoder_of(self.model, self.processor),
+            partial(self._dialect.parse, grammar=grammar),
+            partial(self._dialect.parse, grammar="bare"),
         )
         self._seen = SeenSizes(self.processor)
 
     def own(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, T) long: 1 for a response's tokens, its first end included, 0 for what follows."""
-        end = self.model.generation_config.eos_token_id
-        ends = torch.isin(ids, torch.tensor(end)).long()
-        return (ends.cumsum(-1) - ends == 0).long()
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(ids.tolist()):
+            mask[row, : self.reader.decoder.length(tokens)] = 1
+        return mask
 
     @property
     def image_token(self) -> int:
@@ -214,16 +218,16 @@ class _Policy:
         """The processor's output for the samples, left-padded."""
         texts, how = [], self._profile
         for sample in samples:
-            question = self._dialect.prompt(sample.question, sample.asks, how.grammar, self.sizes(sample))
-            chat = messages(question, len(sample.images), image_first=how.image_first, system=how.system)
-            texts.append(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
-        images = [image for sample in samples for image in self.images(sample)]
-        return dict(self.processor(images=images, text=texts, padding=True, return_tensors="pt"))
+            asked = question(how, sample.question, sample.asks, self.sizes(sample))
+            chat = messages(asked, len(sample.images), image_first=how.image_first, system=how.system)
+            texts.append(prompt_text(self.processor, chat))
+        return dict(encode(self.processor, texts, [self.images(sample) for sample in samples]))
 
-    def generate(self, inputs: dict[str, Any], tokens: int, **how: Any) -> Any:
+    def generate(self, inputs: dict[str, Any], tokens: int, temperature: float = 0.0) -> Any:
         """(B, T) response tokens."""
+        config = generation_config(self.model, max_new_tokens=tokens, temperature=temperature)
         with torch.no_grad():
-            output = self.model.generate(**inputs, max_new_tokens=tokens, **how)
+            output = self.model.generate(**inputs, generation_config=config)
         return output[:, inputs["input_ids"].shape[1] :]
 
 

@@ -28,7 +28,7 @@ from credit.capture import AttentionCapture, LayerRows, middle_layers, pretraine
 from credit.config import check_keys
 from credit.gather import mean_over_rows
 from credit.heads import HeadSelection, HeadStats, select_heads
-from credit.tokens import TextReader, answer_and_thought, image_cells, merge_size
+from credit.tokens import TextReader, answer_and_thought, decoder_of, image_cells, merge_size
 from credit.visual import ImageTokens, image_attention, image_columns, image_map, sink_votes
 from grounding.answer import ImageSize
 from grounding.errors import FoveaError, UsageError
@@ -174,7 +174,7 @@ class AttentionMaps:
         def read(text: str, sizes: Sequence[ImageSize]) -> Any:
             return dialect.parse(text, sizes, grammar=grammar)
 
-        self._reader = TextReader(getattr(processor, "tokenizer", processor), read, read)
+        self._reader = TextReader(decoder_of(model, processor), read, read)
         self.heads: HeadSelection | None = None
         self.seconds = 0.0  # that the last captured pass took beyond the model's own time
         self._passes = 0

@@ -20,7 +20,7 @@ from credit.config import CreditConfig
 from credit.gather import ATTENTION_FIELDS, Batch, Gatherer, prompt_and_response
 from credit.heads import HeadSelection, HeadStats, select_heads
 from credit.strategies import select, waad_jumps
-from credit.tokens import TextReader, annotate_response, image_cells, merge_size, region_coverage, token_spans
+from credit.tokens import TextReader, annotate_response, image_cells, merge_size, region_coverage
 from credit.visual import attention_over_image, visual_sinks
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
@@ -118,7 +118,7 @@ def examine(
     logps = logits.log_softmax(-1)
     fields["entropy"] = -(logps.exp() * logps).sum(-1)[None]
     heat, sinks = _heat(shown, heads, batch, config.sink_ratio)
-    text, spans = token_spans(reader.tokenizer, list(response))
+    text, spans = reader.decoder.spans(list(response))
     kept = [i for i, (start, end) in enumerate(spans) if end > start]
     anchors = select(fields["fai"], batch.mask, SHARE)[0]
     preplan = select(waad_jumps(fields["waad"], batch.mask), batch.mask, SHARE)[0]

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from credit.capture import pretrained
 from grounding.answer import Answer, ImageSize
+from grounding.decoding import Decoder
 from grounding.geometry import iou, point_in_box
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
@@ -25,27 +27,6 @@ Reader = Callable[[str, Sequence[ImageSize]], Answer]  # reads an answer, or a p
 NUMBER = re.compile(r"(?<![A-Za-z_\d.])\d+(?:\.\d+)?")  # the 2 of bbox_2d is part of a name
 LISTED = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){1,3}\s*[\])]")
 SENTENCE_END = re.compile(r"(?:[.!?](?=\s|<|$)|\n|</think>|</answer>)\s*")
-
-
-def token_spans(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The text of `ids` without special tokens, and each token's range [start, end) in it.
-
-    Special tokens have an empty range. Pieces of a character that spans several tokens count as the last of them.
-    """
-    if not ids:
-        return "", []
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    pieces = tokenizer.batch_decode([[token] for token in ids], skip_special_tokens=True)
-    if "".join(pieces) == text:
-        ends = np.cumsum([len(piece) for piece in pieces]).tolist()
-    else:  # tokens that are parts of characters decode to replacement characters on their own
-        ends, settled = [], 0
-        for count in range(1, len(ids) + 1):
-            prefix = tokenizer.decode(ids[:count], skip_special_tokens=True)
-            settled = max(settled, min(len(prefix.rstrip("\ufffd")), len(text)))
-            ends.append(settled)
-    starts = [0, *ends[:-1]]
-    return text, list(zip(starts, ends, strict=True))
 
 
 def overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
@@ -115,11 +96,17 @@ def claims(text: str, thought_end: int, sizes: Sequence[ImageSize], sample: Samp
     return values
 
 
+def decoder_of(model: nn.Module, processor: Any) -> Decoder:
+    """How the completions of a policy, wrapped or not, are read."""
+    config = pretrained(model).generation_config
+    return Decoder.of(processor, None if config is None else config.eos_token_id)
+
+
 @dataclass(frozen=True)
 class TextReader:
-    """How to read responses: the tokenizer, the whole response's answer, and what a piece of a thought points at."""
+    """How to read responses: their tokens, the whole response's answer, and what a piece of a thought points at."""
 
-    tokenizer: Any
+    decoder: Decoder
     answer: Reader
     piece: Reader
 
@@ -128,8 +115,8 @@ def annotate_response(
     reader: TextReader, ids: Sequence[int], sizes: Sequence[ImageSize], sample: Sample
 ) -> tuple[list[float], list[float], list[int]]:
     """Per token of one response: 1 for coordinates, the claim of its sentence (NaN for none), its sentence's index
-    (-1 for special tokens)."""
-    text, spans = token_spans(reader.tokenizer, ids)
+    (-1 for tokens that are left out of the text)."""
+    text, spans = reader.decoder.spans(ids)
     answer = reader.answer(text, sizes)
     coordinate = [float(flag) for flag in _coordinate(text, spans, answer)]
     thought_end = answer.where[0] if answer.where else max(text.rfind("</think>"), 0)
@@ -150,7 +137,7 @@ def answer_and_thought(
 ) -> tuple[list[bool], list[bool]]:
     """Per token of one response: whether the answer's coordinates are read from it, and whether it stands before the
     answer. None of either where no answer can be read."""
-    text, spans = token_spans(reader.tokenizer, ids)
+    text, spans = reader.decoder.spans(ids)
     answer = reader.answer(text, sizes)
     border = 0 if answer.where is None else answer.where[0]
     return _coordinate(text, spans, answer), [start < end <= border for start, end in spans]

@@ -22,6 +22,7 @@ from transformers.utils import is_torchvision_available
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from models.processors import IMAGE_ONLY_PROCESSORS
+from models.sampling import forget_published
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -97,6 +98,8 @@ def load_policy(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A vision-language model that generates text, and its processor.
 
+    What the folder recommends for drawing answers is left out, see `models.sampling`.
+
     Args:
         path: model folder or Hub name.
         dtype: as in `from_pretrained`; "auto" takes what the weights were saved in.
@@ -122,6 +125,7 @@ def load_policy(
         model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"model {path}: {_first_line(error)}") from error
+    forget_published(model, processor)
     if device is not None:
         model = model.to(device)
     return model, processor

@@ -1,8 +1,8 @@
-"""How a model wants to be asked: its dialect, its grammar, the order of image and text, a system message.
+"""How a model wants to be asked: its dialect, its grammar, the order of image and text, system message, prompt.
 
 A folder written by Fovea says so in `fovea.json`::
 
-    {"dialect": "qwen3_vl", "grammar": "think", "image_first": false, "system": null}
+    {"dialect": "qwen3_vl", "grammar": "think", "image_first": false, "system": null, "prompt": null}
 
 For other folders the dialect is that of the published family (`model_type` in `config.json`), without a thought.
 """
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import UsageError
-from grounding.pictures import arrange
 
 FILE_NAME = "fovea.json"
 _FAMILIES = {
@@ -40,29 +39,18 @@ class Profile:
         dialect, grammar: as in `grounding`.
         image_first: images before a text that does not place them itself.
         system: the system message; None leaves it to the chat template.
+        prompt: the user's text with `{instruction}` in it; None is the dialect's own words.
     """
 
     dialect: str
     grammar: str = "bare"
     image_first: bool = True
     system: str | None = None
+    prompt: str | None = None
 
     def write(self, folder: Path) -> None:
         """Say so in a model folder."""
         (folder / FILE_NAME).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-
-
-def messages(text: str, images: int, *, image_first: bool, system: str | None) -> list[dict[str, Any]]:
-    """A question as a chat template takes it, with the system message before it where there is one.
-
-    Images stand where `text` has `<image>` marks, else before or after it, numbered where there are several.
-    """
-    parts = arrange(text, images, image_first)
-    content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
-    user: dict[str, Any] = {"role": "user", "content": content}
-    if system is None:
-        return [user]
-    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
 
 
 def read_profile(
@@ -80,7 +68,7 @@ def read_profile(
     """
     told: dict[str, Any] = {}
     if model is not None and (Path(model) / FILE_NAME).is_file():
-        told = json.loads((Path(model) / FILE_NAME).read_text(encoding="utf-8"))
+        told = _read(Path(model) / FILE_NAME)
     dialect = dialect or told.get("dialect") or _family(model)
     if dialect is None:
         raise UsageError(f"{model or 'this endpoint'}: which coordinates does it answer in? Say --dialect NAME")
@@ -89,11 +77,26 @@ def read_profile(
         grammar=grammar or told.get("grammar", "bare"),
         image_first=told.get("image_first", True) if image_first is None else image_first,
         system=told.get("system") if system is None else system,
+        prompt=told.get("prompt"),
     )
 
 
 def _family(model: str | None) -> str | None:
     if model is None or not (Path(model) / "config.json").is_file():
         return None
-    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    return _FAMILIES.get(config.get("model_type", ""))
+    return family_dialect(str(_read(Path(model) / "config.json").get("model_type", "")))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: a JSON object is needed")
+    return content
+
+
+def family_dialect(model_type: str) -> str | None:
+    """The dialect that models of a transformers `model_type` were published with; None for families not known."""
+    return _FAMILIES.get(model_type)

@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grounding.completion import GRAMMARS
 from grounding.errors import UsageError
 from grounding.registry import nearest
+from models.profile import Profile
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class ModelSpec:
         grammar: what stands around the answer: "bare", "think" or "think_answer".
         image_first: images before the instruction in the user's message, or after it.
         system: system message; None leaves it to the chat template.
+        prompt: the user's text, with `{instruction}` where the instruction goes; None is the dialect's own words.
         min_pixels, max_pixels: limits for the area of the image as the model sees it.
         dtype: of the weights; "auto" is what they were saved in.
         attn_implementation: as in transformers; None lets it choose.
@@ -60,6 +62,7 @@ class ModelSpec:
     grammar: str = "think"
     image_first: bool = True
     system: str | None = None
+    prompt: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
     dtype: str = "auto"
@@ -67,6 +70,11 @@ class ModelSpec:
     share_images: bool = True
     allow_pickle: bool = False
     trust_remote_code: bool = False
+
+    @property
+    def profile(self) -> Profile:
+        """How it is asked."""
+        return Profile(self.dialect, self.grammar, self.image_first, self.system, self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +178,8 @@ def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         raise UsageError(f"{where}: stages is a list of at least one stage")
     model = _build(ModelSpec, content.pop("model"), f"{where}: model")
     _one_of(model.grammar, GRAMMARS, f"{where}: model.grammar")
+    if model.prompt is not None and "{instruction}" not in model.prompt:
+        raise UsageError(f"{where}: model.prompt {model.prompt!r} has no {{instruction}} in it")
     stages = tuple(
         _stage(stage, shared, f"{where}: stages.{index}") for index, stage in enumerate(content.pop("stages"))
     )

@@ -22,13 +22,14 @@ from datasets import Dataset
 from PIL import Image
 
 from grounding.answer import ImageSize
-from grounding.completion import render_completion
+from grounding.completion import THINK, render_completion
+from grounding.decoding import opened_by
 from grounding.dialects import Dialect, get_dialect
 from grounding.errors import UsageError
 from grounding.io import open_image, read_samples
 from grounding.sample import Sample, from_row, to_row
+from models.asking import messages, question
 from models.loading import SeenSizes
-from models.profile import messages
 from recipes.config import DataSpec, ModelSpec
 
 log = logging.getLogger("fovea")
@@ -60,12 +61,14 @@ class RowBuilder:
     Attributes:
         model: the recipe's model section.
         dialect: that model's words.
-        seen: the size at which its processor shows an image.
+        processor: that model's.
+        seen: the size at which it shows an image.
         with_completion: add the right answer.
     """
 
     model: ModelSpec
     dialect: Dialect
+    processor: Any
     seen: SeenSizes
     with_completion: bool = False
 
@@ -83,13 +86,16 @@ class RowBuilder:
         return row
 
     def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
-        text = self.dialect.prompt(sample.question, expect, self.model.grammar, sizes)
-        return messages(text, len(sample.images), image_first=self.model.image_first, system=self.model.system)
+        text = question(self.model.profile, sample.question, expect, sizes)
+        return messages(text, len(sizes), image_first=self.model.image_first, system=self.model.system)
 
     def completion(self, sample: Sample, sizes: tuple[ImageSize, ...]) -> str:
         answer = self.dialect.render(sample.target, sizes)
-        thought = None if sample.thought is None else self.dialect.render_thought(sample.thought, sizes)
-        return render_completion(answer, thought=thought, grammar=self.model.grammar)
+        told = sample.thought is not None and self.model.grammar != "bare"
+        thought = self.dialect.render_thought(sample.thought, sizes) if told else None
+        text = render_completion(answer, thought=thought, grammar=self.model.grammar)
+        opened = opened_by(self.processor)
+        return opened + text.removeprefix(THINK) if opened else text
 
 
 def check_data(spec: DataSpec, model: ModelSpec) -> None:
@@ -118,7 +124,7 @@ def build_dataset(spec: DataSpec, model: ModelSpec, processor: Any, *, with_comp
             thoughtless,
             len(rows),
         )
-    builder = RowBuilder(model, get_dialect(model.dialect), SeenSizes(processor), with_completion)
+    builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion)
     return Dataset.from_list(rows).with_transform(LazyRows(builder))
 
 

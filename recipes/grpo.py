@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from credit.assigner import CreditAssigner
 from credit.config import CreditConfig
 from credit.maps import AttentionMaps, MapConfig
+from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from models.loading import load_config
@@ -46,6 +47,7 @@ class FoveaGRPOTrainer(GRPOTrainer):
         grammar. Attention is looked at only where a reward reads it."""
         super().__init__(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
+        self.decoder = Decoder.of(self.processing_class, self.eos_token_ids)
         reader = None if dialect is None else get_dialect(dialect)
         self.credit: CreditAssigner | None = None
         if credit is not None:
@@ -71,6 +73,8 @@ class FoveaGRPOTrainer(GRPOTrainer):
         return tokenized
 
     def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        if not self.tools:  # TRL leaves special tokens out, which the answers of some families are made of
+            completions = [[{"role": "assistant", "content": self.decoder(ids)}] for ids in completion_ids]
         if self.looking is not None:
             columns = self.looking.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
@@ -145,7 +149,13 @@ class PolicyStage(Stage):
     needs = frozenset({"data", "rewards"})
 
     def arguments(self) -> GRPOConfig:
-        return build_args(self.job, GRPOConfig, reward_weights=weights(read_specs(self.job.spec.rewards)))
+        return build_args(
+            self.job,
+            GRPOConfig,
+            reward_weights=weights(read_specs(self.job.spec.rewards)),
+            # The template writes every special token itself, as in the other stages and in evaluation
+            chat_template_kwargs={"processor_kwargs": {"add_special_tokens": False}},
+        )
 
     def rewards(self) -> list[RewardFunction]:
         model = self.job.recipe.model

@@ -10,7 +10,6 @@ from transformers import Trainer
 from transformers.integrations import unset_hf_deepspeed_config
 
 from models.loading import load_policy, save_policy
-from models.profile import Profile
 from recipes.config import ModelSpec
 from recipes.stage import Job
 
@@ -43,8 +42,7 @@ def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> 
         else:
             shutil.rmtree(job.folder / "model", ignore_errors=True)
             whole.replace(job.folder / "model")
-        spec = job.recipe.model
-        Profile(spec.dialect, spec.grammar, spec.image_first, spec.system).write(job.folder / "model")
+        job.recipe.model.profile.write(job.folder / "model")
     accelerator.wait_for_everyone()
 
 

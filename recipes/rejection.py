@@ -18,7 +18,10 @@ from tqdm import tqdm
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+from grounding.decoding import Decoder
 from grounding.errors import FoveaError
+from models.asking import encode, prompt_text
+from models.sampling import generation_config
 from recipes.callbacks import read_metrics
 from recipes.data import build_dataset, check_data
 from recipes.describe import describe_training
@@ -35,7 +38,7 @@ class RejectionConfig(SFTConfig):
         num_generations: answers drawn per prompt.
         generation_batch_size: prompts answered at once.
         max_completion_length: tokens of an answer.
-        temperature, top_p: of drawing.
+        temperature, top_p, top_k, min_p, repetition_penalty, generation_kwargs: of drawing, as in `trl.GRPOConfig`.
         min_reward: an answer is kept from this weighted sum of rewards on.
         keep: at most so many different answers per prompt, the best first.
     """
@@ -45,6 +48,10 @@ class RejectionConfig(SFTConfig):
     max_completion_length: int = field(default=256)
     temperature: float = field(default=1.0)
     top_p: float = field(default=1.0)
+    top_k: int = field(default=0)
+    min_p: float | None = field(default=None)
+    repetition_penalty: float = field(default=1.0)
+    generation_kwargs: dict[str, Any] | None = field(default=None)
     min_reward: float = field(default=1.0)
     keep: int = field(default=1)
 
@@ -152,20 +159,23 @@ class KeptRows:
 
 def generate(model: Any, processor: Any, rows: list[dict[str, Any]], args: RejectionConfig) -> list[list[str]]:
     """`num_generations` drawn answers for each row."""
-    texts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
-    images = [row["images"] for row in rows]
-    inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+    texts = [prompt_text(processor, row["prompt"]) for row in rows]
+    inputs = encode(processor, texts, [row["images"] for row in rows])
+    config = generation_config(
+        model,
+        max_new_tokens=args.max_completion_length,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        answers=args.num_generations,
+        more=args.generation_kwargs,
+    )
     with torch.inference_mode():
-        tokens = model.generate(
-            **inputs.to(model.device),
-            do_sample=True,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=0,
-            num_return_sequences=args.num_generations,
-            max_new_tokens=args.max_completion_length,
-        )
-    answers = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        tokens = model.generate(**inputs.to(model.device), generation_config=config)
+    decoder = Decoder.of(processor, model.generation_config.eos_token_id)
+    answers = [decoder(ids) for ids in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
     count = args.num_generations
     return [answers[start : start + count] for start in range(0, len(answers), count)]
 

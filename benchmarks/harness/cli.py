@@ -217,9 +217,10 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
     if args.restart:
         generations_file(args.out, share).unlink(missing_ok=True)
     backend = backends.open_backend(args, profile)
+    seen = backend.seen
     if args.method:
         backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].asks)
-    asked = [profile.dialect, profile.grammar, profile.image_first, profile.system]
+    asked = [profile.dialect, profile.grammar, profile.image_first, profile.system, profile.prompt]
     settings = {"model": args.model, "profile": asked,
                 "pixels": [args.min_pixels, args.max_pixels], "backend": backend.name}  # fmt: skip
     run.answer_items(
@@ -231,6 +232,7 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
         rule=rule,
         decoding=decoding,
         out=args.out,
+        seen=seen,
         share=share,
         batch_size=args.batch_size,
         batch_tokens=args.batch_tokens,

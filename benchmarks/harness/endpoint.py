@@ -43,6 +43,7 @@ class Endpoint:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"--endpoint {url}: needs http:// or https://")
         self.name = "endpoint"
+        self.seen = None  # a server does not say how it resizes
         self._client = Client(url, limits, key=key or "")
         self._model = model
         self._image_first = image_first

@@ -9,13 +9,15 @@ from itertools import islice
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, set_seed
+from transformers import set_seed
 
 from benchmarks.harness.gaze import read_gaze, redistribution
 from benchmarks.harness.generate import Decoding, Gaze, Output, Request
 from credit.tokens import merge_size
-from models.loading import processor_sizes
-from models.profile import messages
+from grounding.decoding import Decoder
+from models.asking import encode, messages, prompt_text
+from models.loading import SeenSizes, processor_sizes
+from models.sampling import generation_config
 from models.sharing import share_images
 
 
@@ -40,6 +42,8 @@ class LocalModel:
         self.model = model.eval()
         share_images(model)  # several questions to a picture, several rollouts of a question
         self.processor = processor
+        self.seen = SeenSizes(processor).of
+        self.decoder = Decoder.of(processor, model.generation_config.eos_token_id)
         self.image_first = image_first
         self.system = system
         self.name = name
@@ -47,21 +51,13 @@ class LocalModel:
     def encode(self, requests: Sequence[Request], opening: str = "") -> Any:
         """The processor's inputs for a batch, left-padded, on the model's device; `opening` begins every answer."""
         texts = [
-            self.processor.apply_chat_template(
-                messages(r.text, len(r.images), image_first=self.image_first, system=self.system),
-                tokenize=False,
-                add_generation_prompt=True,
+            prompt_text(
+                self.processor, messages(r.text, len(r.images), image_first=self.image_first, system=self.system)
             )
             + opening
             for r in requests
         ]
-        return self.processor(
-            text=texts,
-            images=[list(r.images) for r in requests],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        ).to(self.model.device)
+        return encode(self.processor, texts, [r.images for r in requests]).to(self.model.device)
 
     def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
         """See `Sighted`."""
@@ -82,7 +78,16 @@ class LocalModel:
         if decoding.samples:
             set_seed(seed)
         with torch.inference_mode():
-            sequences = self.model.generate(**inputs, generation_config=self._config(decoding))
+            sequences = self.model.generate(
+                **inputs,
+                generation_config=generation_config(
+                    self.model,
+                    max_new_tokens=decoding.max_new_tokens,
+                    temperature=decoding.temperature if decoding.samples else 0.0,
+                    top_p=decoding.top_p,
+                    answers=decoding.rollouts,
+                ),
+            )
         replies = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         outputs: list[list[Output]] = []
         for row, seen in enumerate(self._seen(inputs, requests)):
@@ -96,34 +101,4 @@ class LocalModel:
         return [tuple((int(w), int(h)) for w, h in islice(sizes, len(r.images))) for r in requests]
 
     def _output(self, tokens: list[int], seen: tuple[tuple[int, int], ...]) -> Output:
-        ends = [i for i, token in enumerate(tokens) if token in self._ends()]
-        kept = tokens[: ends[0]] if ends else tokens
-        text = self.processor.tokenizer.decode(kept, skip_special_tokens=False)
-        return Output(text, seen, {"tokens": len(kept) + bool(ends), "passes": 1})
-
-    def _ends(self) -> set[int]:
-        end = self.model.generation_config.eos_token_id
-        ends = set(end if isinstance(end, list) else [end])
-        return (ends | {self.processor.tokenizer.eos_token_id, self.processor.tokenizer.pad_token_id}) - {None}
-
-    def _config(self, decoding: Decoding) -> GenerationConfig:
-        """Only what `decoding` says: a published generation_config may hide a repetition penalty or a top-k."""
-        sampling: dict[str, Any] = (
-            {
-                "do_sample": True,
-                "temperature": decoding.temperature,
-                "top_p": decoding.top_p,
-                "top_k": 0,
-                "num_return_sequences": decoding.samples,
-            }
-            if decoding.samples
-            else {"do_sample": False}
-        )
-        return GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            repetition_penalty=1.0,
-            eos_token_id=sorted(self._ends()),
-            pad_token_id=self.processor.tokenizer.pad_token_id or 0,
-            use_cache=True,
-            **sampling,
-        )
+        return Output(self.decoder(tokens), seen, {"tokens": self.decoder.length(tokens), "passes": 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from benchmarks.harness.items import Item, Picture, Rule, sizes_of
 from benchmarks.harness.predictions import Reading, read_output
 from benchmarks.harness.results import Reply, result_row, write_results
 from benchmarks.harness.scores import scoreboard
-from grounding.dialects import get_dialect
+from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError
+from grounding.thought import read_places
+from models.asking import question
 from models.profile import Profile
 
 
@@ -85,15 +87,26 @@ def answer_items(
     rule: Rule,
     decoding: Decoding,
     out: Path,
+    seen: Callable[[Sequence[Picture]], tuple[ImageSize, ...]] | None = None,
     share: tuple[int, int] = (0, 1),
     quiet: bool = False,
     **options: Any,
 ) -> None:
-    """Generate what `out` does not hold yet, with a progress bar that shows the running score."""
-    dialect = get_dialect(profile.dialect)
+    """Generate what `out` does not hold yet, with a progress bar that shows the running score.
+
+    Args:
+        seen: the sizes at which the model sees images, for places that a question names; None where that is not
+            known.
+    """
     reading = Reading(dialect=profile.dialect, grammar=profile.grammar)
     right = answered = 0
     mine = len(items) if share[1] == 1 else None
+
+    def text_of(item: Item) -> str:
+        words = benchmark.prompt(item)
+        sizes = seen(item.images) if seen is not None and read_places(words) else sizes_of(item)
+        return question(profile, words, item.asks, sizes)
+
     with tqdm(total=mine, desc=backend.name, unit="item", disable=quiet or share[0] != 0) as bar:
 
         def progress(batch: Sequence[Item], lines: Sequence[Generated]) -> None:
@@ -110,7 +123,7 @@ def answer_items(
             backend,
             items,
             image_root,
-            lambda item: dialect.prompt(benchmark.prompt(item), item.asks, profile.grammar, sizes_of(item)),
+            text_of,
             decoding=decoding,
             file=generations_file(out, share),
             share=share,

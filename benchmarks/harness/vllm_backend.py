@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.generate import Decoding, Output, Request
+from grounding.decoding import Decoder
 from grounding.errors import UsageError
+from models.asking import messages, prompt_text
 from models.loading import SeenSizes, load_processor
-from models.profile import messages
 
 
 class VllmModel:
@@ -39,7 +40,8 @@ class VllmModel:
         self._processor = load_processor(
             path, min_pixels=min_pixels, max_pixels=max_pixels, trust_remote_code=trust_remote_code
         )
-        self._seen = SeenSizes(self._processor)
+        self.seen = SeenSizes(self._processor).of
+        self._decoder = Decoder.of(self._processor)
         pixels = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
         self._model = self._vllm.LLM(
             model=path,
@@ -53,7 +55,11 @@ class VllmModel:
             n=decoding.rollouts,
             temperature=decoding.temperature if decoding.samples else 0.0,
             top_p=decoding.top_p if decoding.samples else 1.0,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
             max_tokens=decoding.max_new_tokens,
+            stop_token_ids=sorted(self._decoder.ends),
             seed=seed,
             skip_special_tokens=False,
         )
@@ -69,10 +75,9 @@ class VllmModel:
 
     def _prompt(self, request: Request) -> str:
         chat = messages(request.text, len(request.images), image_first=self._image_first, system=self._system)
-        return self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return prompt_text(self._processor, chat)
 
     def _output(self, choice: Any, request: Request) -> Output:
-        text = choice.text.removesuffix(self._processor.tokenizer.eos_token or "")
-        sizes = self._seen.of(request.images)
+        sizes = self.seen(request.images)
         seen = tuple((s.seen_width, s.seen_height) for s in sizes)
-        return Output(text, seen, {"tokens": len(choice.token_ids), "passes": 1})
+        return Output(self._decoder(choice.token_ids), seen, {"tokens": len(choice.token_ids), "passes": 1})

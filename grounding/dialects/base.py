@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from grounding.answer import Answer, ImageSize, Status, Stray
-from grounding.completion import Grammar, matches_grammar, split_completion
+from grounding.completion import THINK, Grammar, matches_grammar, split_completion
 from grounding.dialects.space import Space
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, normalise, numbers_in
@@ -211,13 +211,21 @@ class Dialect(ABC):
     # Prompting
 
     def prompt(
-        self, instruction: str, kind: str, grammar: Grammar = "think", sizes: Sequence[ImageSize] | None = None
+        self,
+        instruction: str,
+        kind: str,
+        grammar: Grammar = "think",
+        sizes: Sequence[ImageSize] | None = None,
+        *,
+        template: str | None = None,
     ) -> str:
         """The user's text that asks for a target of `kind`, as the family was published with, plus the grammar.
 
         Args:
             sizes: of all images of the sample; the places an instruction names (`grounding.thought`) are then
                 written in the dialect's numbers. Without, they stay as they are.
+            template: a text with `{instruction}` in it, in place of the family's words. One that speaks of <think>
+                itself gets no sentence about the grammar.
 
         Raises:
             UsageError: the family takes no instructions beyond its task words, and the grammar is not "bare"; or a
@@ -226,7 +234,8 @@ class Dialect(ABC):
         if grammar != "bare" and not self.thinks:
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare', not {grammar!r}")
         head, words = split_head(instruction if sizes is None else self.render_places(instruction, sizes))
-        return head + self._question(words, kind) + _THINK_SENTENCE[grammar]
+        asked = self._question(words, kind) if template is None else template.replace("{instruction}", words)
+        return head + asked + ("" if template and THINK in template else _THINK_SENTENCE[grammar])
 
     @abstractmethod
     def _question(self, instruction: str, kind: str) -> str: ...

@@ -21,6 +21,8 @@ EVERYTHING = {"waad", "fai", "image_mass", "target_mass", "image_entropy", "text
 class Processor:
     """As much of a processor as credit looks at."""
 
+    eos_token_id = pad_token_id = bos_token_id = None
+
     class image_processor:
         merge_size = 2
 

@@ -18,6 +18,8 @@ from tests.recipes.tiny import tokenizer
 class Processor:
     """As much of a processor as the maps look at."""
 
+    eos_token_id = pad_token_id = bos_token_id = None
+
     class image_processor:
         merge_size = 2
 

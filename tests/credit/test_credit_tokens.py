@@ -18,9 +18,9 @@ from credit.tokens import (
     region_coverage,
     rightness,
     sentence_ranges,
-    token_spans,
 )
 from grounding.answer import Answer, ImageSize, Status
+from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Polygon, Target
@@ -48,21 +48,21 @@ def reader(tokenizer: PreTrainedTokenizerFast) -> TextReader:
     def parse(grammar: str):
         return lambda text, sizes: dialect.parse(text, sizes, grammar=grammar)
 
-    return TextReader(tokenizer, parse("think"), parse("bare"))
+    return TextReader(Decoder(tokenizer), parse("think"), parse("bare"))
 
 
 def test_spans_of_plain_text_and_special_tokens() -> None:
     tokenizer = bytes_tokenizer()
-    ids = [*tokenizer("ab")["input_ids"], tokenizer.eos_token_id, *tokenizer("c")["input_ids"]]
-    assert token_spans(tokenizer, ids) == ("abc", [(0, 1), (1, 2), (2, 2), (2, 3)])
+    ids = [*tokenizer("abc")["input_ids"], tokenizer.eos_token_id]
+    assert Decoder(tokenizer).spans(ids) == ("abc", [(0, 1), (1, 2), (2, 3), (3, 3)])
 
 
 def test_characters_of_several_tokens_end_with_the_last() -> None:
     tokenizer = bytes_tokenizer()
-    text, spans = token_spans(tokenizer, tokenizer("aéb")["input_ids"])
+    text, spans = Decoder(tokenizer).spans(tokenizer("aéb")["input_ids"])
     assert text == "aéb"
     assert spans == [(0, 1), (1, 1), (1, 2), (2, 3)]
-    assert token_spans(tokenizer, []) == ("", [])
+    assert Decoder(tokenizer).spans([]) == ("", [])
 
 
 def test_overlaps() -> None:

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from grounding.errors import UsageError
-from models.profile import Profile, messages, read_profile
+from models.asking import messages
+from models.profile import Profile, read_profile
 
 
 def folder(tmp_path, **told):
