@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.grefcoco import matched_f1
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.detection import coco_ap, thinned
-from benchmarks.harness.files import corners, find, load_json, naming
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.detection import NO_TRUTH, coco_ap, thinned
+from benchmarks.harness.files import corners, find, identity, naming, number, picture, words
+from benchmarks.harness.items import Card, Item, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.rows import load_json
+from grounding.errors import UsageError
 
 _GLIP = "github.com/microsoft/GLIP README.md"
 _RULE = (
@@ -28,7 +30,24 @@ class _CocoFormat(Benchmark):
     patterns: ClassVar[dict[str, list[str]]]
 
     def read(self, root: Path, split: str) -> list[Item]:
-        return [item for file in find(root, self.patterns, split, self.card.files) for item in _items(file)]
+        files = self.files(root, split)
+        names = [self.set_name(file, root) for file in files]
+        return [
+            item
+            for file, name in zip(files, names, strict=True)
+            for item in _items(file, name, f"{name}/" if len(files) > 1 else "", self.folder(file, root))
+        ]
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return find(root, self.patterns, split, self.card.files)
+
+    def set_name(self, file: Path, root: Path) -> str:
+        """What the file's figures are called, unique among the files read."""
+        return file.stem if root.is_file() else file.relative_to(root).with_suffix("").as_posix()
+
+    def folder(self, file: Path, root: Path) -> str:
+        """What stands before a file name of this annotation file, relative to `image_root`."""
+        return ""
 
     def image_root(self, root: Path) -> Path:
         folder = super().image_root(root)
@@ -39,7 +58,8 @@ class _CocoFormat(Benchmark):
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             if not item.truth.boxes:
-                verdicts.append(Verdict(prediction.absent, float(prediction.absent)))
+                right = prediction.absent and not prediction.boxes
+                verdicts.append(Verdict(right, float(right)))
             else:
                 f1 = matched_f1(prediction.boxes, item.truth.boxes, rule.main)
                 verdicts.append(Verdict(f1 >= 1.0, f1))
@@ -60,43 +80,83 @@ class _CocoFormat(Benchmark):
             prefix = "" if len(sets) == 1 else f"{name} "
             figures |= {f"{prefix}{key}": value for key, value in part.items()}
         if len(sets) > 1:
-            figures["mean_AP"] = sum(aps) / len(aps)
+            known = [ap for ap in aps if ap > NO_TRUTH]
+            figures["mean_AP"] = sum(known) / len(known) if known else NO_TRUTH
         return figures
 
-    def prompt(self, item: Item) -> str:
-        return item.instruction
 
+def _items(file: Path, name: str, prefix: str, folder: str) -> list[Item]:
+    """The images of a COCO file as items.
 
-def _items(file: Path) -> list[Item]:
-    content = load_json(file)
-    categories = {c["id"]: str(c["name"]) for c in content["categories"]}
+    Args:
+        name: of the set.
+        prefix: of the ids, where several files are read: each counts its images from the same number.
+        folder: put before every file name.
+    """
+    content = load_json(file, "images", "annotations", "categories")
     annotations: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in content["annotations"]:
-        annotations[row["image_id"]].append(row)
+    used: set[Any] = set()
+    with naming(str(file)):
+        known = {identity(image["id"]): image["id"] for image in content["images"]}
+        if len({type(number) for number in known.values()}) > 1:
+            raise ValueError("image ids are numbers and texts")
+    for index, row in enumerate(content["annotations"]):
+        with naming(f"{file}: annotations[{index}]"):
+            if known.get(identity(row["image_id"])) != row["image_id"]:
+                raise ValueError(f"there is no image {row['image_id']!r}")
+            annotations[row["image_id"]].append(row)
+            used.add(row["category_id"])
+    with naming(f"{file}: categories"):
+        ids = {row["id"] for row in content["categories"]}
+        categories = _categories(content["categories"], used)
     items = []
     for image in content["images"]:
         rows = annotations[image["id"]]
         with naming(f"{file}: image {image['id']}"):
             items.append(
                 Item(
-                    id=str(image["id"]),
-                    images=(Picture(image["file_name"], int(image["width"]), int(image["height"])),),
-                    instruction=str(image.get("text") or ", ".join(categories.values())),
+                    id=f"{prefix}{identity(image['id'])}",
+                    images=(picture(folder + words(image["file_name"]), image["width"], image["height"]),),
+                    instruction=words(image.get("text") or ", ".join(categories.values())),
                     truth=Truth(
                         boxes=tuple(corners(r["bbox"]) for r in rows),
                         labels=tuple(categories[r["category_id"]] for r in rows),
                         absent=not rows,
                     ),
                     asks="boxes",
-                    groups={"set": file.parent.name if file.stem.startswith("annotations") else file.stem},
+                    groups={"set": name},
                     meta={
+                        "coco_image_id": image["id"],
                         "categories": categories,
-                        "areas": {i: float(r["area"]) for i, r in enumerate(rows) if "area" in r},
+                        "category_ids": ids,
+                        "areas": {i: number(r["area"]) for i, r in enumerate(rows) if "area" in r},
                         "crowds": tuple(i for i, r in enumerate(rows) if r.get("iscrowd")),
                     },
                 )
             )
     return items
+
+
+def _categories(rows: list[dict[str, Any]], used: set[Any]) -> dict[Any, str]:
+    """Names by id. Of two categories with one name, as Roboflow writes a set and its only class, the one with boxes.
+
+    Raises:
+        ValueError: an id twice, or two categories of one name that both have boxes.
+    """
+    names: dict[Any, str] = {}
+    for row in rows:
+        if row["id"] in names:
+            raise ValueError(f"id {row['id']!r} appears twice")
+        names[row["id"]] = words(row["name"])
+    for name, count in Counter(names.values()).items():
+        same = [key for key, value in names.items() if value == name]
+        with_boxes = [key for key in same if key in used]
+        if len(with_boxes) > 1:
+            raise ValueError(f"{with_boxes[0]!r} and {with_boxes[1]!r} are both called {name!r}")
+        if count > 1:
+            kept = (with_boxes or same)[0]
+            names = {key: value for key, value in names.items() if key not in same or key == kept}
+    return names
 
 
 @BENCHMARKS.register("coco")
@@ -125,10 +185,7 @@ class ODinW(_CocoFormat):
     """One COCO file per data set of the collection; give a single one with --data FILE."""
 
     splits = ("test", "valid")
-    patterns: ClassVar = {
-        "test": ["**/test/annotations_without_background.json", "**/test/_annotations.coco.json"],
-        "valid": ["**/valid/annotations_without_background.json", "**/valid/_annotations.coco.json"],
-    }
+    names: ClassVar = ("annotations_without_background.json", "_annotations.coco.json")
     card = Card(
         title="ODinW",
         paper="Li et al. 2022, ELEVATER, arXiv:2204.08790",
@@ -141,6 +198,26 @@ class ODinW(_CocoFormat):
             Published("GLIP-T, zero-shot", 42.7, _GLIP, "mean AP, 13 sets"),
         ),
     )
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        """Of every folder of the split the file without background images, where there is one."""
+        if root.is_file():
+            return [root]
+        folders = sorted({file.parent for name in self.names for file in root.glob(f"**/{split}/{name}")})
+        if not folders:
+            raise UsageError(f"{root}: has no **/{split}/{self.names[0]}; needed: {self.card.files}")
+        return [next(folder / name for name in self.names if (folder / name).is_file()) for folder in folders]
+
+    def set_name(self, file: Path, root: Path) -> str:
+        if root.is_file():
+            return file.parent.parent.name
+        return file.parent.parent.relative_to(root).as_posix() if file.parent.parent != root else root.name
+
+    def folder(self, file: Path, root: Path) -> str:
+        return "" if root.is_file() else f"{file.parent.relative_to(root).as_posix()}/"
+
+    def image_root(self, root: Path) -> Path:
+        return root if root.is_dir() else root.parent
 
 
 @BENCHMARKS.register("ovdeval")

@@ -10,8 +10,9 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.files import RowBenchmark, load_json, naming
+from benchmarks.harness.files import RowBenchmark, first, identity, naming, vertices, words
 from benchmarks.harness.items import XY, Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.rows import load_json
 from grounding import geometry
 from grounding.errors import UsageError
 
@@ -49,17 +50,21 @@ class CUActSpot(RowBenchmark):
         return next(f for f in (root, root / "data" / "ActSpot", root / "ActSpot") if any(f.glob("*.json")))
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+        name = identity(row["image_id"])
         outlines = [p for p in row["polygons"] if p.get("points")]
+        strange = sorted({str(p["type"]) for p in outlines} - {"Target", "Banned"})
+        if strange:
+            raise ValueError(f"polygon type {strange[0]!r} is none of Target, Banned")
         targets = [p for p in outlines if p["type"] == "Target"]
-        ranks = [str(p.get("rank", "")) for p in targets]
+        ranks = [_rank(p.get("rank")) for p in targets]
         yield Item(
-            id=str(row["image_id"]),
-            images=(Picture(f"{row['image_id']}.png"),),
-            instruction=str(row.get("task_en") or row["task"]),
-            truth=Truth(polygons=tuple(_outline(p) for p in targets)),
+            id=name,
+            images=(Picture(f"{name}.png"),),
+            instruction=words(first(row, ("task_en", "task"))),
+            truth=Truth(polygons=tuple(vertices(p["points"]) for p in targets)),
             asks=self.asks,
-            groups={"modality": str(row["image_id"]).partition("-")[0], "clicks": str(max(1, _most(ranks)))},
-            meta={"ranks": ranks, "banned": [_outline(p) for p in outlines if p["type"] == "Banned"]},
+            groups={"modality": name.partition("-")[0], "clicks": str(max(1, _most(ranks)))},
+            meta={"ranks": ranks, "banned": [vertices(p["points"]) for p in outlines if p["type"] == "Banned"]},
         )
 
     def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
@@ -73,12 +78,17 @@ class CUActSpot(RowBenchmark):
         return verdicts
 
 
-def _outline(entry: Mapping[str, Any]) -> tuple[XY, ...]:
-    return tuple((float(x), float(y)) for x, y in entry["points"])
+def _rank(value: Any) -> str:
+    """ "" without a rank, else a whole number from 1."""
+    if value in (None, ""):
+        return ""
+    if isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
+        raise ValueError(f"rank {value!r} is not a whole number from 1")
+    return str(int(value))
 
 
 def _most(ranks: Sequence[str]) -> int:
-    return max((int(rank) for rank in ranks if rank.isdigit()), default=0)
+    return max((int(rank) for rank in ranks if rank), default=0)
 
 
 def _right(item: Item, points: Sequence[XY], rule: Rule) -> bool:

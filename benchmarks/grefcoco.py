@@ -10,8 +10,9 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.files import corners, load_json, naming
-from benchmarks.harness.items import XYXY, Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.files import corners, first, identity, listed, naming, picture, words
+from benchmarks.harness.items import XYXY, Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.rows import read_rows
 from data_prep.refcoco import read_instances
 from grounding import geometry
 from grounding.errors import UsageError
@@ -37,13 +38,15 @@ class GRefCOCO(Benchmark):
 
     def read(self, root: Path, split: str) -> list[Item]:
         folder = root / "grefcoco" if (root / "grefcoco").is_dir() else root
-        if not (folder / "grefs(unc).json").is_file():
-            raise UsageError(f"{root}: has no grefs(unc).json; needed: {self.card.files}")
-        images, boxes = read_instances(folder / "instances.json")
+        refs = folder / "grefs(unc).json"
+        if not refs.is_file() or not (folder / "instances.json").is_file():
+            raise UsageError(f"{root}: has not both grefs(unc).json and instances.json; needed: {self.card.files}")
+        with naming(str(folder / "instances.json")):
+            images, boxes = read_instances(folder / "instances.json")
         items: list[Item] = []
-        for number, ref in enumerate(load_json(folder / "grefs(unc).json")):
-            with naming(f"{folder / 'grefs(unc).json'}[{number}]"):
-                if ref["split"] == split:
+        for where, ref in read_rows(refs):
+            with naming(where):
+                if words(ref["split"]) == split:
                     items += _expressions(ref, images[ref["image_id"]], boxes)
         return items
 
@@ -89,16 +92,18 @@ def matched_f1(answered: Sequence[XYXY], true: Sequence[XYXY], threshold: float)
 
 def _expressions(ref: dict[str, Any], image: dict[str, Any], boxes: dict[int, list[float]]) -> list[Item]:
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError(f"ann_id {ids} names no annotation, or one twice; [-1] is an expression without a target")
     found = tuple(corners(boxes[i]) for i in ids if i != -1)
     targets = "none" if not found else "one" if len(found) == 1 else "several"
     return [
         Item(
-            id=f"{ref['ref_id']}-{sentence['sent_id']}",
-            images=(Picture(image["file_name"], int(image["width"]), int(image["height"])),),
-            instruction=sentence.get("sent") or sentence["raw"],
+            id=f"{identity(ref['ref_id'])}-{identity(sentence['sent_id'])}",
+            images=(picture(image["file_name"], image["width"], image["height"]),),
+            instruction=words(first(sentence, ("sent", "raw"))),
             truth=Truth(boxes=found, absent=not found),
             asks="boxes",
             groups={"targets": targets},
         )
-        for sentence in ref["sentences"]
+        for sentence in listed(ref["sentences"])
     ]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.files import RowBenchmark, box
-from benchmarks.harness.items import Card, Item, Picture, Rule, Truth
+from benchmarks.harness.files import RowBenchmark, box, identity, picture, words
+from benchmarks.harness.items import Card, Item, Rule, Truth
 
 _CLASSES = {1: "stuff", 2: "part", 3: "multi", 4: "single"}
 
@@ -32,12 +32,12 @@ class GroundingSuite(RowBenchmark):
     )
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        height, width = (row.get("segmentation") or {}).get("size") or (0, 0)
+        height, width = (row.get("segmentation") or {}).get("size") or (None, None)
         yield Item(
-            id=str(row["idx"]),
-            images=(Picture(row["image_path"], int(width), int(height)),),
-            instruction=row["caption"],
+            id=identity(row["idx"]),
+            images=(picture(row["image_path"], width, height),),
+            instruction=words(row["caption"]),
             truth=Truth(boxes=(box(row["box"]),), labels=(str(row.get("label", "")),)),
             asks=self.asks,
-            groups={"class": _CLASSES.get(row["class_id"], str(row["class_id"]))},
+            groups={"class": _CLASSES.get(row["class_id"]) or identity(row["class_id"])},
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.files import RowBenchmark, box, embedded
+from benchmarks.harness.files import RowBenchmark, embedded, first, identity, listed, numbers, unit_box, words
 from benchmarks.harness.items import XYXY, Card, Item, Rule, Truth
+from benchmarks.harness.rows import parse
 
 _BOX = re.compile(r"\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)\s*,\s*\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)")
 
@@ -34,14 +34,14 @@ class KVGBench(RowBenchmark):
     )
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        answer = next(row[key] for key in ("answer", "solution", "gt_bbox", "bbox") if row.get(key) is not None)
+        answer = first(row, ("answer", "solution", "gt_bbox", "bbox"))
         domain = next((str(row[key]) for key in ("category", "domain", "class") if row.get(key)), "all")
-        words = next(row[key] for key in ("query", "question", "problem", "expression", "prompt") if row.get(key))
-        images = row.get("images") or [row["image"]]
+        query = words(first(row, ("query", "question", "problem", "expression", "prompt")))
+        images = listed(row.get("images") or [row["image"]])
         yield Item(
-            id=str(row.get("id", number)),
+            id=identity(row.get("id", number)),
             images=tuple(embedded(image, file) for image in images),
-            instruction=str(words).replace("<image>", "").strip(),
+            instruction=query.replace("<image>", "").strip(),
             truth=Truth(boxes=tuple(_boxes(answer))),
             asks=self.asks,
             groups={"domain": domain},
@@ -51,12 +51,9 @@ class KVGBench(RowBenchmark):
 
 def _boxes(answer: Any) -> Iterable[XYXY]:
     """Thousandths to [0, 1]; the text form, or lists of numbers."""
-    if isinstance(answer, str):
-        found = [tuple(map(float, match)) for match in _BOX.findall(answer)]
-        if not found:
-            listed = json.loads(answer)
-            found = listed if isinstance(listed[0], list) else [listed]
-    else:
-        found = answer if isinstance(answer[0], list | tuple) else [answer]
+    found: list[Any] = [list(match) for match in _BOX.findall(answer)] if isinstance(answer, str) else []
+    if not found:
+        found = listed(parse(answer) if isinstance(answer, str) else answer)
+        found = found if isinstance(found[0], list) else [found]
     for four in found:
-        yield box([value / 1000 for value in four])
+        yield unit_box([value / 1000 for value in numbers(four, 4)])

@@ -20,12 +20,13 @@ from scipy.optimize import linear_sum_assignment
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.detection import weighted_ap50
-from benchmarks.harness.files import corners, find, load_json, naming
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.files import corners, find, first, identity, naming, picture, words
+from benchmarks.harness.items import Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.rows import load_json
 from grounding import geometry
 
 _GROUP = "group {}"
-_NUMBER = re.compile(r"\d+")
+_DIGITS = re.compile(r"\d+")
 
 
 @BENCHMARKS.register("mc_bench")
@@ -43,30 +44,14 @@ class MCBench(Benchmark):
         files="MC-Bench_coco_format.json (images with pair_image_id, annotations xywh) and the images",
         rule="image level: a pair is right when each image has boxes exactly if it should. Instance level: "
         "AP50 per group of instances, weighted by its number of true boxes, after matching answered with true groups "
-        "by mean IoU (eval_mc_bench.py). As published, the script keeps the matching of the last pair only, since it "
-        "reads the file anew for each: AP50 is what it gives, AP50_matched keeps all. An answer nothing can be read "
+        "by mean IoU (eval_mc_bench.py): AP50_matched. The published script reads the file anew for each pair, so it "
+        "keeps the matching of the last one only: AP50. It also renames group after group, so that two groups that "
+        "swap their names end up as one: AP50_script is what it prints. An answer nothing can be read "
         "from is wrong here; image_level counts it as having no boxes, as the script does.",
     )
 
     def read(self, root: Path, split: str) -> list[Item]:
-        items: list[Item] = []
-        for file in find(root, self.patterns, split, self.card.files):
-            content = load_json(file)
-            groups = {c["id"]: str(c["name"]) for c in content.get("categories", [])}
-            boxes: dict[Any, list[tuple[Any, str]]] = defaultdict(list)
-            for row in content["annotations"]:
-                group = groups.get(row.get("category_id"), _GROUP.format(1))
-                boxes[row["image_id"]].append((row["bbox"], group))
-            images = {image["id"]: image for image in content["images"]}
-            done: set[Any] = set()
-            for image in content["images"]:
-                if image["id"] in done:
-                    continue
-                with naming(f"{file}: image {image['id']}"):
-                    pair = images[image["pair_image_id"]]
-                    done |= {image["id"], pair["id"]}
-                    items.append(_item([image, pair], boxes))
-        return items
+        return [item for file in find(root, self.patterns, split, self.card.files) for item in _items(file)]
 
     def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
@@ -83,16 +68,24 @@ class MCBench(Benchmark):
         pairs = list(zip(items, predictions, strict=True))
         named = [replace(p, images=_images(p), labels=_labels(p)) for p in predictions]
         several = [row for row, item in enumerate(items) if _GROUP.format(2) in item.truth.labels]
+        ways = {row: _names(items[row], named[row], (0, 1)) for row in several}
         matched = list(named)
         for row in several:
-            matched[row] = _relabelled(items[row], named[row])
-        as_script = [matched[row] if row in several[-1:] else p for row, p in enumerate(named)]
+            matched[row] = _renamed(named[row], ways[row])
+        last = _last(items) if several else None
+        kept = [matched[row] if last and row == last[0] else p for row, p in enumerate(named)]
+        script = list(named)
+        if last:
+            row, image = last
+            for old, new in _names(items[row], named[row], (image, 1 - image)).items():
+                script[row] = _renamed(script[row], {old: new})
         present = sum(set(_images(p)) == set(i.truth.box_images) for i, p in pairs)
         return {
             "image_level": present,
             "image_accuracy": present / len(pairs) if pairs else 0.0,
-            "AP50": _instance_level(items, as_script),
+            "AP50": _instance_level(items, kept),
             "AP50_matched": _instance_level(items, matched),
+            "AP50_script": _instance_level(items, script),
         }
 
 
@@ -104,30 +97,54 @@ def _images(prediction: Prediction) -> tuple[int, ...]:
 def _labels(prediction: Prediction) -> tuple[str, ...]:
     """The group of every box."""
     found = [prediction.labels[i] if i < len(prediction.labels) else None for i in range(len(prediction.boxes))]
-    numbers = [_NUMBER.search(label or "") for label in found]
-    return tuple(_GROUP.format(int(number[0]) if number else 1) for number in numbers)
+    return tuple(_GROUP.format(_number(label or "")) for label in found)
 
 
-def _relabelled(item: Item, prediction: Prediction) -> Prediction:
-    """The answered groups 1 .. k under the names of the true groups that fit best.
+def _names(item: Item, prediction: Prediction, images: Sequence[int]) -> dict[str, str]:
+    """Which true group fits each of the answered groups 1 .. k best; empty where there are more than true ones.
 
     Of all ways to give them different true groups, the one with the highest mean IoU over the pairs of boxes that a
-    Hungarian matching makes within each image and group. More groups than there are stay as they are.
+    Hungarian matching makes within each image and group; of equal ones the first, groups in order of their numbers.
     """
-    true = sorted(set(item.truth.labels))
+    true = sorted(set(item.truth.labels), key=_number)
     answered = [_GROUP.format(number) for number in range(1, len(set(prediction.labels)) + 1)]
     ways = [dict(zip(answered, way, strict=True)) for way in itertools.permutations(true, len(answered))]
-    if not answered or not ways:
-        return prediction
-    best = max(ways, key=lambda names: _mean_iou(item, prediction, names))
-    return replace(prediction, labels=tuple(best.get(label or "", label) for label in prediction.labels))
+    return max(ways, key=lambda names: _mean_iou(item, prediction, names, images), default={})
 
 
-def _mean_iou(item: Item, prediction: Prediction, names: Mapping[str, str]) -> float:
+def _renamed(prediction: Prediction, names: Mapping[str, str]) -> Prediction:
+    """All groups renamed at once, so that two can swap their names."""
+    return replace(prediction, labels=tuple(names.get(label or "", label) for label in prediction.labels))
+
+
+def _last(items: Sequence[Item]) -> tuple[int, int]:
+    """Row and image of the last image with a second group, in the order in which the script goes through them.
+
+    That is the order of a Python set of their ids, filled in order of the annotations.
+    """
+    found = [
+        (order, item.meta["image_ids"][image], (row, image))
+        for row, item in enumerate(items)
+        for order, image, label in zip(
+            item.meta["annotations"], item.truth.box_images, item.truth.labels, strict=True
+        )
+        if label == _GROUP.format(2)
+    ]
+    at = {identity: place for _, identity, place in found}
+    return at[list({identity for _, identity, _ in sorted(found)})[-1]]
+
+
+def _number(label: str) -> int:
+    """Of a group's name; 1 without one."""
+    match = _DIGITS.search(label)
+    return int(match[0]) if match else 1
+
+
+def _mean_iou(item: Item, prediction: Prediction, names: Mapping[str, str], images: Sequence[int]) -> float:
     answers = list(zip(prediction.boxes, prediction.images, prediction.labels, strict=True))
     truths = list(zip(item.truth.boxes, item.truth.box_images, item.truth.labels, strict=True))
     values: list[float] = []
-    for (answered, true), image in itertools.product(names.items(), (0, 1)):
+    for (answered, true), image in itertools.product(names.items(), images):
         ours = [box for box, *place in answers if place == [image, answered]]
         theirs = [box for box, *place in truths if place == [image, true]]
         if ours and theirs:
@@ -138,26 +155,60 @@ def _mean_iou(item: Item, prediction: Prediction, names: Mapping[str, str]) -> f
 
 def _instance_level(items: Sequence[Item], predictions: Sequence[Prediction]) -> float:
     halves = [_half(i, p, image) for i, p in zip(items, predictions, strict=True) for image in (0, 1)]
-    groups = sorted({label for item in items for label in item.truth.labels}, key=lambda name: (len(name), name))
+    groups = sorted({label for item in items for label in item.truth.labels}, key=_number)
     numbers = {name: number for number, name in enumerate(groups, 1)}
     return weighted_ap50([i for i, _ in halves], [p for _, p in halves], numbers)["AP50"]
 
 
-def _item(pair: Sequence[dict[str, Any]], boxes: dict[Any, list[tuple[Any, str]]]) -> Item:
-    found = [(corners(b), index, group) for index, image in enumerate(pair) for b, group in boxes[image["id"]]]
-    first = pair[0]
+def _items(file: Path) -> list[Item]:
+    content = load_json(file, "images", "annotations")
+    with naming(f"{file}: categories"):
+        groups = {c["id"]: _GROUP.format(_number(words(c["name"]))) for c in content.get("categories", ())}
+    with naming(str(file)):
+        images = {image["id"]: image for image in content["images"]}
+        if len(images) < len(content["images"]):
+            raise ValueError("an image id appears twice")
+    boxes: dict[Any, list[tuple[int, Any, str]]] = defaultdict(list)
+    for number, row in enumerate(content["annotations"]):
+        with naming(f"{file}: annotations[{number}]"):
+            if row["image_id"] not in images:
+                raise ValueError(f"there is no image {row['image_id']!r}")
+            category = row.get("category_id")
+            group = _GROUP.format(1) if category is None else groups[category]
+            boxes[row["image_id"]].append((number, row["bbox"], group))
+    items, done = [], set()
+    for image in content["images"]:
+        if image["id"] in done:
+            continue
+        with naming(f"{file}: image {image['id']}"):
+            other = images[image["pair_image_id"]]
+            if other is image or other["pair_image_id"] != image["id"]:
+                raise ValueError(f"is not the pair of image {other['id']}")
+            done |= {image["id"], other["id"]}
+            items.append(_item([image, other], boxes))
+    return items
+
+
+def _item(pair: Sequence[dict[str, Any]], boxes: Mapping[Any, list[tuple[int, Any, str]]]) -> Item:
+    found = [
+        (corners(b), index, group, number)
+        for index, image in enumerate(pair)
+        for number, b, group in boxes.get(image["id"], ())
+    ]
+    head = pair[0]
     return Item(
-        id="-".join(str(image["id"]) for image in pair),
-        images=tuple(Picture(i["file_name"], int(i["width"]), int(i["height"])) for i in pair),
-        instruction=str(first.get("text") or first.get("caption") or first.get("description") or first["prompt"]),
+        id="-".join(identity(image["id"]) for image in pair),
+        images=tuple(picture(i["file_name"], i["width"], i["height"]) for i in pair),
+        instruction=words(first(head, ("text", "caption", "description", "prompt"))),
         truth=Truth(
-            boxes=tuple(box for box, _, _ in found),
-            box_images=tuple(image for _, image, _ in found),
-            labels=tuple(group for _, _, group in found),
+            boxes=tuple(box for box, _, _, _ in found),
+            box_images=tuple(image for _, image, _, _ in found),
+            labels=tuple(group for _, _, group, _ in found),
             absent=not found,
         ),
         asks="boxes",
-        groups={key: str(first[key]) for key in ("task", "type", "text_type", "prompt_type") if first.get(key)},
+        groups={key: str(head[key]) for key in ("task", "type", "text_type", "prompt_type") if head.get(key)},
+        meta={"image_ids": [image["id"] for image in pair], "annotations": [number for _, _, _, number in found]},
     )
 
 
@@ -172,4 +223,5 @@ def _half(item: Item, prediction: Prediction, image: int) -> tuple[Item, Predict
         labels=tuple(prediction.labels[i] for i in kept),
         scores=tuple(prediction.scores[i] for i in kept if i < len(prediction.scores)),
     )
-    return Item(f"{item.id}#{image}", (item.images[image],), item.instruction, truth, "boxes"), half
+    meta = {"coco_image_id": item.meta["image_ids"][image]}
+    return Item(f"{item.id}#{image}", (item.images[image],), item.instruction, truth, "boxes", meta=meta), half

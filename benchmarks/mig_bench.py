@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import thresholds
-from benchmarks.harness.files import RowBenchmark, box
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.files import RowBenchmark, listed, picture, unit_box, words
+from benchmarks.harness.items import Card, Item, Prediction, Rule, Truth, Verdict
 
 
 @BENCHMARKS.register("mig_bench")
@@ -34,11 +34,13 @@ class MIGBench(RowBenchmark):
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
         yield Item(
             id=str(number),
-            images=tuple(Picture(str(path).removeprefix("./").removeprefix("MIG-Bench/")) for path in row["images"]),
-            instruction=row["question"],
-            truth=Truth(boxes=(box(row["answer"]),)),
+            images=tuple(
+                picture(words(path).removeprefix("./").removeprefix("MIG-Bench/")) for path in listed(row["images"])
+            ),
+            instruction=words(row["question"]),
+            truth=Truth(boxes=(unit_box(row["answer"]),)),
             asks=self.asks,
-            groups={"task": row["task"]},
+            groups={"task": words(row["task"])},
             frame="unit",
         )
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
-from benchmarks.harness.files import box
+from benchmarks.harness.files import box, identity, numbers
 from benchmarks.harness.items import Card, Item, Published, Rule
 
 
@@ -40,10 +40,11 @@ class MMBenchGUI(ClickBenchmark):
             yield click_item(row, f"{file.stem}_{number}", bbox, groups)
             return
         for level in ("basic", "advanced"):
-            entry = {**row, "id": f"{row.get('index', number)}_{level}", "instruction": row[f"{level}_instruction"]}
-            if max(bbox) <= 1 and row.get("image_size"):  # the original annotates in [0, 1]
-                width, height = row["image_size"]
-                entry_box = (bbox[0] * width, bbox[1] * height, bbox[2] * width, bbox[3] * height)
+            name = f"{identity(row.get('index', number))}_{level}"
+            entry = {**row, "id": name, "instruction": row[f"{level}_instruction"]}
+            if max(bbox) <= 1:  # the original annotates in [0, 1]
+                sides = numbers(row["image_size"], 2) * 2
+                entry_box = box([side * float(part) for side, part in zip(sides, row["bbox"], strict=True)])
             else:
                 entry_box = bbox
-            yield click_item(entry, str(entry["id"]), entry_box, {**groups, "group": level})
+            yield click_item(entry, name, entry_box, {**groups, "group": level})

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.files import RowBenchmark
-from benchmarks.harness.items import XY, Card, Item, Picture, Published, Rule, Truth
+from benchmarks.harness.files import RowBenchmark, identity, listed, number, picture, span, words
+from benchmarks.harness.items import XY, Card, Item, Published, Rule, Truth
+from benchmarks.harness.rows import KEY
 
 _RULE = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5)
 _WORDS = (
@@ -22,33 +23,39 @@ _SECONDS = re.compile(r"([\d.]+)\s*-\s*([\d.]+)")
 
 
 class _PerVideo(RowBenchmark):
-    """Files of the form ``{"VIDEO": {"duration": 30.9, "timestamps": [[s, e], ...], "sentences": [...]}}``."""
+    """Files of the form ``{"VIDEO": {"duration": 30.9, "timestamps": [[s, e], ...], "sentences": [...]}}``, or
+    captions in COCO's form (TimeChat): ``{"annotations": [{"image_id": "VIDEO.mp4", "timestamp": [s, e], "caption":
+    "..."}]}``.
+    """
 
     asks = "span"
     rule = _RULE
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        video = str(row["__key__"])
-        seconds = float(row["duration"] if "duration" in row else row["video_duration"])
-        for index, (span, sentence) in enumerate(zip(row["timestamps"], row["sentences"], strict=True)):
-            yield _item(f"{video}_{index}", video, sentence.strip(), _ordered(span), seconds)
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[Item]:
+        seconds = row.get("duration", row.get("video_duration"))
+        if "caption" in row:
+            video = identity(row["image_id"])
+            yield _item(identity(row.get("id", place)), video, row["caption"], span(row["timestamp"]), seconds)
+            return
+        video, spans, sentences = row[KEY], listed(row["timestamps"]), listed(row["sentences"])
+        if len(spans) != len(sentences):
+            raise ValueError(f"{len(spans)} timestamps, {len(sentences)} sentences")
+        if seconds is None:
+            raise KeyError("duration")
+        for index, (seen, sentence) in enumerate(zip(spans, sentences, strict=True)):
+            yield _item(f"{video}_{index}", video, sentence, span(seen), seconds)
 
 
-def _item(identity: str, video: str, sentence: str, span: XY, seconds: float) -> Item:
+def _item(name: str, video: str, sentence: Any, moment: XY, seconds: Any) -> Item:
     return Item(
-        id=identity,
-        images=(Picture(video),),
-        instruction=sentence,
-        truth=Truth(spans=(span,)),
+        id=name,
+        images=(picture(video),),
+        instruction=words(sentence).strip(),
+        truth=Truth(spans=(moment,)),
         asks="span",
         frame="unit",
-        meta={"duration": seconds},
+        meta={} if seconds is None else {"duration": number(seconds)},
     )
-
-
-def _ordered(span: Any) -> XY:
-    start, end = (float(v) for v in span)
-    return start, end
 
 
 @BENCHMARKS.register("charades_sta")
@@ -57,7 +64,11 @@ class CharadesSTA(_PerVideo):
 
     splits = ("test", "test_iid", "test_ood", "novel_composition", "novel_word", "test_trivial")
     patterns: ClassVar = {
-        "test": ["**/charades_test.json", "**/charades_annotation/val.json"],
+        "test": [
+            "**/charades_test.json",
+            "**/charades_annotation/val.json",
+            "**/*charades*/**/test.caption_coco_format.json",
+        ],
         "test_iid": ["**/charades_test_iid.json"],
         "test_ood": ["**/charades_test_ood.json"],
         "novel_composition": ["**/novel_composition.json"],
@@ -132,10 +143,10 @@ class TVGBench(RowBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[Item]:
         match = _SECONDS.fullmatch(str(row["answer"]).strip())
         if match is None:
             raise ValueError(f"answer {row['answer']!r} is not 'start-end'")
-        span, seconds = _ordered(match.groups()), float(row["duration"])
         groups = {"kind": str(row.get("qsemtype", "")), "source": str(row.get("dataset_name", ""))}
-        yield replace(_item(str(number), row["path"], row["question"], span, seconds), groups=groups)
+        moment = span(list(match.groups()))
+        yield replace(_item(str(place), words(row["path"]), row["question"], moment, row["duration"]), groups=groups)

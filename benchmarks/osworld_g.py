@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import picture_of
-from benchmarks.harness.files import RowBenchmark, corners, find, polygon
+from benchmarks.harness.files import RowBenchmark, corners, find, identity, numbers, polygon, words
 from benchmarks.harness.items import Card, Item, Published, Rule, Truth
 
 log = logging.getLogger("fovea.eval")
@@ -63,9 +63,9 @@ class OSWorldG(RowBenchmark):
         for kind in (kinds,) if isinstance(kinds, str) else kinds:
             groups[f"type {kind}"] = "yes"
         yield Item(
-            id=str(row.get("id", number)),
+            id=identity(row.get("id", number)),
             images=(picture_of(row),),
-            instruction=str(row["instruction"]),
+            instruction=words(row["instruction"]),
             truth=_truth(row),
             asks=self.asks,
             groups=groups,
@@ -83,12 +83,13 @@ def _truth(row: Mapping[str, Any]) -> Truth:
     raise ValueError(f"box_type {kind!r} is none of bbox, polygon, refusal")
 
 
-def _restored(flat: list[float]) -> dict[str, Any]:
+def _restored(bbox: Any) -> dict[str, Any]:
     """What a row of the copy was: there, every outline had its second corner added to the first."""
+    flat = numbers(bbox)
     if len(flat) > 4:
         x, y, far_x, far_y, *rest = flat
         return {"box_type": "polygon", "box_coordinates": [x, y, far_x - x, far_y - y, *rest]}
     if not any(flat):
         return {"box_type": "refusal"}
-    x, y, far_x, far_y = flat
+    x, y, far_x, far_y = numbers(flat, 4)
     return {"box_type": "bbox", "box_coordinates": [x, y, far_x - x, far_y - y]}

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import thresholds
-from benchmarks.harness.files import RowBenchmark
-from benchmarks.harness.items import XY, Card, Item, Picture, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.files import RowBenchmark, identity, listed, number, numbers, picture, span, words
+from benchmarks.harness.items import XY, Card, Item, Prediction, Published, Rule, Truth, Verdict
 from grounding import geometry
 
 _STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -52,15 +52,15 @@ class QVHighlights(RowBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[Item]:
         yield Item(
-            id=str(row["qid"]),
-            images=(Picture(str(row["vid"])),),
-            instruction=row["query"],
-            truth=Truth(spans=tuple((float(s), float(e)) for s, e in row["relevant_windows"])),
+            id=identity(row["qid"]),
+            images=(picture(row["vid"]),),
+            instruction=words(row["query"]),
+            truth=Truth(spans=tuple(span(window) for window in listed(row["relevant_windows"]))),
             asks=self.asks,
             frame="unit",
-            meta={"duration": float(row["duration"]), **_saliency(row)},
+            meta={"duration": number(row["duration"]), **_saliency(row)},
         )
 
     def summarise(
@@ -88,8 +88,12 @@ def _saliency(row: Mapping[str, Any]) -> dict[str, Any]:
     """(clips, annotators) scores from 0 to 4; clips nobody called relevant have 0."""
     if "saliency_scores" not in row:
         return {}
-    table = np.zeros((int(row["duration"] / _CLIP), 3))
-    table[row["relevant_clip_ids"]] = row["saliency_scores"]
+    table = np.zeros((int(number(row["duration"]) / _CLIP), 3))
+    clips = [int(clip) for clip in numbers(row["relevant_clip_ids"])]
+    scores = [numbers(three, 3) for three in listed(row["saliency_scores"])]
+    if len(clips) != len(scores) or len(set(clips)) < len(clips) or not all(0 <= c < len(table) for c in clips):
+        raise ValueError("relevant_clip_ids and saliency_scores do not name clips of the video, each once")
+    table[clips] = scores
     return {"saliency": table}
 
 

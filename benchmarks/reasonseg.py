@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness import masks
 from benchmarks.harness.benchmark import thresholds
-from benchmarks.harness.files import RowBenchmark, box, load_json, naming
-from benchmarks.harness.items import XY, Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.files import RowBenchmark, box, first, identity, listed, naming, picture, vertices, words
+from benchmarks.harness.items import XY, Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.rows import load_json
 
 
 @BENCHMARKS.register("reasonseg")
@@ -52,9 +53,9 @@ class ReasonSeg(RowBenchmark):
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
         truth = Truth(boxes=(box(row["solution"]),))
-        picture = Picture(row["image"], int(row.get("width") or 0), int(row.get("height") or 0))
-        words = row.get("normal_caption") or row["problem"]
-        yield Item(str(row.get("id", number)), (picture,), str(words), truth, asks=self.asks)
+        image = picture(row["image"], row.get("width"), row.get("height"))
+        query = words(first(row, ("normal_caption", "problem")))
+        yield Item(identity(row.get("id", number)), (image,), query, truth, asks=self.asks)
 
     def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         return super().judge(items, [_boxed(p) for p in predictions], rule)
@@ -102,23 +103,24 @@ def _overlap(item: Item, prediction: Prediction) -> tuple[int, int]:
 
 
 def _labelme(content: Mapping[str, Any], file: Path, split: str) -> list[Item]:
-    shapes = [shape for shape in content["shapes"] if shape["label"].lower() != "flag"]  # deprecated marks
-    targets = [s["points"] for s in shapes if "ignore" not in s["label"].lower()]
-    corners = [p for points in targets for p in points]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    outlines = [_outline(s) for s in listed(content["shapes"]) if s["label"].lower() != "flag"]  # deprecated marks
+    corners = [corner for value, points in outlines if value == masks.TARGET for corner in points]
+    if not corners:
+        raise ValueError("no shape is a target")
+    xs, ys = zip(*corners, strict=True)
     return [
         Item(
             id=f"{file.stem}-0",
-            images=(Picture(f"{split}/{file.stem}.jpg"),),
-            instruction=str(content["text"][0]).strip(),
+            images=(picture(f"{split}/{file.stem}.jpg"),),
+            instruction=words(listed(content["text"])[0]).strip(),
             truth=Truth(boxes=(box((min(xs), min(ys), max(xs), max(ys))),)),
             asks="box",
             groups={"query": "sentence" if content.get("is_sentence") else "phrase"},
-            meta={"outlines": [_outline(shape) for shape in shapes]},
+            meta={"outlines": outlines},
         )
     ]
 
 
-def _outline(shape: Mapping[str, Any]) -> tuple[int, list[XY]]:
+def _outline(shape: Mapping[str, Any]) -> tuple[int, tuple[XY, ...]]:
     value = masks.IGNORED if "ignore" in shape["label"].lower() else masks.TARGET
-    return value, [(float(x), float(y)) for x, y in shape["points"]]
+    return value, vertices(shape["points"])

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import thresholds
-from benchmarks.harness.files import RowBenchmark, corners
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.files import RowBenchmark, corners, identity, picture, words
+from benchmarks.harness.items import Card, Item, Prediction, Published, Rule, Truth, Verdict
 
 # COCO's category numbers : those of Objects365 that the authors merge them with (evaluation.py)
 _PAIRS = (
@@ -62,14 +62,15 @@ class RefL4(RowBenchmark):
     )
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        side = math.sqrt(row["bbox"][2] * row["bbox"][3])
+        bbox = corners(row["bbox"])
+        side = math.sqrt(float(row["bbox"][2]) * float(row["bbox"][3]))
         size = "small" if side < 128 else "medium" if side <= 256 else "large"
         category = row.get("ori_category_id")
         yield Item(
-            id=str(row["id"]),
-            images=(Picture(row["file_name"], int(row.get("width") or 0), int(row.get("height") or 0)),),
-            instruction=row["caption"],
-            truth=Truth(boxes=(corners(row["bbox"]),)),
+            id=identity(row["id"]),
+            images=(picture(row["file_name"], row.get("width"), row.get("height")),),
+            instruction=words(row["caption"]),
+            truth=Truth(boxes=(bbox,)),
             asks=self.asks,
             groups={"size": size},
             meta={} if category is None else {"category": _MERGED.get(str(category), str(category))},

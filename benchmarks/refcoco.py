@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.files import RowBenchmark, box, corners, embedded, naming
+from benchmarks.harness.files import (
+    RowBenchmark,
+    box,
+    corners,
+    embedded,
+    first,
+    identity,
+    listed,
+    naming,
+    picture,
+    words,
+)
 from benchmarks.harness.items import XYXY, Card, Item, Picture, Published, Rule, Truth
 from data_prep.pickles import load_plain
 from data_prep.refcoco import RECOMMENDED, read_instances
@@ -70,44 +81,45 @@ class RefCOCO(RowBenchmark):
         return super().read(root, split)
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        picture, bbox, sentences = _row(row, file)
-        for extra, sentence in enumerate(sentences):
+        image, bbox, sentences = _row(row, file)
+        for extra, sentence in enumerate(listed(sentences)):
             suffix = f"-{extra}" if len(sentences) > 1 else ""
-            yield _item(f"{number}{suffix}", picture, str(sentence), bbox)
+            yield _item(f"{number}{suffix}", image, sentence, bbox)
 
 
-def _item(identity: str, picture: Picture, sentence: str, bbox: XYXY) -> Item:
-    return Item(identity, (picture,), sentence, Truth(boxes=(bbox,)), asks="box")
+def _item(name: str, image: Picture, sentence: Any, bbox: XYXY) -> Item:
+    return Item(name, (image,), words(sentence), Truth(boxes=(bbox,)), asks="box")
 
 
-def _row(row: Mapping[str, Any], file: Path) -> tuple[Picture, XYXY, list[str]]:
+def _row(row: Mapping[str, Any], file: Path) -> tuple[Picture, XYXY, Any]:
     """Image, box and expressions of a row, by the keys of the five conversions."""
-    size = int(row.get("width") or 0), int(row.get("height") or 0)
+    size = row.get("width"), row.get("height")
     if "expression" in row:  # Visual-CoT
-        return Picture(row["img_path"], *size), box(row["bbox"]), [row["expression"]]
+        return picture(row["img_path"], *size), box(row["bbox"]), [row["expression"]]
     if "sents" in row:  # MiniGPT-4; the image id carries the number of the annotation
-        sentences = [row["sents"]] if isinstance(row["sents"], str) else list(row["sents"])
-        return Picture(f"{str(row['img_id']).rpartition('_')[0]}.jpg", *size), corners(row["bbox"]), sentences
+        sentences = [row["sents"]] if isinstance(row["sents"], str) else row["sents"]
+        return picture(f"{words(row['img_id']).rpartition('_')[0]}.jpg", *size), corners(row["bbox"]), sentences
     if "sent" in row:  # Qwen-VL
-        return Picture(row["image"], *size), box(row["bbox"]), [row["sent"]]
+        return picture(row["image"], *size), box(row["bbox"]), [row["sent"]]
     if "solution" in row:  # VLM-R1
-        return Picture(row["image"], *size), box(row["solution"]), [row.get("normal_caption") or row["problem"]]
+        return picture(row["image"], *size), box(row["solution"]), [first(row, ("normal_caption", "problem"))]
     sentences = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     if row.get("image") is not None:  # lmms-lab, with the image
         return embedded(row["image"], file), corners(row["bbox"]), sentences
-    return Picture(row["file_name"], *size), corners(row["bbox"]), sentences
+    return picture(row["file_name"], *size), corners(row["bbox"]), sentences
 
 
 def _from_pickle(refs: Path, instances: Path, part: str) -> list[Item]:
-    images, boxes = read_instances(instances)
+    with naming(str(instances)):
+        images, boxes = read_instances(instances)
     items = []
     for number, ref in enumerate(load_plain(refs)):
         with naming(f"{refs}[{number}]"):
             if ref["split"] != part:
                 continue
             image = images[ref["image_id"]]
-            picture = Picture(image["file_name"], image["width"], image["height"])
-            for sentence in ref["sentences"]:
+            shown = picture(image["file_name"], image["width"], image["height"])
+            for sentence in listed(ref["sentences"]):
                 bbox = corners(boxes[ref["ann_id"]])
-                items.append(_item(str(sentence["sent_id"]), picture, sentence["sent"], bbox))
+                items.append(_item(identity(sentence["sent_id"]), shown, sentence["sent"], bbox))
     return items

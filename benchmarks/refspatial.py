@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.files import RowBenchmark
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.files import RowBenchmark, identity, picture, words
+from benchmarks.harness.items import Card, Item, Prediction, Rule, Truth, Verdict
 from grounding.errors import BrokenRow
 
 _RULE = (
@@ -68,11 +68,11 @@ def _mask(path: Path) -> np.ndarray:
     return (pixels[..., 0] if pixels.ndim == 3 else pixels) > 0
 
 
-def _item(identity: str, image: str, words: str, task: str, mask: Path) -> Item:
+def _item(name: str, image: str, question: str, task: str, mask: Path) -> Item:
     return Item(
-        id=identity,
-        images=(Picture(image),),
-        instruction=words,
+        id=name,
+        images=(picture(image),),
+        instruction=question,
         truth=Truth(mask=str(mask)),
         asks="points",
         groups={"task": task},
@@ -105,8 +105,9 @@ class RefSpatial(_Masked):
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
         task = file.parent.name
-        image = f"{task}/{row['rgb_path']}" if split == "all" else str(row["rgb_path"])
-        yield _item(f"{task}-{row['id']}", image, row["prompt"], task, file.parent / row["mask_path"])
+        image = f"{task}/{words(row['rgb_path'])}" if split == "all" else words(row["rgb_path"])
+        mask = file.parent / words(row["mask_path"])
+        yield _item(f"{task}-{identity(row['id'])}", image, words(row["prompt"]), task, mask)
 
     def image_root(self, root: Path) -> Path:
         return root if root.is_dir() else root.parent
@@ -128,6 +129,6 @@ class Where2Place(_Masked):
     )
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        identity = str(row["question_id"])
-        words = str(row["text"]).partition(" Your answer should be")[0]
-        yield _item(identity, f"images/{row['image']}", words, "place", file.parent / "masks" / row["image"])
+        name, image = identity(row["question_id"]), words(row["image"])
+        question = words(row["text"]).partition(" Your answer should be")[0]
+        yield _item(name, f"images/{image}", question, "place", file.parent / "masks" / image)

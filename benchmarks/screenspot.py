@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.clicks import ClickBenchmark, click_item
-from benchmarks.harness.files import box, corners, find, naming, rows_of
-from benchmarks.harness.items import Card, Item, Published, Rule
+from benchmarks.harness.clicks import ClickBenchmark, click_item, picture_of
+from benchmarks.harness.files import box, corners, find, naming, numbers
+from benchmarks.harness.items import XYXY, Card, Item, Published, Rule
+from benchmarks.harness.rows import read_rows
 
 _PLATFORMS = ("desktop", "mobile", "web")
 _PREFIX = {"pc": "desktop", "mobile": "mobile", "web": "web"}
-_ENOUGH = 20  # rows from which on "every x2 > x1" can no longer be chance
 
 _LEADERBOARD = "microsoft/FIVE-UI-Evol, UI-E2I-Synth/leaderboard/results/screenspot_v2.json"
 
@@ -26,43 +27,48 @@ class _ScreenSpot(ClickBenchmark):
         items: list[Item] = []
         for platform in _PLATFORMS if split == "all" and root.is_dir() else (split,):
             for file in find(root, {p: self._names(p) for p in _PLATFORMS}, platform, self.card.files):
-                rows = list(rows_of(file))
-                convert = _reader([row for _, row in rows])
-                for number, (where, row) in enumerate(rows):
+                for number, (where, row) in enumerate(read_rows(file)):
                     with naming(where):
-                        items.append(self._item(row, number, file, convert(row)))
+                        items.append(self._item(row, number, file))
         return items
 
     def _names(self, platform: str) -> list[str]:
         return [name.format(platform) for name in (*self.names, "**/*screenspot*{}*.json")]
 
-    def _item(self, row: dict[str, Any], number: int, file: Path, bbox: Any) -> Item:
-        name = str(row.get("img_filename") or row["image"]).rpartition("/")[2]
+    def _item(self, row: Mapping[str, Any], number: int, file: Path) -> Item:
+        name = picture_of(row).path.rpartition("/")[2]
         # The platform comes from the file name: data_source says "shop" for web pages of the mobile set, too.
         platform = _PREFIX.get(name.partition("_")[0]) or next((p for p in _PLATFORMS if p in file.stem), "other")
-        kind = str(row.get("data_type") or row.get("ui_type"))
+        kind = str(row.get("data_type") or row.get("ui_type") or "unknown")
         groups = {"platform": platform, "type": kind, "cell": f"{platform} {kind}"}
         if row.get("data_source"):
             groups["source"] = str(row["data_source"])
-        return click_item(row, f"{platform}_{number}", bbox, groups)
+        return click_item(row, f"{platform}_{number}", _pixels(row), groups)
 
 
-def _reader(rows: list[dict[str, Any]]) -> Any:
-    """How to read `bbox` in these rows: the original is xywh, some copies are xyxy in pixels or in [0, 1]."""
-    if any("img_size" in row for row in rows):
-        return lambda row: box(row["bbox"])
-    if any("image_size" in row for row in rows):
-        return _unit_box
-    boxes = [row.get("bbox", ()) for row in rows]
-    ordered = all(len(b) == 4 and b[2] > b[0] and b[3] > b[1] for b in boxes)
-    # In the original many elements are narrower than their x: corners in order throughout mean another format.
-    return (lambda row: box(row["bbox"])) if ordered and len(rows) >= _ENOUGH else lambda row: corners(row["bbox"])
+def _pixels(row: Mapping[str, Any]) -> XYXY:
+    """`bbox` as corners in pixels, by the keys of the row.
 
+    The original is xywh. Copies in ScreenSpot-Pro's form have `img_size` and corners in pixels; UGround's and
+    OS-Atlas's have `image_size` and corners in [0, 1]. A row with `image_size` and larger numbers is an original with
+    the size added; one that would reach beyond its image then is neither.
 
-def _unit_box(row: dict[str, Any]) -> Any:
-    width, height = row["image_size"]
-    x1, y1, x2, y2 = row["bbox"]
-    return round(x1 * width, 6), round(y1 * height, 6), round(x2 * width, 6), round(y2 * height, 6)
+    Raises:
+        ValueError: corners that are not in order, or a box that does not fit its image.
+    """
+    if row.get("img_size"):
+        return box(row["bbox"])
+    four, shown = numbers(row["bbox"], 4), picture_of(row)
+    if shown.known and max(four) <= 1:
+        pixels = (side * part for side, part in zip((shown.width, shown.height) * 2, four, strict=True))
+        return box([round(value, 6) for value in pixels])
+    found = corners(four)
+    if shown.known and (found[2] > shown.width + 1 or found[3] > shown.height + 1):
+        raise ValueError(
+            f"bbox {four} as x, y, w, h reaches beyond its image of {shown.width} x {shown.height}; copies with "
+            "corners in pixels need the key 'img_size', those in [0, 1] no number above 1"
+        )
+    return found
 
 
 @BENCHMARKS.register("screenspot")
@@ -93,7 +99,7 @@ class ScreenSpotV2(_ScreenSpot):
         get="https://huggingface.co/datasets/OS-Copilot/ScreenSpot-v2",
         licence="Apache-2.0",
         files="screenspot_desktop_v2.json, screenspot_mobile_v2.json, screenspot_web_v2.json, and the images "
-        "(xywh in the original; copies with xyxy are recognised by their img_size or image_size)",
+        "(xywh in the original; copies with corners have img_size, or image_size and numbers in [0, 1])",
         rule="click inside the box, edges included; micro average over 1272 items",
         size={"all": 1272, "desktop": 334, "mobile": 501, "web": 437},
         published=(

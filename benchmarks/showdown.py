@@ -36,6 +36,6 @@ class Showdown(ClickBenchmark):
     )
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        sized = {**row, "img_size": (float(row.get("width") or 0), float(row.get("height") or 0))}
+        sized = {**row, "img_size": (row.get("width"), row.get("height"))}
         bbox = box([row[key] for key in ("x1", "y1", "x2", "y2")])
         yield click_item(sized, str(number), bbox, {})

@@ -31,6 +31,8 @@ class UII2E(ClickBenchmark):
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
         kind = (row.get("annotations") or {}).get("instr_type", "unknown")
+        if isinstance(kind, str) and kind.isdigit():
+            kind = int(kind)
         words = ("implicit" if kind == 2 else "explicit") if isinstance(kind, int) else str(kind).lower()
         groups = {
             "instruction": words,

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
-from benchmarks.harness.files import box, find, naming, rows_of
+from benchmarks.harness.files import box, find, naming
 from benchmarks.harness.items import Card, Item, Published, Rule
+from benchmarks.harness.rows import read_rows
 
 _PARTS = ("basic", "functional", "spatial")
 
@@ -42,7 +43,7 @@ class UIVision(ClickBenchmark):
     def _part(self, root: Path, part: str) -> Iterable[Item]:
         for file in find(root, self.patterns, part, self.card.files):
             part = next((p for p in _PARTS if p in file.stem), part)
-            for number, (where, row) in enumerate(rows_of(file)):
+            for number, (where, row) in enumerate(read_rows(file)):
                 with naming(where):
                     yield self._item(row, f"{part}_{number}", part)
 

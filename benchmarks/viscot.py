@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.files import RowBenchmark, box
-from benchmarks.harness.items import Card, Item, Picture, Rule, Truth
+from benchmarks.harness.files import RowBenchmark, box, picture, words
+from benchmarks.harness.items import Card, Item, Rule, Truth
 
 _SETS = ("docvqa", "textcap", "textvqa", "dude", "sroie", "infographicsvqa", "flickr30k", "gqa", "openimages", "vsr",
          "cub", "emotic", "visual7w")  # fmt: skip
@@ -37,8 +37,8 @@ class VisCoT(RowBenchmark):
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
         yield Item(
             id=f"{file.stem}-{number}",
-            images=(Picture(row["img_path"], int(row.get("width") or 0), int(row.get("height") or 0)),),
-            instruction=row["expression"],
+            images=(picture(row["img_path"], row.get("width"), row.get("height")),),
+            instruction=words(row["expression"]),
             truth=Truth(boxes=(box(row["bbox"]),)),
             asks=self.asks,
             groups={"source": file.stem},

@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.files import corners, load_json, naming
+from benchmarks.harness.files import corners, listed, naming, words
 from benchmarks.harness.items import Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.rows import load_json
 from benchmarks.harness.words import plain
 from grounding.errors import UsageError
 
@@ -62,14 +63,16 @@ def _item(row: dict[str, Any], file: Path, kind: str) -> Item:
     image = next((p for p in sorted(file.parent.glob(f"{file.stem}.*")) if p.suffix != ".json"), None)
     if image is None:
         raise ValueError(f"no image {file.stem}.*")
-    options = list(row["options"])
+    options = [words(option) for option in listed(row["options"])]
+    if len(options) > len(_LETTERS) or len({plain(option) for option in options}) < len(options):
+        raise ValueError(f"options {options} are more than {len(_LETTERS)}, or two are the same")
     right = options[0]
     random.Random(f"{kind}/{file.stem}").shuffle(options)
-    listed = "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
+    choices = "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
     return Item(
         id=f"{kind}/{file.stem}",
         images=(Picture(f"{kind}/{image.name}"),),
-        instruction=f"{row['question']}\n{listed}",
+        instruction=f"{words(row['question'])}\n{choices}",
         truth=Truth(boxes=tuple(corners(b) for b in row.get("bbox", ())), text=right),
         asks="text_box",
         groups={"kind": kind},

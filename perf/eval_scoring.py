@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import BENCHMARKS
 from benchmarks.harness.items import Item, Picture, Truth
 from benchmarks.harness.predictions import Reading, match_rows
-from benchmarks.harness.results import read_jsonl, result_row, write_results
+from benchmarks.harness.results import result_row, write_results
+from benchmarks.harness.rows import read_rows
 from benchmarks.harness.scores import scoreboard
 
 CLAIM = 20_000
@@ -93,7 +94,7 @@ def main() -> int:
         path.write_text("".join(json.dumps(row) + "\n" for _, row in rows))
         predictions = [reply.prediction for _, reply in replies]
         for name, work in (
-            ("  reading JSON lines", lambda: list(read_jsonl(path))),
+            ("  reading JSON lines", lambda: list(read_rows(path))),
             ("  counts and intervals", lambda: scoreboard(items, predictions, verdicts, bench.rule)),
             (
                 "  writing results.jsonl",

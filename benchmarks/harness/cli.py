@@ -161,19 +161,20 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
     reading = Reading(args.space, args.dialect, args.grammar or "bare")
     warning = claim = None
     if name in peers.LOGS:
-        entries = peers.read_log(args.predictions, name, benchmark.asks, "unit" if args.space == "unit" else "pixel")
+        entries = peers.read_log(args.predictions, name, benchmark.asks, args.space)[
+            : args.limit if items is None else None
+        ]
         claim = peers.claimed(entries)
         replies = peers.match_log(entries, items, reading) if items else peers.score_log(entries, reading)
+        if args.dialect is None:
+            warning = peers.log_warning(entries)
     elif items is None:
         raise UsageError(f"--data DIR is needed: {args.predictions} holds no annotations")
     else:
-        if name is None:
-            rows = list(peers.rows_in(args.predictions))
-        else:
-            found = peers.submission_rows(args.predictions, name, items)
-            rows = [(f"{args.predictions}: prediction {row['id']}", row) for row in found]
-        replies = match_rows(rows, items, reading)
-        warning = space_warning((row for _, row in rows), items, args.space) if args.space else None
+        replies = match_rows(peers.prediction_rows(args.predictions, name, items), items, reading)
+        if args.space:
+            rows = peers.prediction_rows(args.predictions, name, items)
+            warning = space_warning((row for _, row in rows), items, args.space)
     if warning:
         log.warning("warning: %s", warning)
     missing = sum(reply.missing for _, reply in replies)
@@ -190,7 +191,13 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
         warning=warning,
         file_says=claim,
     )
-    return run.score(benchmark, replies, _rule(benchmark, args), facts, args.out)
+    metrics = run.score(benchmark, replies, _rule(benchmark, args), facts, args.out)
+    if claim and claim["correct"] != metrics["correct"]:
+        log.warning(
+            "warning: %d are right by this rule, %d of %d by the file itself",
+            metrics["correct"], claim["correct"], claim["n"],
+        )  # fmt: skip
+    return metrics
 
 
 def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> list[Item]:

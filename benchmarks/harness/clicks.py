@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.harness.files import RowBenchmark, box
+from benchmarks.harness.files import RowBenchmark, box, first, identity, picture, words
 from benchmarks.harness.items import XYXY, Item, Picture, Truth
 
 _NAMES = ("img_filename", "image_path", "img_path", "image")
@@ -35,18 +35,19 @@ class ClickBenchmark(RowBenchmark):
 
 
 def click_item(
-    row: Mapping[str, Any], identity: str, bbox: XYXY, groups: Mapping[str, str], instruction: str = "instruction"
+    row: Mapping[str, Any], name: str, bbox: XYXY, groups: Mapping[str, str], instruction: str = "instruction"
 ) -> Item:
     """An item of such a row; the row's own `id` where it has one.
 
     Args:
+        name: its id otherwise.
         bbox: pixels, corners.
         instruction: key of the words to use.
     """
     return Item(
-        id=str(row.get("id", identity)),
+        id=identity(row.get("id", name)),
         images=(picture_of(row),),
-        instruction=str(row[instruction]),
+        instruction=words(row[instruction]),
         truth=Truth(boxes=(bbox,)),
         asks="point",
         groups=groups,
@@ -55,8 +56,7 @@ def click_item(
 
 def picture_of(row: Mapping[str, Any]) -> Picture:
     """The image a row names, with its size when the row has it."""
-    name = next((row[key] for key in _NAMES if key in row), None)
-    if name is None:
-        raise KeyError("img_filename")
-    width, height = next((row[key] for key in _SIZES if row.get(key)), (0, 0))
-    return Picture(str(name), int(width), int(height))
+    size = next((row[key] for key in _SIZES if row.get(key)), (None, None))
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"img_size {size!r} is not [width, height]")
+    return picture(first(row, _NAMES), *size)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.items import DIGITS, XY, XYXY, Item, Picture
-from benchmarks.harness.results import read_jsonl
+from benchmarks.harness.rows import read_rows
 from grounding.errors import BrokenRow, UsageError
+from grounding.io import replacing
 
 EXTRACTED = "extracted_images"  # folder beside a Parquet file, for images that come inside it
 
@@ -35,12 +34,12 @@ class RowBenchmark(Benchmark):
 
     @abstractmethod
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        """The items of row `number` (from 0) of `file`. May raise KeyError, ValueError, TypeError, IndexError."""
+        """The items of row `number` (from 0) of `file`. May raise what `naming` turns into `BrokenRow`."""
 
     def read(self, root: Path, split: str) -> list[Item]:
         items: list[Item] = []
         for file in find(root, self.patterns, split, self.card.files):
-            for number, (where, row) in enumerate(rows_of(file)):
+            for number, (where, row) in enumerate(read_rows(file)):
                 with naming(where):
                     items += self.items_of(row, number, file, split)
         return items
@@ -53,8 +52,8 @@ def naming(where: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise BrokenRow(where, f"has no {error}") from error
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        raise BrokenRow(where, str(error)) from error
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise BrokenRow(where, str(error) or "has another form than the benchmark's rows") from error
 
 
 def find(root: Path, patterns: Mapping[str, Sequence[str]], split: str, wanted: str) -> list[Path]:
@@ -74,78 +73,140 @@ def find(root: Path, patterns: Mapping[str, Sequence[str]], split: str, wanted: 
     raise UsageError(f"{root}: has none of {', '.join(patterns[split])}; needed: {wanted}")
 
 
-def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of every row of a .json (a list, or an object of objects), .jsonl, .csv or .parquet file."""
-    if path.suffix == ".jsonl":
-        yield from ((f"{path}:{number}", row) for number, row in read_jsonl(path))
-    elif path.suffix == ".parquet":
-        yield from _parquet(path)
-    elif path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from ((f"{path}:{number}", row) for number, row in enumerate(csv.DictReader(file), 2))
-    else:
-        content = load_json(path)
-        rows = content.items() if isinstance(content, dict) else enumerate(content)
-        for key, row in rows:
-            if not isinstance(row, dict):
-                raise BrokenRow(f"{path}[{key}]", f"a JSON object is needed, this is a {type(row).__name__}")
-            yield f"{path}[{key}]", {**row, "__key__": key} if isinstance(content, dict) else row
-
-
-def load_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UsageError when it is missing or not JSON."""
+def number(value: Any) -> float:
+    """A finite number, also when written as a text. Raises ValueError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON: {error}") from error
+        result = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    if not math.isfinite(result):
+        raise ValueError(f"{_short(value)} is not a number")
+    return result
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-        for row in batch.to_pylist():
-            yield f"{path}:{number}", row
-            number += 1
+def numbers(value: Any, length: int | None = None) -> list[float]:
+    """A list of finite numbers. Raises ValueError."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"a list of numbers is needed, this is {_short(value)}")
+    if length is not None and len(value) != length:
+        raise ValueError(f"{length} numbers are needed, {_short(value)} has {len(value)}")
+    return [number(entry) for entry in value]
 
 
-def corners(xywh: Sequence[float]) -> XYXY:
-    """Corner, width, height -> two corners."""
-    x, y, w, h = (float(v) for v in xywh)
+def corners(xywh: Any) -> XYXY:
+    """Corner, width, height -> two corners. Raises ValueError."""
+    x, y, w, h = numbers(xywh, 4)
+    if w < 0 or h < 0:
+        raise ValueError(f"box {_short(xywh)} has a negative width or height")
     return box((x, y, x + w, y + h))
 
 
-def box(xyxy: Sequence[float]) -> XYXY:
-    """Four numbers, rounded as predictions are: on an edge, noise of the last digit must not decide."""
-    x1, y1, x2, y2 = (round(float(v), DIGITS) for v in xyxy)
+def box(xyxy: Any) -> XYXY:
+    """Two corners in order, rounded as predictions are: on an edge, noise of the last digit must not decide.
+
+    Raises:
+        ValueError: not four numbers, or the second corner lies left of the first or above it.
+    """
+    x1, y1, x2, y2 = (round(value, DIGITS) for value in numbers(xyxy, 4))
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"box {_short(xyxy)} has x2 < x1 or y2 < y1: corners in order are needed, not x, y, w, h")
     return x1, y1, x2, y2
 
 
-def polygon(flat: Sequence[float]) -> tuple[XY, ...]:
-    """x y x y ... -> vertices; at least three."""
-    if len(flat) % 2 or len(flat) < 6:
-        raise ValueError(f"a polygon of {len(flat)} numbers")
-    return tuple((float(x), float(y)) for x, y in zip(flat[::2], flat[1::2], strict=True))
+def unit_box(xyxy: Any) -> XYXY:
+    """`box` in [0, 1]. Raises ValueError."""
+    found = box(xyxy)
+    if found[0] < 0 or found[1] < 0 or max(found) > 1:
+        raise ValueError(f"box {_short(xyxy)} is not in [0, 1]")
+    return found
+
+
+def span(value: Any) -> XY:
+    """Start and end in seconds. Raises ValueError."""
+    start, end = numbers(value, 2)
+    if not 0 <= start <= end:
+        raise ValueError(f"span {_short(value)} is not 0 <= start <= end")
+    return start, end
+
+
+def vertices(points: Any) -> tuple[XY, ...]:
+    """A list of x y pairs, at least one. Raises ValueError."""
+    if not isinstance(points, list | tuple) or not points:
+        raise ValueError(f"a list of points is needed, this is {_short(points)}")
+    return tuple((x, y) for x, y in (numbers(point, 2) for point in points))
+
+
+def polygon(flat: Any) -> tuple[XY, ...]:
+    """x y x y ... -> vertices; at least three. Raises ValueError."""
+    values = numbers(flat)
+    if len(values) % 2 or len(values) < 6:
+        raise ValueError(f"a polygon of {len(values)} numbers")
+    return tuple(zip(values[::2], values[1::2], strict=True))
+
+
+def first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The value of the first of these keys that is there. Raises KeyError with the first key."""
+    for key in keys:
+        if row.get(key) not in (None, ""):
+            return row[key]
+    raise KeyError(keys[0])
+
+
+def words(value: Any) -> str:
+    """An instruction or a name. Raises ValueError: it is no text."""
+    if not isinstance(value, str):
+        raise ValueError(f"a text is needed, this is {_short(value)}")
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    """A list that is not empty. Raises ValueError."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"a list is needed, this is {_short(value)}")
+    return value
+
+
+def identity(value: Any) -> str:
+    """An id: a text or a whole number. Raises ValueError."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValueError(f"{_short(value)} is not an id")
+    return str(value)
+
+
+def picture(path: Any, width: Any = None, height: Any = None) -> Picture:
+    """An image and its size; a size that is missing (None, 0 or an empty text) is unknown. Raises ValueError."""
+    if not words(path):
+        raise ValueError("the image's name is empty")
+    sides = [0.0 if side in (None, "") else number(side) for side in (width, height)]
+    if any(side < 0 or not side.is_integer() for side in sides) or (sides[0] == 0) != (sides[1] == 0):
+        raise ValueError(f"image size {_short(width)} x {_short(height)} is not a size in pixels")
+    return Picture(path, int(sides[0]), int(sides[1]))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def embedded(value: Any, file: Path) -> Picture:
     """The picture of an image column: a path, or bytes that are written out once beside the Parquet file."""
     if isinstance(value, str):
-        return Picture(value)
+        return picture(value)
     data = value.get("bytes") if isinstance(value, Mapping) else None
     if data is None:
         if isinstance(value, Mapping) and value.get("path"):
-            return Picture(value["path"])
+            return picture(value["path"])
         raise ValueError("the image column has neither bytes nor a path")
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height, suffix = image.width, image.height, (image.format or "png").lower()
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError, TypeError) as error:
         raise ValueError(f"not a readable image: {error}") from error
     name = f"{EXTRACTED}/{hashlib.sha256(data).hexdigest()[:24]}.{suffix}"
     target = file.parent / name
     if not target.is_file():
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(data)
+        with replacing(target) as part:
+            part.write_bytes(data)
     return Picture(name, width, height)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,35 +10,52 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from benchmarks.harness.items import XY, XYXY
-from grounding.errors import UsageError
+from grounding.io import MAX_PIXELS
 
 Mask = npt.NDArray[np.bool_]
 TARGET, IGNORED = 1, 255
 
 
 def sound(mask: Any) -> bool:
-    """Whether this is a run-length encoding that can be decoded: counts as a list must add up to the area."""
+    """Whether this is a run-length encoding that can be decoded: the runs must add up to the area."""
     if not isinstance(mask, Mapping) or not {"size", "counts"} <= set(mask):
         return False
     size, counts = mask["size"], mask["counts"]
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)):
         return False
-    if isinstance(counts, list):
-        return all(isinstance(c, int) and c >= 0 for c in counts) and sum(counts) == size[0] * size[1]
-    return isinstance(counts, str) and bool(counts) and counts.isascii()
+    if size[0] * size[1] > MAX_PIXELS:
+        return False
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        return False
+    return sum(runs) == size[0] * size[1]
+
+
+def _runs(counts: str) -> list[int] | None:
+    """Run lengths from COCO's compressed text: five bits a character, from the third on relative to the one before
+    the last. None when the text ends within a number or has a character outside of "0" to "o".
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return None if shift else runs
 
 
 def decode(mask: Mapping[str, Any]) -> Mask:
-    """(height, width). Raises UsageError when pycocotools, which reads compressed counts, is not installed."""
+    """(height, width) of a `sound` mask."""
     height, width = mask["size"]
-    counts = mask["counts"]
-    if isinstance(counts, list):  # runs of 0 and 1 in turn, column by column
-        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
-    try:
-        tool = importlib.import_module("pycocotools.mask")
-    except ImportError as error:
-        raise UsageError("compressed masks need pycocotools: pip install pycocotools") from error
-    return tool.decode({"size": [height, width], "counts": counts.encode()}).astype(bool)
+    runs = _runs(mask["counts"]) if isinstance(mask["counts"], str) else mask["counts"]
+    # runs of 0 and 1 in turn, column by column
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def of_box(box: XYXY, width: int, height: int) -> Mask:

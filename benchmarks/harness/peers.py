@@ -14,27 +14,29 @@ Submissions hold predictions only and need the benchmark's files:
     coco            image_id, category_id, bbox (xywh), score
 
 Which of them a file is shows in its keys; in which unit its numbers are never is guessed: a log's prediction and
-annotation share a unit, and submissions are declared.
+annotation share a unit (pixels, unless `--space` says otherwise), and submissions are declared.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.clicks import picture_of
-from benchmarks.harness.files import box, corners
-from benchmarks.harness.items import DIGITS, MISSING, Item, Picture, Prediction, Truth
-from benchmarks.harness.predictions import Reading, read_output
+from benchmarks.harness.files import box, identity, naming, number, numbers, unit_box, words
+from benchmarks.harness.items import DIGITS, MISSING, XYXY, Item, Picture, Prediction, Truth
+from benchmarks.harness.predictions import Reading, needs_seen, read_output, read_row, space_warning
 from benchmarks.harness.results import Reply
+from benchmarks.harness.rows import Row, read_rows
 from grounding.answer import Status
-from grounding.errors import BrokenRow, UsageError
+from grounding.errors import UsageError
 
 _GROUPS = ("ui_type", "group", "application", "platform", "task")
+_WIDTHS = {2: ("point", "points"), 4: ("box", "boxes")}
+_TOTALS = {"IOU@0.5", "AVE_IOU"}  # Migician's script appends its totals as a last row
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,16 @@ class Entry:
 
     Attributes:
         item: the question with the annotation the log itself carries.
-        prediction: what the log's script extracted, in the log's own unit.
+        answer: what the log's script extracted, as a row of our predictions format; without a key, nothing was.
+        space: the unit of its numbers.
         output: raw text, where kept.
         correct: the log's own verdict; None where it gives none.
         where: file and row.
     """
 
     item: Item
-    prediction: Prediction
+    answer: dict[str, Any]
+    space: str
     output: str | None
     correct: bool | None
     where: str
@@ -58,9 +62,7 @@ class Entry:
 
 def format_of(path: Path) -> str | None:
     """Which of the formats above `path` has; None when it is a predictions file of ours."""
-    row = next((row for _, row in rows_in(path)), None)
-    if row is None:
-        raise UsageError(f"{path}: the file is empty")
+    _, row = next(read_rows(path))
     for name, keys in _SIGNS.items():
         if all(any(key in row for key in alternatives) for alternatives in keys):
             return name
@@ -68,37 +70,47 @@ def format_of(path: Path) -> str | None:
 
 
 _SIGNS: dict[str, list[tuple[str, ...]]] = {
-    "sspro": [("pred",), ("bbox",), ("instruction", "prompt_to_evaluate")],
+    "sspro": [("pred",), ("bbox", "gt_type", "correctness"), ("instruction", "prompt_to_evaluate")],
     "vlm_r1": [("ground_truth",), ("extracted_answer",)],
     "mig_bench": [("filter_answer",), ("groundtruth",)],
     "moment_detr": [("qid",), ("pred_relevant_windows",)],
     "ref_l4": [("pred_bbox",), ("id",)],
     "grounding_suite": [("idx",), ("predicted_box", "box")],
-    "coco": [("image_id",), ("bbox",), ("score",)],
+    "coco": [("image_id",), ("bbox",), ("category_id", "score")],
 }
 LOGS = ("sspro", "vlm_r1", "mig_bench")
 FORMATS = tuple(_SIGNS)
 
 
-def read_log(path: Path, name: str, asks: str, unit: str) -> list[Entry]:
+def read_log(path: Path, name: str, asks: str, space: str | None = None) -> list[Entry]:
     """The rows of a log.
 
     Args:
         name: one of `LOGS`.
         asks: what the benchmark asks for.
-        unit: the unit of the log's numbers, "pixel" or "unit".
+        space: the unit of the log's predictions and annotations: "pixel" (default), "unit" or "thousand".
 
     Raises:
-        BrokenRow: a row without the keys of the format, named.
+        BrokenRow: a row without the keys of the format, or with a value that is none, named.
+        UsageError: another space.
     """
+    space = space or "pixel"
+    if space not in ("pixel", "unit", "thousand"):
+        raise UsageError(f"{path}: a log's prediction and annotation share a unit: --space pixel, unit or thousand")
     read = {"sspro": _sspro, "vlm_r1": _vlm_r1, "mig_bench": _mig_bench}[name]
     entries = []
-    for number, (where, row) in enumerate(rows_in(path)):
-        try:
-            entries.append(read(row, number, where, asks, unit))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise BrokenRow(where, f"not a row of a {name} log: {error!r}") from error
+    for place, (where, row) in enumerate(read_rows(path)):
+        if not _is_total(row):
+            with naming(f"{where}: not a row of a {name} log"):
+                entries.append(read(row, place, where, asks, space))
+    if not entries:
+        raise UsageError(f"{path}: the log has no rows")
     return entries
+
+
+def _is_total(row: Mapping[str, Any]) -> bool:
+    parts = [value for value in row.values() if isinstance(value, dict)]
+    return bool(_TOTALS & row.keys()) or any(_TOTALS & part.keys() for part in parts)
 
 
 def score_log(entries: Sequence[Entry], reading: Reading) -> list[tuple[Item, Reply]]:
@@ -131,6 +143,14 @@ def match_log(entries: Sequence[Entry], items: Sequence[Item], reading: Reading)
     return [(item, found.get(item.id, Reply(MISSING, missing=True))) for item in items]
 
 
+def log_warning(entries: Sequence[Entry]) -> str | None:
+    """What `space_warning` says of a log."""
+    # The rows of a log have no ids of their own where the script writes none
+    items = [replace(entry.item, id=str(place)) for place, entry in enumerate(entries)]
+    rows = ({**entry.answer, "id": str(place)} for place, entry in enumerate(entries))
+    return space_warning(rows, items, entries[0].space)
+
+
 def claimed(entries: Sequence[Entry]) -> dict[str, int] | None:
     """How many rows the log itself calls right; None when it does not say."""
     verdicts = [entry.correct for entry in entries if entry.correct is not None]
@@ -138,9 +158,15 @@ def claimed(entries: Sequence[Entry]) -> dict[str, int] | None:
 
 
 def _reply(entry: Entry, item: Item, reading: Reading) -> Reply:
-    if reading.dialect is not None and entry.output is not None:
+    if reading.dialect is not None:
+        if entry.output is None:
+            return Reply(MISSING, missing=True)
+        needs_seen(reading, item, None, entry.where)
         return read_output(entry.output, item, reading, None)
-    return Reply(entry.prediction, entry.output)
+    if not entry.answer:
+        return Reply(Prediction(Status.NO_ANSWER), entry.output)
+    reply = read_row(entry.answer, item, Reading(entry.space), entry.where)
+    return Reply(reply.prediction, entry.output)
 
 
 def _question(item: Item) -> tuple[str, str]:
@@ -148,135 +174,177 @@ def _question(item: Item) -> tuple[str, str]:
     return name, " ".join(item.instruction.split())
 
 
-def rows_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSON list, of the list inside a JSON object, or of JSON lines, whatever the file's suffix."""
+def _answer(value: Any) -> dict[str, Any]:
+    """What a log's script extracted, as a row: two numbers are a point, four a box, lists of them several.
+
+    Zeros are how logs write that nothing could be read.
+    """
+    if not value and value != 0:
+        return {}
+    many = isinstance(value, list) and isinstance(value[0], list)
+    entries = value if many else [value]
+    widths = {len(entry) if isinstance(entry, list) else 0 for entry in entries}
+    one, several = _WIDTHS.get(widths.pop() if len(widths) == 1 else 0, _WIDTHS[4])
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    try:
-        content = json.loads(text)
+        rounded = [[round(part, DIGITS) for part in numbers(entry)] for entry in entries]
     except ValueError:
-        yield from _json_lines(path, text)
-        return
-    if isinstance(content, dict):
-        lists = [content[key] for key in ("results", "details", "predictions") if isinstance(content.get(key), list)]
-        content = lists[0] if lists else [content]
-    for number, row in enumerate(content):
-        if not isinstance(row, dict):
-            raise BrokenRow(f"{path}[{number}]", "a JSON object is needed")
-        if row.keys().isdisjoint(("IOU@0.5", "AVE_IOU")) and not all(isinstance(v, dict) for v in row.values()):
-            yield f"{path}[{number}]", row  # Migician's script appends its totals as a last row
+        return {one: value}  # no numbers: read_row says that it is malformed
+    return {several if many else one: rounded if many else rounded[0]} if any(map(any, rounded)) else {}
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BrokenRow(f"{path}:{number}", f"not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise BrokenRow(f"{path}:{number}", "a JSON object is needed")
-            yield f"{path}:{number}", row
-
-
-def _numbers(value: Any) -> Prediction:
-    """Two numbers are a point, four a box; anything else could not be read. Zeros are how logs write a failure."""
-    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
-        value = value[0]
-    if not isinstance(value, list | tuple) or len(value) not in (2, 4):
-        return Prediction(Status.NO_ANSWER)
-    numbers = tuple(round(float(v), DIGITS) for v in value)
-    status = Status.OK if any(numbers) else Status.NO_ANSWER
-    if len(numbers) == 2:
-        return Prediction(status, status is Status.OK, points=(numbers,))
-    return Prediction(status, status is Status.OK, boxes=(numbers,))
+def _verdict(value: Any) -> bool | None:
+    """A log's own verdict: "correct" or another word, or 0 and 1. Raises ValueError."""
+    if value is None or isinstance(value, str):
+        return None if value is None else value == "correct"
+    if value not in (0, 1):
+        raise ValueError(f"its verdict {value!r} is neither 0 nor 1")
+    return bool(value)
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return None if value is None else words(value)
 
 
-def _sspro(row: Mapping[str, Any], number: int, where: str, asks: str, unit: str) -> Entry:
-    words = row.get("prompt_to_evaluate", row.get("instruction", ""))
-    verdict = row.get("correctness")
+def _truth(value: Any, space: str) -> Truth:
+    """A box in the log's unit; thousandths become parts of one."""
+    four = numbers(value, 4)
+    if space == "pixel":
+        return Truth(boxes=(box(four),))
+    return Truth(boxes=(unit_box([part / (1000 if space == "thousand" else 1) for part in four]),))
+
+
+def _sspro(row: Mapping[str, Any], place: int, where: str, asks: str, space: str) -> Entry:
+    """A row of ScreenSpot-Pro's log. On a target that is not there, which has no `bbox` or a negative one, the log
+    keeps that the model declined in its verdict only.
+    """
+    bbox, verdict, answer = row.get("bbox"), _verdict(row.get("correctness")), _answer(row["pred"])
+    four = None if bbox is None else numbers(bbox)[:4]  # some copies carry the rest of a polygon
+    absent = row.get("gt_type") == "negative" or (four is not None and len(four) == 4 and max(four) < 0)
+    if four is None and not absent:
+        raise KeyError("bbox")
     item = Item(
-        id=str(row.get("id", row.get("idx", number))),
+        id=identity(row.get("id", row.get("idx", place))),
         images=(picture_of(row),),
-        instruction=str(words),
-        truth=Truth(boxes=(box(row["bbox"][:4]),)),  # some copies carry the rest of a polygon
+        instruction=words(row.get("prompt_to_evaluate", row.get("instruction", ""))),
+        truth=Truth(absent=True) if absent else _truth(four, space),
         asks=asks,
         groups={key: str(row[key]) for key in _GROUPS if isinstance(row.get(key), str)},
-        frame=unit,
+        frame="pixel" if space == "pixel" else "unit",
     )
-    return Entry(item, _numbers(row["pred"]), _text(row.get("raw_response")), verdict and verdict == "correct", where)
+    if absent and verdict and not answer:
+        answer = {"absent": True}
+    return Entry(item, answer, space, _text(row.get("raw_response")), verdict, where)
 
 
-def _vlm_r1(row: Mapping[str, Any], number: int, where: str, asks: str, unit: str) -> Entry:
-    question = str(row.get("question", ""))
+def _vlm_r1(row: Mapping[str, Any], place: int, where: str, asks: str, space: str) -> Entry:
+    question = words(row.get("question", ""))
     item = Item(
-        id=str(number),
-        images=(Picture(str(row.get("image", ""))),),
+        id=str(place),
+        images=(Picture(words(row.get("image", ""))),),
         instruction=question.partition("sentence describes: ")[2].rstrip(".") or question,
-        truth=Truth(boxes=(box(row["ground_truth"]),)),
+        truth=_truth(row["ground_truth"], space),
         asks=asks,
-        frame=unit,
+        frame="pixel" if space == "pixel" else "unit",
     )
-    verdict = row.get("correct")
-    correct = None if verdict is None else bool(verdict)
-    return Entry(item, _numbers(row["extracted_answer"]), _text(row.get("model_output")), correct, where)
+    answer, output = _answer(row["extracted_answer"]), _text(row.get("model_output"))
+    return Entry(item, answer, space, output, _verdict(row.get("correct")), where)
 
 
-def _mig_bench(row: Mapping[str, Any], number: int, where: str, asks: str, unit: str) -> Entry:
+def _mig_bench(row: Mapping[str, Any], place: int, where: str, asks: str, space: str) -> Entry:
     item = Item(
-        id=str(number),
+        id=str(place),
         images=(Picture(""),),
-        instruction=str(row["question"]),
-        truth=Truth(boxes=(box(row["groundtruth"]),)),
+        instruction=words(row["question"]),
+        truth=Truth(boxes=(unit_box(row["groundtruth"]),)),
         asks=asks,
-        groups={"task": str(row["task"])} if "task" in row else {},
+        groups={"task": words(row["task"])} if "task" in row else {},
         frame="unit",
     )
-    return Entry(item, _numbers(row["filter_answer"]), _text(row.get("answer")), None, where)
+    unit = "thousand" if space == "thousand" else "unit"
+    return Entry(item, _answer(row["filter_answer"]), unit, _text(row.get("answer")), None, where)
 
 
-def submission_rows(path: Path, name: str, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """A submission as rows of our own predictions format."""
-    rows = [row for _, row in rows_in(path)]
+def prediction_rows(path: Path, name: str | None, items: Sequence[Item]) -> Iterator[Row]:
+    """The rows of a predictions file of ours (`name` None) or of a submission, each with its name."""
+    if name is None:
+        yield from read_rows(path)
+    else:
+        yield from ((f"{path}: prediction {row['id']}", row) for row in submission_rows(path, name, items))
+
+
+def submission_rows(path: Path, name: str, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+    """A submission as rows of our own predictions format.
+
+    Raises:
+        BrokenRow: a row without the keys of the format, named.
+    """
     if name == "coco":
-        return _by_image(rows, items)
-    ours = []
-    for row in rows:
-        if name == "moment_detr":
-            windows = row["pred_relevant_windows"]
-            ours.append(
-                {
-                    "id": str(row["qid"]),
-                    "spans": [w[:2] for w in windows],
-                    "scores": [w[2] if len(w) > 2 else 1.0 for w in windows],
-                    "saliency": row.get("pred_saliency_scores"),
-                }
-            )
-        elif name == "grounding_suite":
-            ours.append({"id": str(row["idx"]), "box": row.get("box") or row.get("predicted_box")})
-        else:
-            four = row["pred_bbox"]
-            ours.append({"id": str(row["id"]), "box": corners(four) if row.get("format") == "xywh" else four})
-    return ours
+        yield from _by_image(read_rows(path), items)
+        return
+    read = {"moment_detr": _moment_detr, "grounding_suite": _grounding_suite, "ref_l4": _ref_l4}[name]
+    for where, row in read_rows(path):
+        with naming(f"{where}: not a row of a {name} submission"):
+            ours = read(row)
+        yield ours
 
 
-def _by_image(rows: Sequence[Mapping[str, Any]], items: Sequence[Item]) -> list[dict[str, Any]]:
-    """COCO results, gathered per image; labels are the names of the categories."""
-    gathered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: {"boxes": [], "scores": [], "labels": []})
-    names = {key: name for item in items for key, name in item.meta.get("categories", {}).items()}
-    for row in rows:
-        entry = gathered[str(row["image_id"])]
-        entry["boxes"].append(corners(row["bbox"]))
-        entry["scores"].append(float(row["score"]))
-        entry["labels"].append(names.get(row["category_id"], str(row["category_id"])))
-    return [{"id": identity, **entry} for identity, entry in gathered.items()] + [
-        {"id": item.id, "absent": True} for item in items if item.id not in gathered
-    ]
+def _moment_detr(row: Mapping[str, Any]) -> dict[str, Any]:
+    windows = row["pred_relevant_windows"]
+    if not isinstance(windows, list) or not all(isinstance(w, list) and len(w) in (2, 3) for w in windows):
+        raise ValueError("pred_relevant_windows is a list of [start, end, score]")
+    scores = [number(w[2]) if len(w) == 3 else 1.0 for w in windows]
+    return {
+        "id": identity(row["qid"]),
+        "spans": [w[:2] for w in windows],
+        "scores": scores,
+        "saliency": row.get("pred_saliency_scores"),
+    }
+
+
+def _grounding_suite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": identity(row["idx"]), "box": row.get("box") or row.get("predicted_box")}
+
+
+def _ref_l4(row: Mapping[str, Any]) -> dict[str, Any]:
+    four, form = row["pred_bbox"], row.get("format", "xyxy")
+    if form not in ("xyxy", "xywh"):
+        raise ValueError(f"format {form!r} is neither xyxy nor xywh")
+    if form == "xywh" and four is not None:
+        four = _far_corner(four)
+    return {"id": identity(row["id"]), "box": four}
+
+
+def _far_corner(xywh: Any) -> XYXY:
+    """Corner, width, height -> two corners, also where a model answers a negative width. Raises ValueError."""
+    x, y, w, h = numbers(xywh, 4)
+    return x, y, x + w, y + h
+
+
+def _by_image(rows: Iterator[Row], items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+    """COCO results, gathered per item; labels are the names of the categories.
+
+    An image without results has none: that is how a detector says that there is nothing.
+    """
+    places = {}
+    for item in items:
+        for index, image in enumerate(item.meta.get("image_ids", [item.meta.get("coco_image_id", item.id)])):
+            if str(image) in places:
+                raise UsageError(f"image id {image} is in several sets: give one of them with --data FILE")
+            places[str(image)] = item, index
+    gathered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for where, row in rows:
+        with naming(f"{where}: not a row of COCO results"):
+            name, category = identity(row["image_id"]), row["category_id"]
+            if name not in places:
+                raise ValueError(f"the benchmark has no image {name}")
+            item, index = places[name]
+            known = item.meta.get("category_ids")
+            if known is not None and category not in known:
+                raise ValueError(f"the benchmark has no category {category!r}")
+            entry = gathered[item.id]
+            entry["boxes"].append(_far_corner(row["bbox"]))
+            entry["scores"].append(number(row["score"]))
+            entry["labels"].append(item.meta.get("categories", {}).get(category, f"category {category}"))
+            entry["images"].append(index)
+    for item in items:
+        yield {"id": item.id, **gathered[item.id]} if item.id in gathered else {"id": item.id, "absent": True}

@@ -20,23 +20,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from benchmarks.harness import masks
-from benchmarks.harness.items import MISSING, XY, Item, Prediction, from_answer, sizes_of
-from benchmarks.harness.results import Reply, read_jsonl
+from benchmarks.harness.files import identity, listed, naming, numbers
+from benchmarks.harness.items import DIGITS, MISSING, XY, Item, Prediction, from_answer, sizes_of
+from benchmarks.harness.results import Reply
+from benchmarks.harness.rows import KEY, Row, read_rows
 from grounding.answer import ImageSize, Status
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
 
 SPACES = ("pixel", "resized", "unit", "thousand")
 _KEYS = {"id", "rollout", "output", "point", "points", "box", "boxes", "span", "spans", "scores", "labels", "images",
-         "absent", "text", "seen", "mask", "saliency"}  # fmt: skip
+         "absent", "text", "seen", "mask", "saliency", KEY}  # fmt: skip
+_ANSWERS = ("output", "point", "points", "box", "boxes", "span", "spans", "absent", "text", "mask", "saliency")
 
 Sizes: TypeAlias = tuple[tuple[int, int], ...]
+_EITHER = (("box", "boxes"), ("point", "points"), ("span", "spans"))
 _STRAY = 0.02  # share of coordinates outside their space that is not worth a word
+_MANY = 0.2  # share outside from which on another space may be meant; models do miss the edge of an image
 _SHOWN = 3  # ids named in a message
 
 
@@ -60,30 +65,30 @@ def read_predictions(path: Path, items: Sequence[Item], reading: Reading) -> lis
     Raises:
         UsageError: the file is empty, has a line for an unknown item or two for one, or its coordinates need a
             declaration that was not given.
-        BrokenRow: a line that is not an object, has no id, or has an unknown key.
+        BrokenRow: a line that is not an object, has no id, or has a key or a value that no prediction has.
     """
-    return match_rows(((f"{path}:{number}", row) for number, row in read_jsonl(path)), items, reading)
+    return match_rows(read_rows(path), items, reading)
 
 
-def match_rows(
-    rows: Iterable[tuple[str, dict[str, Any]]], items: Sequence[Item], reading: Reading
-) -> list[tuple[Item, Reply]]:
-    """`read_predictions` for rows that are already in memory, each with its name."""
+def match_rows(rows: Iterable[Row], items: Sequence[Item], reading: Reading) -> list[tuple[Item, Reply]]:
+    """`read_predictions` for rows, each with its name; they are read one after the other and not kept."""
     known = {item.id: item for item in items}
     found: dict[tuple[str, int], Reply] = {}
     unknown: list[str] = []
+    count, last = 0, ("", 0, "")
     for where, row in rows:
-        if "id" not in row:
-            raise BrokenRow(where, "no 'id'; `python eval.py items` lists the ids of a benchmark")
+        count += 1
+        name = _id(row, where)
         extra = set(row) - _KEYS
         if extra:
-            raise BrokenRow(where, f"unknown key {sorted(extra)[0]!r}; known: {', '.join(sorted(_KEYS))}")
-        key = (str(row["id"]), int(row.get("rollout", 0)))
+            raise BrokenRow(where, f"unknown key {sorted(extra)[0]!r}; known: {', '.join(sorted(_KEYS - {KEY}))}")
+        key = (name, _rollout(row, where))
         if key in found:
-            raise BrokenRow(where, f"a second prediction for id {key[0]!r}; number several with 'rollout'")
-        item = known.get(key[0])
+            raise BrokenRow(where, f"a second prediction for id {name!r}; number several with 'rollout'")
+        last = max(last, (where, key[1], name), key=lambda entry: entry[1])
+        item = known.get(name)
         if item is None:
-            unknown.append(f"{key[0]!r} ({where})")
+            unknown.append(f"{name!r} ({where})")
             continue
         found[key] = read_row(row, item, reading, where)
     if unknown:
@@ -91,21 +96,67 @@ def match_rows(
         raise UsageError(
             f"no such item in the benchmark: {', '.join(unknown[:_SHOWN])}{more}; list the ids with `eval.py items`"
         )
-    rollouts = 1 + max((rollout for _, rollout in found), default=0)
-    missing = Reply(MISSING, missing=True)
-    return [(item, found.get((item.id, r), replace(missing, rollout=r))) for item in items for r in range(rollouts)]
+    where, highest, name = last
+    if highest >= max(count, 1):
+        raise BrokenRow(
+            where, f"rollout {highest} of id {name!r}: they are numbered from 0, and the file has {count} lines"
+        )
+    missing = [Reply(MISSING, rollout=rollout, missing=True) for rollout in range(1 + highest)]
+    return [(item, found.get((item.id, r), missing[r])) for item in items for r in range(1 + highest)]
+
+
+def _id(row: dict[str, Any], where: str) -> str:
+    """The row's id: its own, or its key in an object of rows by id."""
+    value = row.get("id", row.get(KEY))
+    if value is None:
+        raise BrokenRow(where, "no 'id'; `python eval.py items` lists the ids of a benchmark")
+    with naming(where):
+        name = identity(value)
+    if KEY in row and row[KEY] != name:
+        raise BrokenRow(where, f"its 'id' is {name!r}, its key in the file {row[KEY]!r}")
+    return name
+
+
+def _rollout(row: dict[str, Any], where: str) -> int:
+    value = row.get("rollout", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BrokenRow(where, f"'rollout' is a whole number from 0, this is {value!r}")
+    return value
 
 
 def read_row(row: dict[str, Any], item: Item, reading: Reading, where: str) -> Reply:
-    """One line, read as declared. Raises UsageError when the declaration does not cover it."""
-    seen = _seen(row.get("seen"), item, where)
-    if "output" in row:
-        if reading.dialect is None:
-            raise UsageError(f"{where}: has raw text in 'output': say --dialect NAME")
-        return read_output(str(row["output"]), item, reading, seen, rollout=int(row.get("rollout", 0)))
-    return Reply(
-        _coordinates(row, item, reading.space, seen, where), rollout=int(row.get("rollout", 0)), seen=seen or ()
-    )
+    """One line, read as declared. A line without an answer, or with nothing but null, is a missing one.
+
+    Raises:
+        UsageError: the declaration does not cover it.
+        BrokenRow: a value of a kind no prediction has. Coordinates that cannot be read are a wrong answer instead.
+    """
+    row = {key: value for key, value in row.items() if value is not None}
+    rollout, seen = _rollout(row, where), _seen(row.get("seen"), item, where)
+    answers = [key for key in _ANSWERS if key in row]
+    if not answers:
+        return Reply(MISSING, rollout=rollout, missing=True)
+    clash = answers if "output" in row else next((pair for pair in _EITHER if set(pair) <= set(row)), ())
+    if len(clash) > 1:
+        raise BrokenRow(where, f"has both {clash[0]!r} and {clash[1]!r}")
+    if "output" not in row:
+        return Reply(_coordinates(row, item, reading.space, seen, where), rollout=rollout, seen=seen or ())
+    if not isinstance(row["output"], str):
+        raise BrokenRow(where, f"'output' is the model's text, this is {row['output']!r:.60}")
+    if reading.dialect is None:
+        raise UsageError(f"{where}: has raw text in 'output': say --dialect NAME")
+    needs_seen(reading, item, seen, where)
+    return read_output(row["output"], item, reading, seen, rollout=rollout)
+
+
+def needs_seen(reading: Reading, item: Item, seen: Sizes | None, where: str) -> None:
+    """Raises UsageError when an output's pixels are those of a resized image whose size is not told."""
+    in_pixels = get_dialect(reading.dialect).space.scale is None and item.asks != "span"
+    if in_pixels and seen is None and reading.space != "pixel":
+        raise UsageError(
+            f"{where}: dialect {reading.dialect!r} answers in pixels of the image as the model was shown it: give "
+            "'seen': [[width, height]] in the line, or --space pixel where images were not resized"
+        )
 
 
 def read_output(
@@ -119,10 +170,11 @@ def read_output(
 ) -> Reply:
     """A raw output, parsed by the declared dialect with what the benchmark asks for."""
     dialect = get_dialect(reading.dialect)
-    if not all(p.known for p in item.images) and dialect.space.scale is not None:
+    in_parts = dialect.space.scale is not None or bool(seen)
+    if item.asks != "span" and in_parts != (item.frame == "unit") and not all(p.known for p in item.images):
         raise UsageError(
-            f"item {item.id!r}: dialect {reading.dialect!r} answers in parts of the image, whose size is not known; "
-            "put the images into the data folder"
+            f"item {item.id!r}: answers of dialect {reading.dialect!r} need the size of the image, which is not "
+            "known; put the images into the data folder"
         )
     sizes = sizes_of(item, seen) or (ImageSize(1, 1),)
     answer = dialect.parse(output, sizes, grammar=reading.grammar, expect=item.asks)
@@ -133,30 +185,44 @@ def read_output(
 def _seen(value: Any, item: Item, where: str) -> Sizes | None:
     if value is None:
         return None
-    sizes = [value] if value and not isinstance(value[0], list) else value
-    if len(sizes) != len(item.images) or any(len(s) != 2 for s in sizes):
-        raise BrokenRow(where, f"'seen' needs [width, height] for each of {len(item.images)} images")
-    return tuple((int(w), int(h)) for w, h in sizes)
+    sizes = [value] if isinstance(value, list) and value and not isinstance(value[0], list) else value
+    with naming(where):
+        pairs = [numbers(size, 2) for size in listed(sizes)]
+    if len(pairs) != len(item.images) or any(side < 1 or not side.is_integer() for pair in pairs for side in pair):
+        raise BrokenRow(where, f"'seen' needs [width, height] in pixels for each of {len(item.images)} images")
+    return tuple((int(w), int(h)) for w, h in pairs)
 
 
 def _coordinates(row: dict[str, Any], item: Item, space: str | None, seen: Sizes | None, where: str) -> Prediction:
     boxes = _numbers(row, "box", "boxes", 4)
     points = _numbers(row, "point", "points", 2)
     spans = _numbers(row, "span", "spans", 2)
-    listed = [row[key] for key in ("boxes", "points", "spans") if row.get(key) is not None]
-    text, absent = row.get("text"), bool(row.get("absent", False)) or (bool(listed) and not any(listed))
-    mask, saliency = row.get("mask"), tuple(float(s) for s in row.get("saliency") or ())
-    if mask is not None and not masks.sound(mask):
-        raise BrokenRow(where, "'mask' needs COCO's run-length encoding, with the keys 'size' and 'counts'")
     if boxes is None or points is None or spans is None:
         return Prediction(Status.MALFORMED)
+    absent, text = row.get("absent", False), row.get("text")
+    if not isinstance(absent, bool):
+        raise BrokenRow(where, f"'absent' is true or false, this is {absent!r}")
+    if isinstance(text, bool) or not isinstance(text, str | int | float | None):
+        raise BrokenRow(where, f"'text' is words, this is {text!r:.60}")
+    # An empty list says "nothing" where several are asked for; elsewhere it is what a script writes after a failure
+    absent = absent or (item.asks in ("boxes", "points") and any(row.get(key) == [] for key in ("boxes", "points")))
+    mask, saliency = row.get("mask"), _listed(row, "saliency", None, where)
+    if mask is not None and not masks.sound(mask):
+        raise BrokenRow(where, "'mask' needs COCO's run-length encoding, with the keys 'size' and 'counts'")
     if not (boxes or points or spans or absent or saliency or text is not None or mask is not None):
         return Prediction(Status.NO_ANSWER)
     if (boxes or points) and space not in SPACES:
         raise UsageError(f"{where}: has coordinates: say their unit with --space {'|'.join(SPACES)}")
-    images = tuple(int(i) for i in row.get("images") or [0] * len(boxes or points))
-    if len(images) != len(boxes or points) or any(not 0 <= i < max(1, len(item.images)) for i in images):
-        raise BrokenRow(where, "'images' needs one valid image index per box or point")
+    regions = boxes or points
+    images = tuple(_listed(row, "images", len(regions), where)) or (0,) * len(regions)
+    if not all(isinstance(i, int) and 0 <= i < max(1, len(item.images)) for i in images):
+        raise BrokenRow(where, f"'images' holds indices of the {len(item.images)} images, from 0")
+    labels = _listed(row, "labels", len(regions), where)
+    if not all(isinstance(label, str | None) for label in labels):
+        raise BrokenRow(where, "'labels' holds texts")
+    scores = _listed(row, "scores", len(regions or spans), where)
+    with naming(f"{where}: 'scores' or 'saliency'"):
+        scores, saliency = numbers(scores), numbers(saliency)
     frame = Frame(item, space, seen, where)
     placed_boxes = tuple(frame.place(b, i) for b, i in zip(boxes, images, strict=False))
     placed_points = tuple(frame.place(p, i) for p, i in zip(points, images, strict=False))
@@ -170,13 +236,22 @@ def _coordinates(row: dict[str, Any], item: Item, space: str | None, seen: Sizes
         points=placed_points,
         spans=spans,
         images=images,
-        labels=tuple(row.get("labels") or ()),
-        scores=tuple(float(s) for s in row.get("scores") or ()),
+        labels=tuple(labels),
+        scores=tuple(scores),
         text=None if text is None else str(text),
         absent=absent,
         mask=mask,
-        saliency=saliency,
+        saliency=tuple(saliency),
     )
+
+
+def _listed(row: dict[str, Any], key: str, length: int | None, where: str) -> list[Any]:
+    """The list under a key, [] without one. Raises BrokenRow: no list, or one of another length."""
+    value = row.get(key, [])
+    if not isinstance(value, list) or (key in row and length not in (None, len(value))):
+        needed = "" if length is None else f" of {length}, one per answer"
+        raise BrokenRow(where, f"{key!r} is a list{needed}; this is {value!r:.60}")
+    return value
 
 
 def _numbers(row: dict[str, Any], one: str, many: str, width: int) -> tuple[tuple[float, ...], ...] | None:
@@ -185,11 +260,9 @@ def _numbers(row: dict[str, Any], one: str, many: str, width: int) -> tuple[tupl
     if value is None:
         return ()
     try:
-        result = tuple(tuple(float(c) for c in entry) for entry in value)
-    except (TypeError, ValueError):
+        return tuple(tuple(numbers(entry, width)) for entry in listed(value)) if value != [] else ()
+    except ValueError:
         return None
-    sound = all(len(entry) == width and all(map(math.isfinite, entry)) for entry in result)
-    return result if sound else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +281,20 @@ class Frame:
     where: str
 
     def place(self, coords: Sequence[float], image: int) -> tuple[float, ...]:
-        """Coordinates in the item's frame; nothing is clamped or reordered. Raises UsageError without a size."""
+        """Coordinates in the item's frame; nothing is clamped or reordered. Pixels are rounded as those of boxes are.
+
+        Raises:
+            UsageError: a size is needed and not known.
+        """
+        if self.space == self.item.frame == "pixel":
+            return tuple(round(c, DIGITS) for c in coords)
         if self.space == self.item.frame:
             return tuple(coords)
         if self.space == "pixel":
             fx, fy = self._size(image)
             return tuple(c / (fy if i % 2 else fx) for i, c in enumerate(coords))
-        sx, sy = (1.0, 1.0) if self.item.frame == "unit" else self._size(image)
+        unit = self.item.frame == "unit"
+        sx, sy = (1.0, 1.0) if unit else self._size(image)
         if self.space == "resized":
             if self.seen is None:
                 raise UsageError(
@@ -223,7 +303,8 @@ class Frame:
             dx, dy = self.seen[image]
         else:
             dx = dy = 1000 if self.space == "thousand" else 1
-        return tuple(c / (dy if i % 2 else dx) * (sy if i % 2 else sx) for i, c in enumerate(coords))
+        placed = tuple(c / (dy if i % 2 else dx) * (sy if i % 2 else sx) for i, c in enumerate(coords))
+        return placed if unit else tuple(round(c, DIGITS) for c in placed)
 
     def _size(self, image: int) -> XY:
         pictures = self.item.images
@@ -248,15 +329,15 @@ def space_warning(rows: Iterable[dict[str, Any]], items: Sequence[Item], space: 
     Judged from the coordinates and the image sizes alone.
     """
     sizes = {item.id: [(p.width, p.height) for p in item.images] for item in items}
-    places = [place for row in rows for place in _places(row, sizes.get(str(row.get("id"))))]
-    if not places:
+    fits, total = Counter[str](), 0
+    for row in rows:
+        for x, y, width, height in _places(row, sizes.get(str(row.get("id", row.get(KEY))))):
+            total += 1
+            fits["unit"] += 0 <= x <= 1 and 0 <= y <= 1
+            fits["thousand"] += 0 <= x <= 1000 and 0 <= y <= 1000
+            fits["pixel"] += 0 <= x <= (width or math.inf) and 0 <= y <= (height or math.inf)
+    if not total:
         return None
-    fits = Counter[str]()
-    for x, y, width, height in places:
-        fits["unit"] += 0 <= x <= 1 and 0 <= y <= 1
-        fits["thousand"] += 0 <= x <= 1000 and 0 <= y <= 1000
-        fits["pixel"] += 0 <= x <= (width or math.inf) and 0 <= y <= (height or math.inf)
-    total = len(places)
     if fits["unit"] == total and space != "unit":
         return f"every coordinate lies in [0, 1]: space 'unit' is likelier than {space!r}; scored as declared"
     declared = "pixel" if space == "resized" else space
@@ -264,7 +345,8 @@ def space_warning(rows: Iterable[dict[str, Any]], items: Sequence[Item], space: 
     if outside <= _STRAY:
         return None
     best = max((s for s in ("thousand", "pixel") if s != declared), key=lambda s: fits[s])
-    advice = f"; space {best!r} is likelier" if fits[best] / total > 1 - outside else ""
+    likelier = outside >= _MANY and fits[best] / total > 1 - outside
+    advice = f"; space {best!r} is likelier" if likelier else ""
     return f"{outside:.1%} of the coordinates lie outside space {space!r}{advice}; scored as declared"
 
 
@@ -273,8 +355,8 @@ def _places(row: dict[str, Any], images: Sequence[tuple[int, int]] | None) -> It
     pairs = [(pair, i) for i, pair in enumerate(_numbers(row, "point", "points", 2) or ())]
     for i, four in enumerate(_numbers(row, "box", "boxes", 4) or ()):
         pairs += [(four[:2], i), (four[2:], i)]
-    chosen = row.get("images") or []
+    chosen = row.get("images")
     for (x, y), i in pairs:
-        image = int(chosen[i]) if i < len(chosen) else 0
-        width, height = images[image] if images and image < len(images) else (0, 0)
+        image = chosen[i] if isinstance(chosen, list) and i < len(chosen) and isinstance(chosen[i], int) else 0
+        width, height = images[image] if images and 0 <= image < len(images) else (0, 0)
         yield x, y, width, height

@@ -19,13 +19,13 @@ A line of `results.jsonl` (coordinates canonical: [0, 1] of the original image, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.items import Item, Prediction, Verdict
-from grounding.errors import BrokenRow, UsageError
+from benchmarks.harness.rows import read_rows
 from grounding.io import replacing
 
 
@@ -122,32 +122,6 @@ def write_results(out: Path, rows: Iterable[dict[str, Any]], metrics: dict[str, 
         part.write_text(json.dumps(metrics, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of every non-empty line.
-
-    Raises:
-        UsageError: no such file, or nothing in it.
-        BrokenRow: a line that is not a JSON object, named.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    found = False
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BrokenRow(f"{path}:{number}", f"not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise BrokenRow(f"{path}:{number}", f"a JSON object is needed, this is a {type(row).__name__}")
-            found = True
-            yield number, row
-    if not found:
-        raise UsageError(f"{path}: the file is empty")
-
-
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The lines of a `results.jsonl`, or of the one in a folder."""
-    return [row for _, row in read_jsonl(path / "results.jsonl" if path.is_dir() else path)]
+    return [row for _, row in read_rows(path / "results.jsonl" if path.is_dir() else path)]

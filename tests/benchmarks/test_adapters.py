@@ -84,15 +84,35 @@ def test_a_click_on_the_edge_is_inside_unless_declared_half_open(score, name, fi
     assert right(score(name, {file: rows}, boxes((0, 10, 40, 50)), split)[1]) == [True]  # its centre is clicked
 
 
-def test_screenspot_platform_comes_from_the_file_name_and_copies_in_xyxy_are_told_apart(score):
-    rows = [{"img_filename": "mobile_1.png", "bbox": [500, 900, 40, 50], "instruction": "x", "data_type": "icon",
-             "data_source": "shop"}]  # fmt: skip
-    items, _, _ = score("screenspot_v2", {"screenspot_web_v2.json": rows}, points((0, 0)), "web")
-    assert items[0].groups["platform"] == "mobile"
-    assert items[0].truth.boxes == ((500, 900, 540, 950),)
-    copies = [{**rows[0], "bbox": [5, 9, 500 + n, 600]} for n in range(20)]
-    items, _, _ = score("screenspot_v2", {"screenspot_web_v2.json": copies}, lambda items: [], "web")
-    assert items[3].truth.boxes == ((5, 9, 503, 600),)
+SCREENSPOT = {"img_filename": "mobile_1.png", "bbox": [500, 900, 40, 50], "instruction": "x", "data_type": "icon"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (SCREENSPOT, (500, 900, 540, 950)),
+        ({**SCREENSPOT, "image_size": [1000, 1000]}, (500, 900, 540, 950)),  # an original with the size added
+        ({**SCREENSPOT, "bbox": [0.5, 0.9, 0.54, 0.95], "image_size": [1000, 1000]}, (500, 900, 540, 950)),
+        ({**SCREENSPOT, "bbox": [500, 900, 540, 950], "img_size": [1000, 1000]}, (500, 900, 540, 950)),
+        ({**SCREENSPOT, "bbox": [5, 9, 508, 600]}, (5, 9, 513, 609)),  # xywh, whatever the other rows look like
+    ],
+)
+def test_screenspot_boxes_are_read_by_the_keys_of_their_row(score, row, expected):
+    items, _, _ = score("screenspot_v2", {"screenspot_web_v2.json": [row] * 25}, lambda items: [], "web")
+    assert {item.truth.boxes for item in items} == {(expected,)}
+    assert items[0].groups["platform"] == "mobile"  # by the name of the image, not of the annotation file
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**SCREENSPOT, "img_size": [1000, 1000]},  # an original in the form of the copies: x2 < x1
+        {**SCREENSPOT, "bbox": [500, 900, 540, 950], "image_size": [1000, 1000]},  # 900 + 950 > 1000
+    ],
+)
+def test_screenspot_boxes_that_fit_no_form_are_refused(score, row):
+    with pytest.raises(BrokenRow, match=r"web_v2\.json\[0\].*(x2 < x1|reaches beyond its image)"):
+        score("screenspot_v2", {"screenspot_web_v2.json": [row]}, lambda items: [], "web")
 
 
 def test_osworld_g_boxes_polygons_and_refusals(score):

@@ -63,7 +63,7 @@ class TestExcerpts:
         assert log_count("refcoco", HERE / "vlm_r1.json", iou_op=op) == (3, 11, 3)
 
     def test_vlm_r1_read_leniently_loses_its_strict_parser_artefact(self):
-        reading = Reading(dialect="qwen2_5_vl", grammar="think")
+        reading = Reading(space="pixel", dialect="qwen2_5_vl", grammar="think")
         assert log_count("refcoco", HERE / "vlm_r1.json", reading=reading) == (8, 11, 3)
 
     def test_moment_detr(self):

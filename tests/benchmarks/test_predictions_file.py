@@ -48,12 +48,12 @@ def test_raw_text_and_coordinates_score_alike():
 def test_an_integer_pixel_survives_the_canonical_frame():
     # 1 / 49 * 49 is not 1 in floating point; a click on the edge must still count.
     odd = item(truth=(1, 1, 2, 2), size=(49, 49))
-    (reply,) = read({"id": "a", "output": '{"bbox_2d": [1, 1, 2, 2]}'}, [odd], dialect="qwen2_5_vl")
+    (reply,) = read({"id": "a", "output": '{"bbox_2d": [1, 1, 2, 2]}'}, [odd], dialect="qwen2_5_vl", space="pixel")
     assert reply.prediction.boxes == ((1, 1, 2, 2),)
 
 
 def test_a_box_that_sticks_out_is_scored_as_it_is_and_marked():
-    (reply,) = read({"id": "a", "output": '{"bbox_2d": [900, 400, 1004, 500]}'}, dialect="qwen2_5_vl")
+    (reply,) = read({"id": "a", "output": '{"bbox_2d": [900, 400, 1004, 500]}'}, dialect="qwen2_5_vl", space="pixel")
     assert reply.prediction.boxes == ((900, 400, 1004, 500),)
     assert reply.prediction.status is Status.OUT_OF_RANGE
     assert not reply.prediction.strict
@@ -144,7 +144,7 @@ def test_swapping_the_truth_changes_no_answer(dialect):
         truths = [Truth(absent=True), Truth(boxes=((0.1, 0.2, 0.3, 0.4),)), Truth(boxes=((5, 6, 7, 8),)), Truth()]
         swapped.append(dataclasses.replace(items[-1], truth=rng.choice(truths)))
     rows = [("r", {"id": str(n), "output": text}) for n, text in enumerate(OUTPUTS)]
-    reading = Reading(dialect=dialect, grammar="think")
+    reading = Reading(dialect=dialect, grammar="think", space="pixel")
     first, second = (match_rows(rows, some, reading) for some in (items, swapped))
     assert [reply for _, reply in first] == [reply for _, reply in second]
 
@@ -158,7 +158,7 @@ def test_swapping_the_truth_of_a_log_changes_no_answer(tmp_path):
         path = tmp_path / "log.json"
         path.write_text(json.dumps({"results": [{**row, "ground_truth": truth}]}))
         (entry,) = peers.read_log(path, peers.format_of(path), "box", "pixel")
-        answers.append(entry.prediction)
+        answers.append(entry.answer)
     assert answers[0] == answers[1] == answers[2]
 
 
