@@ -1,37 +1,14 @@
 """`CreditAssigner`: what a trainer needs to know about credit, and nothing else.
 
-How `GRPOTrainer` uses it. TRL reads `inputs["advantages"]`, (B,) or (B, T), after its own training forward, so the
-weights are made in between, from what that very forward showed:
+How a trainer of TRL's uses it (`recipes.grpo.FoveaGRPOTrainer`). TRL reads `inputs["advantages"]`, (B,) or (B, T),
+after its own training forward, so the weights are made in between, from what that very forward showed:
 
-    def _generate_and_score_completions(self, rows):
-        output = super()._generate_and_score_completions(rows)
-        output.update(self.credit.annotate(rows, output))      # tensors (B, ...): TRL shuffles and splits them along
-        return output
+    generated:  `annotate` adds what the text says to the batch, tensors (B, ...) that TRL shuffles and splits
+    forward:    `capturing` around TRL's own; `masked_pixels` for one more, when `wants_masked_logps` (only `vppo`)
+    loss:       `apply(weights(...), advantages)`, in a copy of the batch: the buffered one keeps its (B,) advantages
 
-    def _compute_loss(self, model, inputs):
-        if self.credit is None or not model.training:
-            return super()._compute_loss(model, inputs)
-        batch = dict(inputs)                     # the buffered batch keeps its (B,) advantages for the next iteration
-        self._crediting = (inputs, batch)
-        try:
-            return super()._compute_loss(model, batch)
-        finally:
-            self._crediting = None
-
-    def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
-        if self._crediting is None:
-            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        inputs, batch = self._crediting
-        with self.credit.capturing(inputs):
-            logps, entropies, aux = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        masked_logps = None
-        if self.credit.wants_masked_logps(inputs):   # only `vppo`; capture is closed by now
-            with torch.no_grad():
-                masked = {**kwargs, "pixel_values": self.credit.masked_pixels(inputs)}
-                masked_logps, _, _ = super()._get_per_token_logps_and_entropies(model, *args, **masked)
-        weights = self.credit.weights(inputs, logps, entropies, masked_logps)
-        batch["advantages"] = self.credit.apply(weights, inputs["advantages"])
-        return logps, entropies, aux
+Where weights depend on the other responses (`over_batch`) and the batch is split, the same is done once over the
+whole of it, without gradients, when it is generated.
 
 `weights` keeps its result in `inputs["credit_weights"]` (the buffered batch), so later iterations over the same batch
 reuse it and `capturing` then does nothing. `metrics()` hands out what was logged since the last call.
@@ -44,10 +21,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather, pad_across_processes
 from torch import Tensor, nn
 
 from credit.capture import AttentionCapture, middle_layers, pretrained
@@ -68,6 +48,7 @@ from credit.tokens import (
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import from_row
+from grounding.seeds import derived
 
 WEIGHTS = "credit_weights"  # key of the finished weights in TRL's inputs
 RIVALS = ("coordinate", "entropy", "local_chunk", "global_anchor", "visual_anchor")  # whose choice is compared
@@ -83,6 +64,8 @@ class CreditAssigner:
         processor: the policy's processor (its tokenizer, and the image processor's patch merging).
         dialect: the policy's dialect, for strategies that read the text; anything with its `parse`.
         grammar: the grammar of completions, see `grounding.completion`.
+        seed: of the run; `credit.seed` is one more, for other draws in the same run.
+        rank: of this process, which draws its own.
 
     Raises:
         UsageError: an unknown strategy, key or parameter, or layers that cannot be captured.
@@ -95,6 +78,9 @@ class CreditAssigner:
         processor: Any,
         dialect: Any = None,
         grammar: str = "think",
+        *,
+        seed: int = 0,
+        rank: int = 0,
     ):
         self.config = config if isinstance(config, CreditConfig) else CreditConfig.from_mapping(config)
         self._strategy = self.config.function
@@ -112,22 +98,31 @@ class CreditAssigner:
             self._capture = AttentionCapture(model, layers)
             self._head_count = text.num_attention_heads
             if self.config.heads.path is not None and self.config.heads.path.exists():
-                self.load(self.config.heads.path)
+                self.heads = HeadSelection.load(self.config.heads.path, self._capture.layers, self._head_count)
         if self.needs & (TEXT_FIELDS | {"target_mass"}) - {"sentence"} and dialect is None:
             raise UsageError(f"credit: strategy {self.config.strategy!r} reads the text and needs the dialect")
-        self._generator = torch.Generator().manual_seed(self.config.seed)
+        self._seed, self._rank = seed, rank
         self._passes = 0
         self._gatherer: Gatherer | None = None
         self._logged: dict[str, list[float]] = defaultdict(list)
         self._seconds, self._since = 0.0, time.perf_counter()
 
-    def annotate(self, rows: Sequence[Mapping[str, Any]], output: Mapping[str, Any]) -> dict[str, Tensor]:
+    @property
+    def over_batch(self) -> bool:
+        """Whether a response's weights depend on the other responses of its batch: then `weights` has to see the
+        whole generation batch at once, and gathers it from all processes."""
+        return self.config.normalise == "batch" or getattr(self._strategy, "over_batch", False)
+
+    def annotate(
+        self, rows: Sequence[Mapping[str, Any]], output: Mapping[str, Any], step: int = 0
+    ) -> dict[str, Tensor]:
         """What the text says, for the strategies that read it: tensors to be added to TRL's generation output.
 
         Args:
             rows: B rows of the data set with the columns `sample` (JSON of `grounding.sample.to_row`) and `sizes`
                 (JSON, [[width, height, seen_width, seen_height], ...]).
             output: what `_generate_and_score_completions` returned for them.
+            step: of training, which together with the seeds decides the noise.
 
         Returns:
             `credit_coordinate`, `credit_claim` (B, T) float; `credit_sentence` (B, T) long; `credit_coverage` (B, P)
@@ -135,7 +130,7 @@ class CreditAssigner:
             strategy is compared in the log.
         """
         started = time.perf_counter()
-        result = self._noise(output["completion_ids"]) if "noise" in self.needs else {}
+        result = self._noise(output["completion_ids"], step) if "noise" in self.needs else {}
         compared = bool(self.needs) and self._dialect is not None  # with the coordinates, in the log
         if not (self.needs & (TEXT_FIELDS | {"target_mass"}) or compared):
             return result
@@ -180,10 +175,12 @@ class CreditAssigner:
         without gradients, over `masked_pixels`."""
         return "masked_logps" in self.needs and WEIGHTS not in inputs and inputs.get("pixel_values") is not None
 
-    def masked_pixels(self, inputs: Mapping[str, Any]) -> Tensor:
-        """The inputs' pixel values with a share of the patches (the parameter `masked`) blanked, anew each time."""
+    def masked_pixels(self, inputs: Mapping[str, Any], step: int = 0) -> Tensor:
+        """The inputs' pixel values with a share of the patches (the parameter `masked`) blanked, other ones at each
+        step."""
         share = float(self.config.params.get("masked", 0.5))
-        return mask_patches(inputs["pixel_values"], inputs.get("image_grid_thw"), share, self._merge, self._generator)
+        draw = self._generator("masked", step)
+        return mask_patches(inputs["pixel_values"], inputs.get("image_grid_thw"), share, self._merge, draw)
 
     @torch.no_grad()
     def weights(
@@ -209,10 +206,7 @@ class CreditAssigner:
         if "tool_mask" in inputs:
             mask = mask & inputs["tool_mask"].bool()
         signals, broken = self._signals(inputs, mask, logps, entropies, masked_logps)
-        raw = self._strategy(signals, mask, **self.config.params).to(device=mask.device, dtype=torch.float32)
-        broken = broken | ~torch.where(mask, raw, 1.0).isfinite().all(-1)
-        raw = torch.where(broken[:, None], 1.0, raw)
-        weights = finish(raw, mask, self.config.normalise)
+        raw, weights, broken = self._weigh(signals, mask, broken)
         inputs[WEIGHTS] = weights
         self._passes += 1
         self._log(raw, weights, mask, broken, signals)
@@ -255,12 +249,17 @@ class CreditAssigner:
         if self.heads is not None:
             self.heads.save(Path(folder) / FILE_NAME)
 
-    def load(self, path: Path | str) -> None:
-        """Read a selection of heads: a file, or a checkpoint's folder, which may lack one."""
-        path = Path(path)
-        path = path / FILE_NAME if path.is_dir() else path
-        if self._capture is not None and path.exists():
-            self.heads = HeadSelection.load(path, self._capture.layers, self._head_count)
+    def state(self) -> dict[str, Any]:
+        """The heads chosen so far and the number of passes, in plain JSON types."""
+        return {"passes": self._passes, "heads": None if self.heads is None else self.heads.encode()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned. Raises `UsageError` where it speaks of other layers or heads."""
+        self._passes = state["passes"]
+        if state["heads"] is not None and self._capture is not None:
+            found = HeadSelection.decode(state["heads"], "the checkpoint")
+            found.check(self._capture.layers, self._head_count, "the checkpoint")
+            self.heads = found
 
     def detach(self) -> None:
         """Give the model its own attention implementation back."""
@@ -276,13 +275,13 @@ class CreditAssigner:
         masked_logps: Tensor | None,
     ) -> tuple[Signals, Tensor]:
         """The fields the strategy needs, and (B,) bool, which responses showed numbers that are not finite."""
-        fields: dict[str, Tensor | None] = {}
+        found: dict[str, Tensor | None] = {}
         broken = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
         if self._gatherer is not None:
             gatherer, self._gatherer = self._gatherer, None
             if gatherer.waiting:
                 self._measure(gatherer, mask.device)
-            fields.update(gatherer.result())
+            found.update(gatherer.result())
             broken |= gatherer.broken
         elif self._capture is not None:
             raise RuntimeError("weights() without capturing() around the forward pass")
@@ -296,8 +295,26 @@ class CreditAssigner:
         }
         for name, value in given.items():
             if name in self.needs or (value is not None and name in ("entropy", "coordinate")):
-                fields[name] = _or_nan(value, mask)
-        return Signals(**fields), broken
+                found[name] = _or_nan(value, mask)
+        return Signals(**found), broken
+
+    def _weigh(self, signals: Signals, mask: Tensor, broken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The strategy's weights before and after normalisation, (B, T), and (B,) which responses were made uniform;
+        where they depend on the whole batch, from the responses of all processes."""
+        length, first = mask.shape[1], 0
+        if self.over_batch and PartialState().num_processes > 1:
+            first = PartialState().process_index * len(mask)
+            given = {f.name: getattr(signals, f.name) for f in fields(Signals)}
+            signals = Signals(**{k: v if v is None else _everywhere(v, torch.nan) for k, v in given.items()})
+            own, mask, broken = len(mask), _everywhere(mask, 0).bool(), gather(broken)
+        else:
+            own = len(mask)
+        raw = self._strategy(signals, mask, **self.config.params).to(device=mask.device, dtype=torch.float32)
+        broken = broken | ~torch.where(mask, raw, 1.0).isfinite().all(-1)
+        raw = torch.where(broken[:, None], 1.0, raw)
+        weights = finish(raw, mask, self.config.normalise)
+        part = slice(first, first + own)
+        return raw[part, :length], weights[part, :length], broken[part]
 
     def _measure(self, gatherer: Gatherer, device: torch.device) -> None:
         stats = HeadStats(self._capture.layers, self._head_count)
@@ -360,9 +377,12 @@ class CreditAssigner:
     def _read_piece(self, text: str, sizes: Sequence[ImageSize]) -> Any:
         return self._dialect.parse(text, sizes, grammar="bare")
 
-    def _noise(self, ids: Tensor) -> dict[str, Tensor]:
+    def _noise(self, ids: Tensor, step: int) -> dict[str, Tensor]:
         """Drawn when responses are made, so that it does not depend on how they are later split into batches."""
-        return {"credit_noise": torch.rand(ids.shape, generator=self._generator).to(ids.device)}
+        return {"credit_noise": torch.rand(ids.shape, generator=self._generator("noise", step)).to(ids.device)}
+
+    def _generator(self, use: str, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derived(self._seed, "credit", use, self.config.seed, self._rank, step))
 
 
 def _spread(values: Sequence[Sequence[float]], mask: Tensor, empty: float) -> Tensor:
@@ -371,6 +391,11 @@ def _spread(values: Sequence[Sequence[float]], mask: Tensor, empty: float) -> Te
     for index, own in enumerate(values):
         result[index, mask[index].bool().cpu()] = torch.tensor(own, dtype=result.dtype)
     return result
+
+
+def _everywhere(values: Tensor, fill: float) -> Tensor:
+    """(B, T) of each process -> (processes * B, longest T), in the order of the processes."""
+    return gather(pad_across_processes(values, dim=1, pad_index=fill).contiguous())
 
 
 def _or_nan(values: Tensor | None, mask: Tensor) -> Tensor:

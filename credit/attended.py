@@ -8,6 +8,7 @@ how much of its attention is on the image at all.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def known_ids(file: Path) -> Iterator[str]:
     whole = file.read_bytes()
     complete = whole[: whole.rfind(b"\n") + 1]
     if len(complete) < len(whole):
-        file.write_bytes(complete)
+        os.truncate(file, len(complete))
     for number, line in enumerate(complete.splitlines(), 1):
         try:
             yield json.loads(line)["id"]

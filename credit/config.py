@@ -12,7 +12,7 @@ credit:
   sentence_skip: 4                  # sentences at least so much later count for influence
   sink_ratio: 8.0                   # an image token with so many times the average attention, always, is a sink
   heads: {share: 0.3, image_share: 0.2, keys: all, refresh: 0, file: null}
-  seed: 0
+  seed: 0                           # beside the recipe's own seed, for other draws in the same run
 """
 
 from __future__ import annotations

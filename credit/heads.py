@@ -13,11 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from grounding.errors import UsageError
+from grounding.io import replacing
 
 SCHEMA_VERSION = 1
 FILE_NAME = "credit_heads.json"
@@ -47,9 +49,9 @@ class HeadSelection:
     def count(self, role: str) -> int:
         return len(self.roles[role])
 
-    def save(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        encoded = {
+    def encode(self) -> dict[str, Any]:
+        """In plain JSON types."""
+        return {
             "schema": SCHEMA_VERSION,
             "roles": {role: [list(head) for head in heads] for role, heads in self.roles.items()},
             "stats": {
@@ -57,10 +59,35 @@ class HeadSelection:
                 for name, rows in self.stats.items()
             },
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".part")
-        draft.write_text(json.dumps(encoded, indent=1))
-        draft.replace(path)
+
+    @classmethod
+    def decode(cls, encoded: Any, where: str) -> HeadSelection:
+        """Read what `encode` returned. Raises `UsageError` for anything else, naming `where` it stands."""
+        try:
+            if encoded["schema"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {encoded['schema']}, this Fovea reads {SCHEMA_VERSION}")
+            roles = {role: tuple((int(at), int(head)) for at, head in encoded["roles"][role]) for role in ROLES}
+            stats = {
+                name: {int(at): tuple(math.nan if v is None else float(v) for v in row) for at, row in rows.items()}
+                for name, rows in encoded["stats"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{where}: no selection of heads ({error}); delete it to measure again") from error
+        return cls(roles, stats)
+
+    def check(self, layers: Sequence[int], heads: int, where: str) -> None:
+        """Raise `UsageError` when it speaks of other layers or heads than the model at hand."""
+        for at, head in {pair for pairs in self.roles.values() for pair in pairs}:
+            if at not in layers or not 0 <= head < heads:
+                raise UsageError(
+                    f"{where}: head {head} of layer {at} is not among the captured layers {list(layers)} of {heads} "
+                    "heads; delete the file to measure again"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        with replacing(path) as file:
+            file.write_text(json.dumps(self.encode(), indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path, layers: Sequence[int], heads: int) -> HeadSelection:
@@ -70,23 +97,12 @@ class HeadSelection:
             UsageError: not such a file, or it speaks of other layers or heads than the model at hand.
         """
         try:
-            encoded = json.loads(path.read_text())
-            if encoded["schema"] != SCHEMA_VERSION:
-                raise ValueError(f"schema version {encoded['schema']}, this Fovea reads {SCHEMA_VERSION}")
-            roles = {role: tuple((int(at), int(head)) for at, head in encoded["roles"][role]) for role in ROLES}
-            stats = {
-                name: {int(at): tuple(math.nan if v is None else float(v) for v in row) for at, row in rows.items()}
-                for name, rows in encoded["stats"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            encoded = json.loads(path.read_bytes())
+        except (ValueError, OSError) as error:
             raise UsageError(f"{path}: no selection of heads ({error}); delete it to measure again") from error
-        for at, head in {pair for pairs in roles.values() for pair in pairs}:
-            if at not in layers or not 0 <= head < heads:
-                raise UsageError(
-                    f"{path}: head {head} of layer {at} is not among the captured layers {list(layers)} of {heads} "
-                    "heads; delete the file to measure again"
-                )
-        return cls(roles, stats)
+        found = cls.decode(encoded, str(path))
+        found.check(layers, heads, str(path))
+        return found
 
 
 class HeadStats:

@@ -179,6 +179,18 @@ class AttentionMaps:
         self.seconds = 0.0  # that the last captured pass took beyond the model's own time
         self._passes = 0
 
+    def state(self) -> dict[str, Any]:
+        """The heads chosen so far and the number of passes, in plain JSON types."""
+        return {"passes": self._passes, "heads": None if self.heads is None else self.heads.encode()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned. Raises `UsageError` where it speaks of other layers or heads."""
+        self._passes = state["passes"]
+        if state["heads"] is not None:
+            found = HeadSelection.decode(state["heads"], "the checkpoint")
+            found.check(self._capture.layers, self._heads_per_layer, "the checkpoint")
+            self.heads = found
+
     def row_weights(self, ids: Tensor, mask: Tensor, sizes: Sequence[Sequence[ImageSize]]) -> Tensor:
         """How much each token's row counts in its response's map: (B, T) float on the device of `ids`, 1 in sum, or
         all 0 where there is no such token (an answer that cannot be read).

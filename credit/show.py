@@ -24,6 +24,7 @@ from credit.tokens import TextReader, annotate_response, image_cells, merge_size
 from credit.visual import attention_over_image, visual_sinks
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
+from grounding.io import replacing
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
 
@@ -207,5 +208,5 @@ def _boxes(sample: Sample, image: int) -> list[list[float]]:
 
 
 def write(path: Path, page: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as file:
+        file.write_text(page, encoding="utf-8")

@@ -66,11 +66,13 @@ class Signals:
     sentence: Tensor | None = None
 
 
-def strategy(name: str, needs: set[str] | None = None) -> Callable[[Strategy], Strategy]:
-    """Decorator that registers a strategy and notes which fields of `Signals` it reads."""
+def strategy(name: str, needs: set[str] | None = None, *, over_batch: bool = False) -> Callable[[Strategy], Strategy]:
+    """Decorator that registers a strategy and notes which fields of `Signals` it reads, and whether the weights of a
+    response depend on the batch's other responses."""
 
     def add(function: Strategy) -> Strategy:
         function.needs = frozenset(needs or ())  # type: ignore[attr-defined]
+        function.over_batch = over_batch  # type: ignore[attr-defined]
         return STRATEGIES.register(name)(function)
 
     return add
@@ -337,7 +339,7 @@ def grounded(
     return 1.0 + (amplification - 1.0) * anchors.float() * right
 
 
-@strategy("vppo", needs={"logps", "masked_logps"})
+@strategy("vppo", needs={"logps", "masked_logps"}, over_batch=True)
 def vppo(
     signals: Signals,
     mask: Tensor,

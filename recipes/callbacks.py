@@ -7,16 +7,21 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
+from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from grounding.errors import BrokenRow, FoveaError
+from grounding.io import replacing
 from rewards.monitor import HELD_OUT, watch
 
 log = logging.getLogger("fovea")
@@ -48,11 +53,11 @@ class MetricsFile(TrainerCallback):
         self._start = time.monotonic()
         if not state.is_world_process_zero:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         done = [
             line for line in read_metrics(self._path) if line["step"] <= state.global_step and SUMMARY not in line
         ]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
+        with replacing(self._path) as file:
+            file.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
 
     def on_log(
         self,
@@ -70,15 +75,119 @@ class MetricsFile(TrainerCallback):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that was cut off by a kill is left out."""
+    """The lines of a metrics file; a last line that was cut off by a kill is left out.
+
+    Raises:
+        BrokenRow: another line is not one of `MetricsFile`.
+    """
     lines = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        for number, text in enumerate(whole.splitlines(), start=1):
             try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
+                line = json.loads(text)
+            except ValueError as error:
+                raise BrokenRow(f"{path}:{number}", f"not JSON: {error}; remove the line") from error
+            if not isinstance(line, dict) or "step" not in line:
+                raise BrokenRow(f"{path}:{number}", "no object with a 'step'; remove the line")
+            lines.append(line)
     return lines
+
+
+class Stateful(Protocol):
+    """What has to be known again after a resume."""
+
+    def state(self) -> dict[str, Any]:
+        """It, in plain JSON types; the same on every process."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+
+
+class StageState(TrainerCallback, ExportableState):
+    """Keeps, in each checkpoint's trainer_state.json, what a stage has to know again.
+
+    Transformers reads that file on every process and under every engine, DeepSpeed included.
+
+    Args:
+        parts: name -> what has a state.
+    """
+
+    def __init__(self, parts: Mapping[str, Stateful] | None = None):
+        self._parts = parts or {}
+        self._processes = 1
+
+    def state(self) -> dict[str, Any]:
+        own = {name: part.state() for name, part in self._parts.items()}
+        return {"args": {}, "attributes": {"processes": self._processes, **own}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._processes = args.world_size
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        for name, part in self._parts.items():
+            if name in saved:
+                part.restore(saved[name])
+
+
+class StopOnDivergence(TrainerCallback):
+    """Stops training with an error when loss, gradient or weights are not finite, before anything is saved.
+
+    Args:
+        where: what to call the stage.
+        scaled: whether a gradient scaler (fp16) may meet gradients that are not finite, and skip the step.
+    """
+
+    def __init__(self, where: str, *, scaled: bool):
+        self._where = where
+        self._numbers = ("loss",) if scaled else ("loss", "grad_norm")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if agree(int(not all_finite(kwargs["model"])), args.device):
+            self._stop("the weights are", state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name in self._numbers:
+            value = (logs or {}).get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                self._stop(f"{name} is", state)
+
+    def _stop(self, what: str, state: TrainerState) -> None:
+        raise FoveaError(
+            f"{self._where}: training diverged at step {state.global_step}: {what} not finite; lower learning_rate "
+            "or max_grad_norm under another name=... (the last checkpoint, of an earlier step, is still there)"
+        )
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether every trained weight is a finite number, as far as this process holds them."""
+    found = []
+    for weight in model.parameters():
+        if weight.requires_grad:
+            shard = getattr(weight, "ds_tensor", weight).detach()  # ZeRO-3 keeps its part there
+            shard = shard.to_local() if hasattr(shard, "to_local") else shard  # and FSDP2 here
+            found.append(shard.isfinite().all())
+    return bool(torch.stack(found).all()) if found else True
+
+
+class NoStubs(TrainerCallback):
+    """Removes the cards that TRL and PEFT write beside checkpoints: forms to fill in, which nobody has."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            for place in (folder, folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"):
+                (place / "README.md").unlink(missing_ok=True)
 
 
 class ProgressBar(TrainerCallback):

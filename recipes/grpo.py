@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
 from credit.assigner import CreditAssigner
 from credit.config import CreditConfig
@@ -19,6 +21,7 @@ from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from models.loading import load_config
+from recipes.callbacks import StageState
 from recipes.describe import describe_training
 from recipes.looking import COLUMNS, Looking
 from recipes.stage import STAGES, Stage
@@ -51,20 +54,43 @@ class FoveaGRPOTrainer(GRPOTrainer):
         reader = None if dialect is None else get_dialect(dialect)
         self.credit: CreditAssigner | None = None
         if credit is not None:
-            self.credit = CreditAssigner(credit, policy, self.processing_class, reader, grammar)
+            draws = {"seed": self.args.seed, "rank": self.accelerator.process_index}
+            self.credit = CreditAssigner(credit, policy, self.processing_class, reader, grammar, **draws)
         self.looking: Looking | None = None
         read = columns_read(self.reward_funcs) & COLUMNS
         if read:
             maps = AttentionMaps(attention or {}, policy, self.processing_class, reader, grammar)
             self.looking = Looking(self, maps, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
+        parts = {"credit": self.credit, "attention": None if self.looking is None else self.looking.maps}
+        self.add_callback(StageState({name: part for name, part in parts.items() if part is not None}))
+        self.add_callback(WholeBatches(self))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         with nullcontext() if self.looking is None else self.looking.scoring(inputs):
             output = super()._generate_and_score_completions(inputs)
         if self.credit is not None:
-            output.update(self.credit.annotate(inputs, output))
+            output.update(self.credit.annotate(inputs, output, self._step))
+            if self.credit.over_batch and self.model.training and self.args.steps_per_generation > 1:
+                self._weigh_whole(output)
         return output
+
+    def _weigh_whole(self, output: dict[str, Any]) -> None:
+        """Make the weights of a whole generation batch, before it is split: one more pass, without gradients."""
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+        valid = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+        known = inspect.signature(super()._get_per_token_logps_and_entropies).parameters
+        given = {name: output[name] for name in known if name in output}
+        given |= {"batch_size": self.args.per_device_train_batch_size, "compute_entropy": True}
+        shown = self.model, ids, valid, output["completion_ids"].shape[1]
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            with self.credit.capturing(output):
+                logps, entropies, _ = self._get_per_token_logps_and_entropies(*shown, **given)
+            masked_logps = None
+            if self.credit.wants_masked_logps(output):
+                given["pixel_values"] = self.credit.masked_pixels(output, self._step)
+                masked_logps, _, _ = self._get_per_token_logps_and_entropies(*shown, **given)
+        self.credit.weights(output, logps, entropies, masked_logps)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, ...]:
         tokenized = super()._tokenize_prompts(prompts)
@@ -104,7 +130,7 @@ class FoveaGRPOTrainer(GRPOTrainer):
         masked_logps = None
         if self.credit.wants_masked_logps(inputs):
             with torch.no_grad():
-                masked = {**kwargs, "pixel_values": self.credit.masked_pixels(inputs)}
+                masked = {**kwargs, "pixel_values": self.credit.masked_pixels(inputs, self._step)}
                 masked_logps, _, _ = super()._get_per_token_logps_and_entropies(model, *args, **masked)
         token_weights = self.credit.weights(inputs, logps, entropies, masked_logps)
         batch["advantages"] = self.credit.apply(token_weights, inputs["advantages"])
@@ -122,10 +148,32 @@ class FoveaGRPOTrainer(GRPOTrainer):
         if self.credit is not None and self.args.should_save:
             self.credit.save(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.credit is not None:
-            self.credit.load(resume_from_checkpoint)
+
+class WholeBatches(TrainerCallback):
+    """Saves only between two generation batches, so that a resumed run draws the rollouts an uninterrupted one draws.
+
+    A checkpoint holds no rollouts; where a batch of them serves several steps, one in between could only go on with
+    new ones. A save that is due waits for the batch's last step; the one on a signal does not.
+    """
+
+    def __init__(self, trainer: GRPOTrainer):
+        self._trainer = trainer
+        self._waiting = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # TRL counts from 0 after a resume, and would generate out of step with its sampler
+        self._trainer._step = state.global_step * args.gradient_accumulation_steps
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        due = control.should_save or self._waiting
+        steps = args.steps_per_generation * args.num_iterations
+        between = state.global_step * args.gradient_accumulation_steps % steps == 0
+        control.should_save = due and (between or state.global_step >= state.max_steps)
+        self._waiting = due and not control.should_save
 
 
 class ScheduledWeights(TrainerCallback):

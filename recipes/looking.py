@@ -48,7 +48,7 @@ class Looking:
             raise UsageError(
                 "rewards on attention know single-turn rollouts only: no tools, environments, rollout_func"
             )
-        self._trainer, self._maps, self._general = trainer, maps, general
+        self._trainer, self.maps, self._general = trainer, maps, general
         self._rows: Sequence[Mapping[str, Any]] | None = None
         self._tokenized: tuple[Any, ...] | None = None
         self._look: Look | None = None
@@ -80,9 +80,9 @@ class Looking:
         started = time.perf_counter()
         weights, mask = self._weights(ids[:, -keep:], valid[:, -keep:])
         self._seconds += time.perf_counter() - started
-        with self._maps.capturing(ids, valid, weights, mask) as self._look:
+        with self.maps.capturing(ids, valid, weights, mask) as self._look:
             yield
-        self._seconds += self._maps.seconds
+        self._seconds += self.maps.seconds
 
     def columns(self, prompts: Sequence[Any], completions: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
         """The columns of each rollout: numpy grids, None where there is no image.
@@ -134,7 +134,7 @@ class Looking:
 
     def _weights(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         sizes = [[ImageSize(*numbers) for numbers in json.loads(row["sizes"])] for row in self._rows]
-        return self._maps.row_weights(ids, mask, sizes), mask.bool()
+        return self.maps.row_weights(ids, mask, sizes), mask.bool()
 
     def _pass(
         self, prompts: Any, images: Any, fields: Mapping[str, Any], completions: Sequence[Sequence[int]] | None = None
@@ -156,7 +156,7 @@ class Looking:
         kwargs = trainer.args.gradient_checkpointing_kwargs
         with torch.no_grad(), disable_gradient_checkpointing(trainer.model, kwargs):
             self._passed = True
-            with self._maps.capturing(ids, valid, weights, mask, first) as look:
+            with self.maps.capturing(ids, valid, weights, mask, first) as look:
                 trainer._get_per_token_logps_and_entropies(trainer.model, ids, valid, 1, batch_size=size, **given)
         return look
 
@@ -167,7 +167,7 @@ class Looking:
             raise UsageError("rewards on attention need a processor that tells image_grid_thw (the Qwen-VL kind)")
         grids = torch.as_tensor(np.array(fields.get("image_grid_thw", np.zeros((0, 3), int))))
         wanted = [_target_image(sample) for sample in samples]
-        return self._maps.grids(look, grids, counts, wanted, [sample.id for sample in samples])
+        return self.maps.grids(look, grids, counts, wanted, [sample.id for sample in samples])
 
     def _general_grids(self, prompts: Sequence[Any], samples: Sequence[Sample]) -> dict[str, np.ndarray]:
         """row's sample -> the map of the general query on its image, from one pass over the distinct prompts."""
@@ -181,7 +181,7 @@ class Looking:
             return {}
         # under ZeRO-3 every process has to run the model equally often
         rows = (chosen or [0]) + (chosen or [0])[-1:] * (most - max(len(chosen), 1))
-        asked = [general_prompt(prompts[index], self._maps.config.query) for index in rows]
+        asked = [general_prompt(prompts[index], self.maps.config.query) for index in rows]
         tokenized = self._trainer._tokenize_prompts(asked)
         found = self._grids(self._pass(*tokenized), tokenized, [samples[index] for index in rows])
         return {

@@ -7,7 +7,7 @@ Rejection-sampling fine-tuning (RFT, arXiv 2308.01825); repeated, a self-evoluti
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +16,22 @@ from accelerate import PartialState
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 from trl import SFTConfig, SFTTrainer
 
 from grounding.decoding import Decoder
 from grounding.errors import FoveaError
+from grounding.journal import Journal, read_journals
+from grounding.seeds import derived
 from models.asking import encode, prompt_text
 from models.sampling import generation_config
-from recipes.callbacks import read_metrics
 from recipes.data import build_dataset, check_data
 from recipes.describe import describe_training
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_lora, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, read_specs
+
+KEPT = "kept-*.jsonl"
 
 
 @dataclass
@@ -89,8 +93,8 @@ class RejectionStage(Stage):
         return describe_training(self.job, self.arguments(), supervised=True)
 
     def run(self) -> None:
-        self.roll_out()  # first, while no DeepSpeed configuration splits the weights
-        args = self.arguments()
+        self.roll_out()
+        args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
         model, processor = load_for(self.job)
         trainer = SFTTrainer(
             model=model,
@@ -102,47 +106,65 @@ class RejectionStage(Stage):
         run_training(self.job, trainer)
 
     def roll_out(self) -> None:
-        """Write what is kept of every prompt of this process's share; prompts that are there already are skipped."""
+        """Write what is kept of every prompt of this process's share; prompts that are there already are skipped.
+
+        Prompts are answered in batches that depend on the data alone, each with a seed of its own: neither the
+        number of processes nor an interruption changes an answer.
+        """
         process = PartialState()
         args, job = self.arguments(), self.job
-        file = job.folder / f"kept-{process.process_index}.jsonl"
-        seen = {line["index"] for line in read_metrics(file)}
+        unset_hf_deepspeed_config()  # each process answers with a whole model, also where training will split it
         model, processor = load_for(job)
         dataset = build_dataset(job.spec.data, job.recipe.model, processor)
-        todo = [i for i in range(process.process_index, len(dataset), process.num_processes) if i not in seen]
-        if not todo:
-            process.wait_for_everyone()
-            return
-        model = model.to(process.device).eval()
+        ids = unique_ids(dataset)
+        size, rank, processes = args.generation_batch_size, process.process_index, process.num_processes
+        batches = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
+        seen = {row["id"] for row in read_journals(job.folder, KEPT)}
+        process.wait_for_everyone()  # before anybody adds to what is being read
+        todo = [
+            (number, batch)
+            for number, batch in enumerate(batches)
+            if number % processes == rank and not seen.issuperset(ids[index] for index in batch)
+        ]
+        if todo:
+            model = model.to(process.device).eval()
         rewards, specs = self.rewards(), read_specs(job.spec.rewards)
-        with file.open("a", encoding="utf-8") as out, tqdm(total=len(todo), desc=f"{job.index} rollouts") as bar:
-            for batch in _batches(todo, args.generation_batch_size):
-                set_seed(job.recipe.seed + 1 + batch[0])
+        header = {"kind": "rejection", "seed": job.recipe.seed}
+        with (
+            Journal(job.folder / KEPT.replace("*", str(rank)), header) as journal,
+            tqdm(total=sum(len(batch) for _, batch in todo), desc=f"{job.index} rollouts") as bar,
+        ):
+            for number, batch in todo:
+                set_seed(derived(job.recipe.seed, "rollouts", number) % 2**32)
                 rows = [dataset[index] for index in batch]
                 answers = generate(model, processor, rows, args)
                 for index, row, texts in zip(batch, rows, answers, strict=True):
+                    if ids[index] in seen:  # of a batch that was interrupted between its rows
+                        continue
                     scores = score(rewards, [spec.weight for spec in specs], row, texts)
                     worth = dict(zip(texts, scores, strict=True))
                     good = [text for text in worth if worth[text] >= args.min_reward]
                     kept = sorted(good, key=worth.__getitem__, reverse=True)[: args.keep]
-                    out.write(json.dumps({"index": index, "kept": kept}) + "\n")
-                out.flush()
+                    journal.append({"id": ids[index], "kept": kept})
                 bar.update(len(batch))
         process.wait_for_everyone()
 
     def kept(self, processor: Any) -> Dataset:
-        """The rewarded answers as supervised rows.
+        """The rewarded answers as supervised rows, in the order of the data.
 
         Raises:
             FoveaError: there is none.
         """
-        lines = [line for file in sorted(self.job.folder.glob("kept-*.jsonl")) for line in read_metrics(file)]
-        pairs = sorted((line["index"], text) for line in lines for text in line["kept"])
-        if not pairs:
-            raise FoveaError(f"{self.job.where}: no answer reached min_reward; lower it, or take a better model")
         dataset = build_dataset(self.job.spec.data, self.job.recipe.model, processor)
-        rows = Dataset.from_list([{"index": index, "text": text} for index, text in pairs])
-        return rows.with_transform(KeptRows(dataset))
+        kept = {row["id"]: row["kept"] for row in read_journals(self.job.folder, KEPT)}
+        rows = [
+            {"index": index, "text": text}
+            for index, name in enumerate(unique_ids(dataset))
+            for text in kept.get(name, ())
+        ]
+        if not rows:
+            raise FoveaError(f"{self.job.where}: no answer reached min_reward; lower it, or take a better model")
+        return Dataset.from_list(rows).with_transform(KeptRows(dataset))
 
 
 @dataclass(frozen=True)
@@ -155,6 +177,17 @@ class KeptRows:
         rows = [self.dataset[index] for index in batch["index"]]
         completions = [[{"role": "assistant", "content": text}] for text in batch["text"]]
         return {**{key: [row[key] for row in rows] for key in rows[0]}, "completion": completions}
+
+
+def unique_ids(dataset: Dataset) -> list[str]:
+    """The ids of a data set's samples in order, numbered where one occurs again, as in concatenated sets."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for text in dataset.data.column("row").to_pylist():
+        name = json.loads(text)["id"]
+        seen[name] += 1
+        ids.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return ids
 
 
 def generate(model: Any, processor: Any, rows: list[dict[str, Any]], args: RejectionConfig) -> list[list[str]]:
@@ -189,7 +222,3 @@ def score(rewards: list[RewardFunction], weights: list[float], row: dict[str, An
         values = reward([row["prompt"]] * len(texts), completions, **columns)
         totals = [total + weight * (value or 0.0) for total, value in zip(totals, values, strict=True)]
     return totals
-
-
-def _batches(items: list[int], size: int) -> Iterator[list[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -13,16 +13,18 @@ import torch
 from peft import LoraConfig
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import rotate_checkpoints
 
 from grounding.errors import FoveaError, UsageError
 from grounding.io import replacing
 from models.loading import load_policy
 from models.sharing import share_images
-from recipes.callbacks import Alarms, MetricsFile, ProgressBar, StopOnSignal
+from recipes.callbacks import Alarms, MetricsFile, NoStubs, ProgressBar, StageState, StopOnDivergence, StopOnSignal
+from recipes.checkpoints import last_checkpoint, state_of, sweep
 from recipes.config import check_keys
 from recipes.data import build_dataset, check_data
 from recipes.merge import finish_model
+from recipes.processes import on_main
 from recipes.stage import Job
 from recipes.tracking import tracked
 
@@ -52,6 +54,7 @@ def build_args(job: Job, args_type: type[TrainingArguments], **more: Any) -> Tra
         "report_to": "none" if job.recipe.wandb == "disabled" else "wandb",
         "disable_tqdm": True,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would write a loss of 0 where there is none
         "save_steps": 50,
         "save_total_limit": 2,
         "remove_unused_columns": False,  # rows are made on the fly, their columns are not in the file
@@ -119,19 +122,47 @@ def run_training(job: Job, trainer: Trainer) -> None:
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; a checkpoint was saved.
+        UsageError: more steps were trained than are asked for now.
+        FoveaError: training diverged, or no step was taken.
     """
-    checkpoint = last_checkpoint(Path(trainer.args.output_dir))
-    if checkpoint is not None and is_finished(checkpoint):
-        finish_model(job, trainer, checkpoint)  # transformers would train a step too many
-        return
+    args = trainer.args
+    folder = Path(args.output_dir)
+    checkpoint = on_main(lambda: last_checkpoint(folder))
+    on_main(lambda: sweep(folder, checkpoint))
+    done = 0 if checkpoint is None else state_of(checkpoint)["global_step"]
+    total = trainer.set_initial_training_values(args, trainer.get_train_dataloader())[-1]
+    if done > total:
+        raise UsageError(
+            f"{job.where}: {done} steps are trained already, more than the {total} asked for; give the run another "
+            f"name=..., or remove {job.folder} to train the stage again"
+        )
+    if checkpoint is not None and done == total:  # transformers would train a step too many
+        trainer.state.global_step = done
+    else:
+        train_from(job, trainer, checkpoint)
+    if trainer.state.global_step == 0:
+        raise FoveaError(
+            f"{job.where}: no optimizer step was taken: its samples do not fill a batch; lower "
+            "per_device_train_batch_size, gradient_accumulation_steps or generation_batch_size, or give more samples"
+        )
+    finish_model(job, trainer, checkpoint if done == total else None)
+    if trainer.is_world_process_zero():
+        rotate_checkpoints(str(folder), args.save_total_limit, trainer.state.best_model_checkpoint)
+        with replacing(job.folder / "training.json") as file:
+            file.write_text(json.dumps(facts(trainer), indent=2) + "\n", encoding="utf-8")
+
+
+def train_from(job: Job, trainer: Trainer, checkpoint: Path | None) -> None:
+    """TRL's training with our callbacks, from a checkpoint where there is one. Raises as `run_training`."""
     stop = StopOnSignal()
+    bar = ProgressBar(f"{job.index} {job.spec.kind}")
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(stop)
-    trainer.add_callback(MetricsFile(job.metrics))
-    trainer.add_callback(Alarms())
-    bar = ProgressBar(f"{job.index} {job.spec.kind}")
-    trainer.add_callback(bar)
+    if not any(isinstance(callback, StageState) for callback in trainer.callback_handler.callbacks):
+        trainer.add_callback(StageState())
+    diverging = StopOnDivergence(job.where, scaled=trainer.accelerator.mixed_precision == "fp16")
+    for callback in (stop, MetricsFile(job.metrics), Alarms(), NoStubs(), bar, diverging):
+        trainer.add_callback(callback)
     with tracked(job, main_process=trainer.is_world_process_zero()), stop.listening(), closing(bar):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.signal is not None:
@@ -139,10 +170,6 @@ def run_training(job: Job, trainer: Trainer) -> None:
             f"{job.where} stopped by {stop.signal} at step {trainer.state.global_step}; "
             f"the same command goes on from there"
         )
-    finish_model(job, trainer)
-    if trainer.is_world_process_zero():
-        with replacing(job.folder / "training.json") as file:
-            file.write_text(json.dumps(facts(trainer), indent=2) + "\n", encoding="utf-8")
 
 
 def facts(trainer: Trainer) -> dict[str, Any]:
@@ -160,24 +187,3 @@ def facts(trainer: Trainer) -> dict[str, Any]:
             if weight.requires_grad
         ),
     }
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a killed process leaves half of one."""
-    whole = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if state_of(path)]
-    return max(whole, key=lambda path: state_of(path)["global_step"], default=None)
-
-
-def is_finished(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written after the last step."""
-    state = state_of(checkpoint)
-    return state["global_step"] >= state["max_steps"] > 0
-
-
-def state_of(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state in a checkpoint; empty when it is not whole, for transformers writes the state last."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) and {"global_step", "max_steps"} <= state.keys() else {}

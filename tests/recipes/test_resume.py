@@ -16,9 +16,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from models.loading import load_policy
 from recipes.callbacks import Alarms, MetricsFile, StopOnSignal, read_metrics
+from recipes.checkpoints import last_checkpoint
 from recipes.config import save_recipe
 from recipes.runner import run_recipe
-from recipes.training import last_checkpoint
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
 

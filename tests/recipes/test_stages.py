@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from grounding.errors import FoveaError, UsageError
+from grounding.journal import read_journal
 from models.loading import load_policy
 from recipes.callbacks import read_metrics
 from recipes.config import parse_recipe, to_container
@@ -245,8 +246,8 @@ def test_rejection_sampling_trains_on_what_was_rewarded(data, tmp_path):
     recipe = parse_recipe({**to_container(base), "data": str(data), "stages": [stage]})
     run_recipe(recipe)
     folder = recipe.folder / "0-rejection"
-    lines = read_metrics(folder / "kept-0.jsonl")
-    assert [line["index"] for line in lines] == list(range(16))
+    lines = list(read_journal(folder / "kept-0.jsonl"))
+    assert [line["id"] for line in lines] == [f"square-{index}" for index in range(16)]
     assert all(1 <= len(set(line["kept"])) == len(line["kept"]) <= 2 for line in lines)
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [1, 2, 2]
     load_policy(recipe.folder / "final")
