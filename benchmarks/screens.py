@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from benchmarks.harness import judge
 from benchmarks.harness.benchmark import Benchmark, thresholds
 from benchmarks.harness.items import Card, Item, Prediction, Rule, Verdict
 from benchmarks.harness.samples import manifest_asks, read_split
+from benchmarks.harness.words import plain
+from grounding.answer import Status
 
 
 @BENCHMARKS.register("screens")
@@ -26,24 +29,72 @@ class Screens(Benchmark):
         get="python -m data_prep screens --out DIR",
         licence="CC0-1.0",
         files="a data set folder: test.parquet or test.jsonl, images/",
-        rule="the centre of the only answered box (or the only point) lies in the target, edges included; "
-        "on an absent target the answer declines. Contradicting answers are wrong.",
+        rule="the centre of the only answered box (or the only point) lies in the target, edges included, or at most "
+        "14 % of the sides from a target that is a point; on an absent target the answer declines; words are equal "
+        "up to case, articles and punctuation; a span has a temporal IoU of 0.5 or more. Contradictions are wrong.",
     )
 
     def read(self, root: Path, split: str) -> list[Item]:
-        return read_split(root, split, manifest_asks(root) or self.asks)
+        return read_split(root, split, manifest_asks(root))
 
     def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        return judge.spans(items, predictions, rule) if items and items[0].asks == "span" else judge.clicks(
-            items, predictions, rule
-        )  # fmt: skip
+        """Each item by the kind of answer it asks for: a click inside, a temporal IoU, or equal words."""
+        verdicts: list[Verdict] = [judge.WRONG] * len(items)
+        for judged, chosen in _JUDGES:
+            rows = [row for row, item in enumerate(items) if chosen(item)]
+            found = judged([items[r] for r in rows], [predictions[r] for r in rows], rule)
+            for row, verdict in zip(rows, found, strict=True):
+                verdicts[row] = verdict
+        return verdicts
 
     def summarise(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         """IoU of the answered boxes, over the items that have a true box."""
-        boxed = [(i, p) for i, p in zip(items, predictions, strict=True) if i.truth.boxes]
+        spans = [v for i, v in zip(items, verdicts, strict=True) if i.asks == "span"]
+        boxed = [(i, p) for i, p in zip(items, predictions, strict=True) if i.truth.boxes and i.asks not in _OTHERS]
         if not boxed:
-            return thresholds(verdicts, rule) if items and items[0].asks == "span" else {}
+            return thresholds(spans, rule) if spans else {}
         present = judge.boxes([i for i, _ in boxed], [p for _, p in boxed], rule)
         return {"boxes": len(boxed), **thresholds(present, rule)}
+
+
+_OTHERS = ("span", "text_box")
+_NEAR = 0.14  # of the image's sides: the distance AITW allows a click (Rawles et al. 2023, arXiv:2307.10088)
+
+
+def _only_points(item: Item) -> bool:
+    return item.asks not in _OTHERS and bool(item.truth.points) and not (item.truth.boxes or item.truth.polygons)
+
+
+def _near(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    """A click close to a true point, which has no inside."""
+    verdicts = []
+    for item, prediction in zip(items, predictions, strict=True):
+        click = prediction.click(rule.pick)
+        if click is None:
+            verdicts.append(judge.unreadable(rule) if prediction.failed else judge.WRONG)
+        else:
+            near = any(math.dist(click, point) <= _NEAR for point in item.truth.points)
+            verdicts.append(judge.RIGHT if near else judge.WRONG)
+    return verdicts
+
+
+def _words(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    """Equal words, up to case, articles and punctuation; the region beside them does not count."""
+    verdicts = []
+    for item, prediction in zip(items, predictions, strict=True):
+        said, true = prediction.text, item.truth.text
+        if said is None or true is None or prediction.status is Status.AMBIGUOUS:
+            verdicts.append(judge.unreadable(rule) if prediction.failed else judge.WRONG)
+        else:
+            verdicts.append(judge.RIGHT if plain(said) == plain(true) else judge.WRONG)
+    return verdicts
+
+
+_JUDGES: tuple[tuple[Callable[..., list[Verdict]], Callable[[Item], bool]], ...] = (
+    (judge.spans, lambda item: item.asks == "span"),
+    (_words, lambda item: item.asks == "text_box"),
+    (_near, _only_points),
+    (judge.clicks, lambda item: item.asks not in _OTHERS and not _only_points(item)),
+)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 import urllib3
@@ -29,6 +29,8 @@ from grounding.completion import END_THINK, THINK
 from grounding.errors import FoveaError, UsageError
 from grounding.redact import redact
 from grounding.replies import Replies, Reply
+
+T = TypeVar("T")
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses worth another try
 LARGEST = 4 << 20  # bytes of a reply, as sent and unpacked
@@ -204,21 +206,8 @@ class Client:
             time.sleep(max(0.01, pause))
 
     def _attempt(self, body: dict[str, Any], key: str) -> bytes:
-        """One request, in a thread: no timeout of a socket ends a server that drips its headers, or a slow lookup."""
-        answer: Future[bytes] = Future()
-
-        def work() -> None:
-            try:
-                answer.set_result(self._post(body, key))
-            except EndpointError as error:
-                answer.set_exception(error)
-            finally:
-                if not answer.done():
-                    answer.set_exception(EndpointError(f"{self._shown}: the request failed", permanent=True))
-
-        threading.Thread(target=work, daemon=True).start()
         try:
-            return answer.result(self._limits.timeout)
+            return within(self._limits.timeout, lambda: self._post(body, key))
         except TimeoutError:
             raise EndpointError(
                 f"{self._shown}: no complete reply within {self._limits.timeout:g} s; allow more time"
@@ -226,11 +215,21 @@ class Client:
 
     def _post(self, body: dict[str, Any], key: str) -> bytes:
         timeout = self._limits.timeout
-        headers = {"Accept-Encoding": "gzip", **({"Authorization": f"Bearer {key}"} if key else {})}
+
+        def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
         deadline = time.monotonic() + timeout
         try:
             with requests.post(
-                self._where, json=body, headers=headers, timeout=timeout, stream=True, allow_redirects=False
+                self._where,
+                json=body,
+                headers={"Accept-Encoding": "gzip"},
+                auth=sign if key else None,  # a header alone would give way to the address's user or to ~/.netrc
+                timeout=timeout,
+                stream=True,
+                allow_redirects=False,
             ) as response:
                 content = _receive(response, deadline, self._shown)
         except _NO_ADDRESS:
@@ -246,6 +245,26 @@ class Client:
             message = f"{self._shown}: HTTP {response.status_code} {excerpt}"
             raise EndpointError(message, permanent, pause, response.status_code)
         return content
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns or raises, in a thread that is left to itself after `seconds`.
+
+    No timeout of a socket ends a server that drips its headers, or a slow lookup of a name.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again for the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(seconds)
 
 
 def _receive(response: requests.Response, deadline: float, where: str) -> bytes:

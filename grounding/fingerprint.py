@@ -76,9 +76,9 @@ def model_fingerprint(path: str | os.PathLike[str], revision: str | None = None)
 
 
 def data_fingerprint(
-    rows: Iterable[str | os.PathLike[str]], images: Iterable[str] = (), root: str | os.PathLike[str] = "."
+    rows: Iterable[str | os.PathLike[str]] = (), images: Iterable[str] = (), root: str | os.PathLike[str] = "."
 ) -> dict[str, str]:
-    """What a set of samples holds: `rows` over the files' contents, and its images.
+    """What a set of samples holds: `rows` over the files' contents, and its images; what is not given is left out.
 
     Images are covered by content (key `images`) up to `CONTENT_LIMIT` bytes together, beyond by the names and sizes
     of their files only (key `image_sizes`): reading a large set would take longer than many a run.
@@ -92,7 +92,8 @@ def data_fingerprint(
     """
     base = Path(root)
     names = sorted(set(images))
-    found = {"rows": digest(file_digests([Path(row) for row in rows]))}
+    files = [Path(row) for row in rows]
+    found = {"rows": digest(file_digests(files))} if files else {}
     if not names:
         return found
     sizes = [_stat(base / name).st_size for name in names]

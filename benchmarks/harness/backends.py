@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
-from benchmarks.harness.endpoint import Endpoint
+from benchmarks.harness.endpoint import MIN_PIXELS, Endpoint
 from benchmarks.harness.generate import Backend
+from benchmarks.harness.items import Item
 from benchmarks.harness.local import LocalModel
 from benchmarks.harness.vllm_backend import VllmModel
+from grounding.endpoint import key_from
+from grounding.fingerprint import data_fingerprint, model_fingerprint
+from grounding.redact import redact
 from models.loading import load_policy
 from models.profile import Profile
 
@@ -27,17 +35,62 @@ def _state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def open_backend(args: argparse.Namespace, profile: Profile) -> Backend:
+def fingerprint(
+    args: argparse.Namespace, backend: Backend, profile: Profile, items: Sequence[Item], image_root: Path
+) -> dict[str, Any]:
+    """What decides the answers, beside the questions and the decoding; worked out by the first process for all."""
+    state = _state()
+    told = [_fingerprint(args, backend, profile, items, image_root) if state.is_main_process else {}]
+    if state.num_processes > 1:
+        broadcast_object_list(told)
+    return told[0]
+
+
+def _fingerprint(
+    args: argparse.Namespace, backend: Backend, profile: Profile, items: Sequence[Item], image_root: Path
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "backend": backend.name,
+        "method": args.method,
+        "profile": asdict(profile),
+        "min_pixels": args.min_pixels,
+        "max_pixels": args.max_pixels,
+        "data": data_fingerprint(images=(p.path for item in items for p in item.images), root=image_root),
+    }
+    if args.endpoint:
+        return {**found, "endpoint": redact(args.endpoint), "model": {"name": args.model}}
+    found["model"] = model_fingerprint(args.model)
+    if isinstance(backend, LocalModel):
+        config = backend.model.config
+        return {
+            **found,
+            "dtype": str(backend.model.dtype),
+            "attention": config.get_text_config()._attn_implementation,
+        }
+    return {**found, "dtype": args.dtype}
+
+
+def open_backend(args: argparse.Namespace, profile: Profile, source: str | None) -> Backend:
     """The backend the command line asks for.
 
+    Args:
+        source: what to load the model from; None for an endpoint.
+
     Raises:
-        UsageError: the model cannot be loaded, or vLLM is not installed.
+        UsageError: the model cannot be loaded, vLLM is not installed, or the key's variable is not set.
     """
-    if args.endpoint:
-        return Endpoint(args.endpoint, args.model, image_first=profile.image_first, system=profile.system)
+    if source is None:
+        return Endpoint(
+            args.endpoint,
+            args.model,
+            key_from(args.key_variable or ""),
+            image_first=profile.image_first,
+            system=profile.system,
+            pixels=None if args.max_pixels is None else (args.min_pixels or MIN_PIXELS, args.max_pixels),
+        )
     if args.backend == "vllm":
         return VllmModel(
-            args.model,
+            source,
             args.min_pixels,
             args.max_pixels,
             args.trust_remote_code,
@@ -45,7 +98,7 @@ def open_backend(args: argparse.Namespace, profile: Profile) -> Backend:
             system=profile.system,
         )
     model, processor = load_policy(
-        args.model,
+        source,
         dtype=args.dtype,
         attn_implementation=args.attn,
         device=args.device or _state().device,

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
@@ -17,11 +18,14 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import methods, peers, run, tables
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.compare import compare
-from benchmarks.harness.generate import Decoding, generations_file
+from benchmarks.harness.generate import Decoding, forget_generations
 from benchmarks.harness.items import RULE_CHOICES, Item, Rule
 from benchmarks.harness.predictions import SPACES, Reading, match_rows, space_warning
+from grounding.dialects import get_dialect
 from grounding.errors import UsageError
-from models.profile import read_profile
+from grounding.locks import writing
+from models.hub import find_model
+from models.profile import Profile, read_profile
 
 log = logging.getLogger("fovea.eval")
 
@@ -75,10 +79,13 @@ def _run_parser(prog: str) -> argparse.ArgumentParser:
     model.add_argument("--model", help="model folder or Hub name; with --endpoint, the name it serves")
     model.add_argument("--backend", choices=("transformers", "vllm"), default="transformers")
     model.add_argument("--endpoint", help="base URL of an OpenAI-compatible server, for instance http://host:8000/v1")
+    model.add_argument("--key-variable", help="environment variable with the endpoint's key")
     model.add_argument("--image-first", action=argparse.BooleanOptionalAction, help="images before the text")
     model.add_argument("--system", help="system message; default: the one the model was trained with, if any")
-    model.add_argument("--min-pixels", type=int)
-    model.add_argument("--max-pixels", type=int)
+    model.add_argument("--min-pixels", type=int, help="area an image has at least, as the model sees it")
+    model.add_argument(
+        "--max-pixels", type=int, help="area it has at most; with --endpoint images are sent that small"
+    )
     model.add_argument("--device", help="cpu, cuda:0, ...; the first GPU when there is one")
     model.add_argument("--dtype", default="auto")
     model.add_argument("--attn", help="attention implementation, as transformers calls it")
@@ -138,7 +145,12 @@ def _run(args: argparse.Namespace) -> int:
     benchmark = _benchmark(args)
     if args.data is None and args.predictions is None:
         raise UsageError(f"--data DIR is needed: get it from {benchmark.card.get}")
-    metrics = _score_file(benchmark, args) if args.predictions else _score_model(benchmark, args)
+    metrics: dict[str, Any] | None
+    if args.predictions:
+        with writing(args.out) if args.out else nullcontext():
+            metrics = _score_file(benchmark, args)
+    else:
+        metrics = _score_model(benchmark, args)
     if metrics is not None:
         _say(tables.score(metrics))
     return 0
@@ -212,52 +224,99 @@ def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> list[Item
 def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any] | None:
     if args.out is None:
         raise UsageError("--out DIR is needed: answers are kept there, so that a killed run can continue")
-    profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
+    source, folder = (None, None) if args.endpoint else find_model(args.model)
+    profile = read_profile(
+        args.model if folder is None else str(folder),
+        args.dialect,
+        args.grammar,
+        args.image_first,
+        system=args.system,
+    )
+    _check_backend(args, profile)
     image_root = args.images or benchmark.image_root(args.data)
-    items = run.with_sizes(run.read_items(benchmark, args.data, args.split, args.limit), image_root)
+    items = run.read_items(benchmark, args.data, args.split, args.limit)
+    run.check_pictures(items, image_root, args.benchmark)
+    items = run.with_sizes(items, image_root)
+    methods.check(args.method, items)
     rule = _rule(benchmark, args)
     decoding = Decoding(args.max_new_tokens, args.samples, args.temperature, args.top_p, args.seed)
     # torch and transformers: seconds that scoring a file should not cost
     from benchmarks.harness import backends  # noqa: PLC0415
 
     share, wait = backends.processes()
-    if args.restart:
-        generations_file(args.out, share).unlink(missing_ok=True)
-    backend = backends.open_backend(args, profile)
-    seen = backend.seen
-    if args.method:
-        backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].asks)
-    asked = [profile.dialect, profile.grammar, profile.image_first, profile.system, profile.prompt]
-    settings = {"model": args.model, "profile": asked,
-                "pixels": [args.min_pixels, args.max_pixels], "backend": backend.name}  # fmt: skip
-    run.answer_items(
-        backend,
-        benchmark,
-        items,
-        image_root,
-        profile=profile,
-        rule=rule,
-        decoding=decoding,
-        out=args.out,
-        seen=seen,
-        share=share,
-        batch_size=args.batch_size,
-        batch_tokens=args.batch_tokens,
-        settings=settings,
-    )
-    wait()
-    if share[0] != 0:
-        return None
-    replies = run.replies_of(args.out, items, profile, decoding.rollouts, share[1])
-    facts = _facts(
-        benchmark,
-        args,
-        model=args.model,
-        backend=backend.name,
-        dialect=profile.dialect,
-        grammar=profile.grammar,
-        decoding={"samples": args.samples, "temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
-        if args.samples
-        else {"greedy": True},
-    )
-    return run.score(benchmark, replies, rule, facts, args.out)
+    with writing(args.out) if share[0] == 0 else nullcontext():
+        backend = backends.open_backend(args, profile, source)
+        seen = backend.seen
+        settings = backends.fingerprint(args, backend, profile, items, image_root)
+        if args.method:
+            backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].asks)
+        if args.restart and share[0] == 0:
+            forget_generations(args.out)
+        wait()
+        run.answer_items(
+            backend,
+            benchmark,
+            items,
+            image_root,
+            profile=profile,
+            rule=rule,
+            decoding=decoding,
+            out=args.out,
+            seen=seen,
+            share=share,
+            batch_size=args.batch_size,
+            batch_tokens=args.batch_tokens,
+            settings=settings,
+        )
+        wait()
+        if share[0] != 0:
+            return None
+        replies = run.replies_of(args.out, items, profile, decoding.rollouts)
+        facts = _facts(
+            benchmark,
+            args,
+            model=args.model,
+            backend=backend.name,
+            dialect=profile.dialect,
+            grammar=profile.grammar,
+            decoding={
+                "samples": args.samples,
+                "temperature": args.temperature,
+                "top_p": args.top_p,
+                "seed": args.seed,
+            }
+            if args.samples
+            else {"greedy": True},
+            fingerprint=settings,
+        )
+        return run.score(benchmark, replies, rule, facts, args.out)
+
+
+_NOT_FOR: dict[str, tuple[str, ...]] = {  # flags that a backend does not know; ignoring one would be a wrong result
+    "--endpoint": ("device", "dtype", "attn", "allow_pickle", "trust_remote_code", "backend"),
+    "--backend vllm": ("device", "attn", "allow_pickle"),
+}
+
+
+def _check_backend(args: argparse.Namespace, profile: Profile) -> None:
+    """Raise `UsageError` for flags the backend cannot honour, and answers that could not be read."""
+    parser = _run_parser("eval.py")
+    which = "--endpoint" if args.endpoint else f"--backend {args.backend}"
+    for name in _NOT_FOR.get(which, ()):
+        if getattr(args, name) != parser.get_default(name):
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with {which}: leave it out")
+    if not args.endpoint:
+        if args.key_variable:
+            raise UsageError("--key-variable is for --endpoint: leave it out")
+        return
+    if args.max_pixels is None:
+        if args.min_pixels is not None:
+            raise UsageError(
+                "--min-pixels needs --max-pixels with --endpoint: images are then resized before sending"
+            )
+        if get_dialect(profile.dialect).space.scale is None:
+            raise UsageError(
+                f"--endpoint: dialect {profile.dialect!r} answers in pixels of the image as the server resizes it, "
+                "which it does not tell; give the server's --max-pixels (and --min-pixels): images are then sent at "
+                "a size that it keeps"
+            )

@@ -1,15 +1,13 @@
 """Ask a model every question of a benchmark: batched, bucketed by size, and resumable at the item.
 
-Outputs are appended to `generations.jsonl` batch by batch. Batches are planned from all items and do not depend
-on what is already there, so a run that was killed continues with the same batches and seeds and ends with the
-same file as a run that was not.
+Outputs are appended to journals, `generations.jsonl` and one more for each further process. Batches are planned from
+all items and do not depend on what is already there, so a run that was killed continues with the same batches and
+seeds, on any number of processes, and ends with the same outputs as a run that was not.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.harness.items import Item
-from grounding.errors import FoveaError, UsageError
+from grounding.errors import UsageError
+from grounding.fingerprint import differences, digest
 from grounding.io import open_image
+from grounding.journal import Journal, read_header, read_journal
 from grounding.sample import ImageRef
 
 _PATCH_AREA = 28 * 28  # pixels per image token of the Qwen family: only used to compare lengths
@@ -104,7 +104,7 @@ class Sighted(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An output with the item it belongs to; a line of `generations.jsonl`."""
+    """An output with the item it belongs to: a row of a journal, whose id is ``"ITEM#ROLLOUT"``."""
 
     id: str
     rollout: int
@@ -148,115 +148,91 @@ def generate(
     text_of: Callable[[Item], str],
     *,
     decoding: Decoding,
-    file: Path,
+    folder: Path,
     batch_size: int = 16,
     batch_tokens: int = 65536,
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     share: tuple[int, int] = (0, 1),
     progress: Callable[[Sequence[Item], Sequence[Generated]], None] = lambda items, generated: None,
 ) -> None:
-    """Answer every item, appending to `file`; what the file already holds is not asked again.
+    """Answer every item, appending to this process's journal; what the folder already holds is not asked again.
 
     Args:
         root: folder the image paths are relative to.
         text_of: the user's text for an item.
-        settings: whatever decides the answers (model, prompts, ...); resuming with others is refused.
+        folder: where the journals are.
+        settings: whatever else decides the answers (weights, images, ...); resuming with others is refused.
         share: (index, of how many) processes; batches are dealt out in turn.
         progress: called after each batch (and for finished ones), with its items and outputs.
 
     Raises:
-        UsageError: `file` was written with other settings.
+        UsageError: the folder holds answers made with other settings; they stay.
         FoveaError: the disk is full.
     """
-    batches = plan(items, batch_size, batch_tokens)
     header = {
-        "decoding": asdict(decoding),
-        "batch": [batch_size, batch_tokens, share[1]],
-        "questions": _digest([(i.id, text_of(i), [p.path for p in i.images]) for i in items]),
         **(settings or {}),
+        "decoding": asdict(decoding),
+        "questions": digest([(i.id, text_of(i), [p.path for p in i.images]) for i in items]),
     }
-    done = _resume(file, header)
-    for index, batch in enumerate(batches):
-        if index % share[1] != share[0]:
-            continue
-        held = [done.get((item.id, r)) for item in batch for r in range(decoding.rollouts)]
-        lines = [line for line in held if line is not None]
-        if len(lines) < len(held):
-            requests = [Request(text_of(item), load_images(item, root)) for item in batch]
-            answers = backend.generate(requests, decoding, decoding.seed + index)
-            lines = [
-                Generated(item.id, rollout, output.text, output.seen, output.cost)
-                for item, outputs in zip(batch, answers, strict=True)
-                for rollout, output in enumerate(outputs)
-            ]
-            _append(file, [line for line in lines if (line.id, line.rollout) not in done])
-        progress(batch, lines)
-
-
-def read_generations(folder: Path, processes: int = 1) -> dict[tuple[str, int], Generated]:
-    """Everything that `processes` processes generated into `folder`, by (id, rollout)."""
-    return {
-        (line.id, line.rollout): line
-        for file in (generations_file(folder, (index, processes)) for index in range(processes))
-        if file.is_file()
-        for line in _lines(file)[1].values()
-    }
-
-
-def generations_file(folder: Path, share: tuple[int, int] = (0, 1)) -> Path:
-    """Where a process keeps its outputs."""
-    return folder / ("generations.jsonl" if share[1] == 1 else f"generations-{share[0]}-of-{share[1]}.jsonl")
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _lines(file: Path) -> tuple[dict[str, Any] | None, dict[tuple[str, int], Generated], int]:
-    """Header, outputs, and the number of bytes that are whole lines (a killed writer may leave a part of one)."""
-    whole = 0
-    header: dict[str, Any] | None = None
-    lines: dict[tuple[str, int], Generated] = {}
-    with file.open("rb") as stream:
-        for raw in stream:
-            if not raw.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(raw)
-            except ValueError:
-                break
-            whole += len(raw)
-            if header is None:
-                header = row
+    if decoding.samples:  # the seed belongs to the batch
+        header["batch"] = [batch_size, batch_tokens]
+    _check(folder, header)
+    done = read_generations(folder)
+    with Journal(folder / _name(share[0]), header) as journal:
+        for index, batch in enumerate(plan(items, batch_size, batch_tokens)):
+            if index % share[1] != share[0]:
                 continue
-            seen = tuple((w, h) for w, h in row["seen"])
-            lines[row["id"], row["rollout"]] = Generated(row["id"], row["rollout"], row["output"], seen, row["cost"])
-    return header, lines, whole
+            held = [done.get((item.id, r)) for item in batch for r in range(decoding.rollouts)]
+            lines = [line for line in held if line is not None]
+            if len(lines) < len(held):
+                requests = [Request(text_of(item), load_images(item, root)) for item in batch]
+                answers = backend.generate(requests, decoding, decoding.seed + index)
+                lines = [
+                    Generated(item.id, rollout, output.text, output.seen, output.cost)
+                    for item, outputs in zip(batch, answers, strict=True)
+                    for rollout, output in enumerate(outputs)
+                ]
+                for line in lines:
+                    if (line.id, line.rollout) not in done:
+                        journal.append(_row(line))
+            progress(batch, lines)
 
 
-def _resume(file: Path, header: dict[str, Any]) -> dict[tuple[str, int], Generated]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    header = json.loads(json.dumps(header))
-    if file.is_file():
-        found, lines, whole = _lines(file)
-        if found is not None:
-            changed = [key for key in sorted({*found, *header}) if found.get(key) != header.get(key)]
-            if changed:
-                raise UsageError(
-                    f"{file}: was generated with another {', '.join(changed)}; use another --out or say --restart"
-                )
-            if whole < file.stat().st_size:
-                with file.open("r+b") as stream:
-                    stream.truncate(whole)
-            return lines
-    file.write_text(json.dumps(header, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {}
+def read_generations(folder: Path) -> dict[tuple[str, int], Generated]:
+    """Everything that was generated into `folder`, whatever the number of processes, by (id, rollout)."""
+    found = {}
+    for row in (row for file in _files(folder) for row in read_journal(file)):
+        item, _, rollout = row["id"].rpartition("#")
+        seen = tuple((w, h) for w, h in row["seen"])
+        found[item, int(rollout)] = Generated(item, int(rollout), row["output"], seen, row["cost"])
+    return found
 
 
-def _append(file: Path, lines: Sequence[Generated]) -> None:
-    text = "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
-    try:
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise FoveaError(f"{file}: cannot write: {error.strerror or error}; free some space and run again") from error
+def forget_generations(folder: Path) -> None:
+    """Remove every answer in `folder`."""
+    for file in _files(folder):
+        file.unlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    first = folder / _name(0)
+    return [*([first] if first.is_file() else []), *sorted(folder.glob("generations-[0-9]*.jsonl"))]
+
+
+def _name(process: int) -> str:
+    return f"generations-{process}.jsonl" if process else "generations.jsonl"
+
+
+def _row(line: Generated) -> dict[str, Any]:
+    return {"id": f"{line.id}#{line.rollout}", "output": line.output, "seen": line.seen, "cost": line.cost}
+
+
+def _check(folder: Path, header: Mapping[str, Any]) -> None:
+    for file in _files(folder):
+        found = read_header(file)
+        changed = [] if found is None else differences(found, header)
+        if changed:
+            raise UsageError(
+                f"{file}: holds answers made with another {', '.join(changed)}; "
+                "use another --out, or --restart to ask everything again"
+            )

@@ -15,11 +15,13 @@ from scipy import ndimage
 
 from benchmarks.harness.attention import ATTENTIVE
 from benchmarks.harness.generate import Backend, Decoding, Gaze, Output, Request, Sighted
+from benchmarks.harness.items import Item
 from benchmarks.harness.look import Look, Method, Seen, around, click_of, cropped, outward, reply, snapped, spent
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from grounding.targets import Box, Point
 
+_PLACES = ("box", "point")
 _GRID = 64  # cells per side of the voting grid
 _REACH = 0.03  # half the side of the region a point votes for, as a share of the image
 _STEPS = 2  # crops after the first look
@@ -37,7 +39,7 @@ class Wrapped:
     def __init__(self, backend: Backend, method: str, dialect: str, grammar: str, asks: str):
         if method not in METHODS:
             raise UsageError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
-        if asks not in ("box", "point"):
+        if asks not in _PLACES:
             raise UsageError(f"--method {method}: works for one box or point, this benchmark asks for {asks}")
         if method in ATTENTIVE and not isinstance(backend, Sighted):
             raise UsageError(
@@ -71,6 +73,25 @@ class Attentive(Wrapped):
 
     def redistribution(self) -> AbstractContextManager[None]:
         return self._backend.redistribution()
+
+
+def check(methods: str | None, items: Sequence[Item]) -> None:
+    """Raise `UsageError` for methods that do not exist or cannot serve these items; before a model is loaded."""
+    if not methods:
+        return
+    for method in methods.split("+"):
+        if method not in METHODS:
+            raise UsageError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
+    kinds = sorted({item.asks for item in items})
+    other = next((item for item in items if item.asks not in _PLACES), None)
+    if other is not None:
+        raise UsageError(
+            f"--method {methods}: works where one box or point is asked for; item {other.id!r} asks for {other.asks}"
+        )
+    if len(kinds) > 1:
+        raise UsageError(
+            f"--method {methods}: works where all items ask for the same; these ask for {' and '.join(kinds)}"
+        )
 
 
 def wrap(backend: Backend, methods: str, dialect: str, grammar: str, asks: str) -> Backend:

@@ -18,12 +18,12 @@ from benchmarks.harness.generate import (
     Decoding,
     Generated,
     generate,
-    generations_file,
     read_generations,
 )
 from benchmarks.harness.items import Item, Picture, Rule, sizes_of
 from benchmarks.harness.predictions import Reading, read_output
 from benchmarks.harness.results import Reply, result_row, write_results
+from benchmarks.harness.samples import read_split
 from benchmarks.harness.scores import scoreboard
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError
@@ -42,13 +42,25 @@ def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int |
     split = split or benchmark.splits[0]
     if not root.exists():
         raise UsageError(f"--data {root}: no such folder or file; get it from {benchmark.card.get}")
-    items = benchmark.read(root, split)
+    # Videos are converted to frames once, by data_prep; the benchmark's own rule judges those too
+    converted = benchmark.asks == "span" and (root / "manifest.json").is_file()
+    items = read_split(root, split, benchmark.asks) if converted else benchmark.read(root, split)
     if not items:
         raise UsageError(f"{root}: split {split!r} has no items")
     twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
     if twice:
         raise BrokenRow(str(root), f"item id {twice[0]!r} appears twice")
     return items[:limit]
+
+
+def check_pictures(items: Sequence[Item], image_root: Path, name: str) -> None:
+    """Raise `UsageError` for videos: a model is shown their frames."""
+    for item in items:
+        if item.asks == "span" and not all((image_root / p.path).is_file() for p in item.images):
+            raise UsageError(
+                f"{image_root}: item {item.id!r} is a video, a model needs its frames; make them with "
+                f"`python -m data_prep {name} --out DIR` and give --data DIR"
+            )
 
 
 def with_sizes(items: Sequence[Item], image_root: Path) -> list[Item]:
@@ -125,22 +137,20 @@ def answer_items(
             image_root,
             text_of,
             decoding=decoding,
-            file=generations_file(out, share),
+            folder=out,
             share=share,
             progress=progress,
             **options,
         )
 
 
-def replies_of(
-    out: Path, items: Sequence[Item], profile: Profile, rollouts: int, processes: int = 1
-) -> list[tuple[Item, Reply]]:
+def replies_of(out: Path, items: Sequence[Item], profile: Profile, rollouts: int) -> list[tuple[Item, Reply]]:
     """Everything generated into `out`, parsed, in the benchmark's order.
 
     Raises:
         UsageError: an item has no answer yet.
     """
-    generated = read_generations(out, processes)
+    generated = read_generations(out)
     reading = Reading(dialect=profile.dialect, grammar=profile.grammar)
     replies = []
     for item in items:

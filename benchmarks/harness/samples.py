@@ -16,11 +16,15 @@ from grounding.targets import Box, Point, Polygon, Span
 _MOST_GROUPS = 24  # a meta key with more values than this is an identifier, not a sub-group
 
 
-def read_split(root: Path, split: str, asks: str) -> list[Item]:
-    """Every sample of a split; sub-groups are the meta keys with few values."""
+def read_split(root: Path, split: str, asks: str | None) -> list[Item]:
+    """Every sample of a split; sub-groups are the meta keys with few values.
+
+    Args:
+        asks: what all are asked for; None asks each as training does (`Sample.asks`).
+    """
     samples = list(read_samples(split_file(root, split)))
     axes = _axes(samples)
-    return [item_of(s, asks, {axis: str(s.meta[axis]) for axis in axes if axis in s.meta}) for s in samples]
+    return [item_of(s, asks or s.asks, {axis: str(s.meta[axis]) for axis in axes if axis in s.meta}) for s in samples]
 
 
 def split_file(root: Path, split: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,7 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.harness.generate import Decoding, Output, Request, generate, plan, read_generations
+from benchmarks.harness.generate import (
+    Decoding,
+    Output,
+    Request,
+    forget_generations,
+    generate,
+    plan,
+    read_generations,
+)
 from benchmarks.harness.items import Item, Picture, Truth
 from benchmarks.harness.local import LocalModel
 from benchmarks.screens import Screens
@@ -21,6 +30,7 @@ from grounding.errors import BrokenRow, UsageError
 from models.loading import load_policy
 
 ROOT = Path(__file__).parents[2]
+GREEDY = Decoding()
 
 
 class Parrot:
@@ -42,9 +52,7 @@ class Parrot:
 
 
 def run(backend, screens, folder, items, decoding=Decoding(samples=2)):  # noqa: B008 - frozen
-    generate(
-        backend, items, screens, lambda i: i.id, decoding=decoding, file=folder / "generations.jsonl", batch_size=5
-    )
+    generate(backend, items, screens, lambda i: i.id, decoding=decoding, folder=folder, batch_size=5)
     return {key: (g.output, g.seen) for key, g in read_generations(folder).items()}
 
 
@@ -76,22 +84,124 @@ def test_an_interrupted_run_continues_with_the_same_answers(screens, tmp_path):
     assert run(Parrot(batches=0), screens, tmp_path / "part", items) == whole  # nothing left to ask
 
 
-def test_answers_made_with_other_settings_are_not_continued(screens, tmp_path):
+def test_answers_made_with_other_settings_are_not_continued_and_stay(screens, tmp_path):
     items = Screens().read(screens, "test")
-    run(Parrot(), screens, tmp_path, items)
-    with pytest.raises(UsageError, match="another decoding"):
+    before = run(Parrot(), screens, tmp_path, items)
+    with pytest.raises(UsageError, match=r"answers made with another decoding\.temperature; use another --out"):
         run(Parrot(), screens, tmp_path, items, Decoding(samples=2, temperature=0.5))
     with pytest.raises(UsageError, match="another questions"):
         run(Parrot(), screens, tmp_path, items[:-1])
+    assert {key: (g.output, g.seen) for key, g in read_generations(tmp_path).items()} == before
+
+
+def pages(count=9):
+    """Items without pictures, so that a run takes a millisecond."""
+    return [Item(f"q{n}", (), "find " * n, Truth(), "box") for n in range(count)]
+
+
+def ask(folder, *, backend=None, batch_size=4, share=(0, 1), decoding=GREEDY):
+    generate(backend or Parrot(), pages(), folder, lambda i: i.id, decoding=decoding, folder=folder,
+             batch_size=batch_size, share=share)  # fmt: skip
+
+
+def rows_in(folder):
+    """Ids of every row of every journal, in order."""
+    lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    return [row["id"] for row in map(json.loads, lines) if "id" in row]
+
+
+EVERY = sorted(f"q{n}#0" for n in range(9))
+
+
+def test_a_file_cut_at_any_byte_is_completed(tmp_path):
+    """What a kill can leave: the journal up to any byte, the header's too."""
+    ask(tmp_path / "whole")
+    whole = (tmp_path / "whole" / "generations.jsonl").read_bytes()
+    outputs = read_generations(tmp_path / "whole")
+    for size in range(len(whole) + 1):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        (folder / "generations.jsonl").write_bytes(whole[:size])
+        ask(folder)
+        assert sorted(rows_in(folder)) == EVERY
+        assert read_generations(folder) == outputs
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(4, 2), (3, 1), (9, 1), (2, 3)])
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_a_greedy_run_is_continued_with_other_batches_and_processes(tmp_path, answered, batch_size, processes):
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path, backend=Parrot(batches=answered))
+    file = tmp_path / "generations.jsonl"
+    file.write_bytes(file.read_bytes()[: -30 if answered else None])
+    for index in range(processes):
+        ask(tmp_path, batch_size=batch_size, share=(index, processes))
+    assert sorted(rows_in(tmp_path)) == EVERY
+    ask(tmp_path, backend=Parrot(batches=0))  # one process more reads what several wrote
+
+
+def test_a_sampled_run_keeps_its_batches_because_the_seed_belongs_to_them(tmp_path):
+    sampled = Decoding(samples=2)
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path / "part", backend=Parrot(batches=1), decoding=sampled)
+    with pytest.raises(UsageError, match=r"another batch\.0"):
+        ask(tmp_path / "part", batch_size=3, decoding=sampled)
+    ask(tmp_path / "whole", decoding=sampled)
+    for index in range(2):
+        ask(tmp_path / "part", share=(index, 2), decoding=sampled)
+    assert read_generations(tmp_path / "part") == read_generations(tmp_path / "whole")
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.benchmarks.test_generation import Parrot, ask
+
+class Slow(Parrot):
+    def generate(self, *args):
+        time.sleep(0.003)
+        return super().generate(*args)
+
+ask(Path(sys.argv[1]), backend=Slow(), batch_size=1)
+"""
+
+
+def kill_at_random(folder, rng):
+    """Start a run, kill it at a random moment, complete it; whether it was killed amid its answers."""
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    while process.poll() is None and not (folder / "generations.jsonl").exists():
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.04))
+    process.kill()
+    process.wait()
+    partial = 0 < len(read_generations(folder)) < len(EVERY)
+    ask(folder, batch_size=rng.choice([1, 4]))
+    assert sorted(rows_in(folder)) == EVERY
+    return partial
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
+    rng = random.Random(0)
+    assert sum(kill_at_random(tmp_path / str(n), rng) for n in range(4)) > 0
 
 
 def test_work_is_dealt_out_to_processes(screens, tmp_path):
     items = Screens().read(screens, "test")
     for index in range(2):
         generate(Parrot(), items, screens, lambda i: i.id, decoding=Decoding(), share=(index, 2), batch_size=5,
-                 file=tmp_path / f"generations-{index}-of-2.jsonl")  # fmt: skip
-    assert {i for i, _ in read_generations(tmp_path, processes=2)} == {i.id for i in items}
-    assert not read_generations(tmp_path)  # what one process would have written
+                 folder=tmp_path)  # fmt: skip
+        assert (len(read_generations(tmp_path)) == len(items)) == bool(index)
+    assert {i for i, _ in read_generations(tmp_path)} == {i.id for i in items}
+
+
+def test_forgetting_answers_removes_no_other_file(tmp_path):
+    ask(tmp_path, share=(0, 2))
+    ask(tmp_path, share=(1, 2))
+    (tmp_path / "generations-mine.jsonl").write_text("mine")
+    forget_generations(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["generations-mine.jsonl"]
 
 
 def test_a_missing_or_changed_image_is_named(screens, tmp_path):

@@ -1,0 +1,99 @@
+"""Where a model is: a folder here, or a name on the Hugging Face Hub; and the true reason where it is neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import requests
+from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from grounding.endpoint import within
+from grounding.errors import UsageError
+from grounding.registry import nearest
+
+_SECONDS = 1.5  # for the Hub to say whether it has a model; its client would try for half a minute
+_SMALL = ("*.json", "*.jinja")  # what says how a model is asked; not its weights
+
+
+def find_model(model: str, flag: str = "--model") -> tuple[str, Path]:
+    """What to load `model` from, and a folder that has its configuration.
+
+    A folder is loaded from itself. A name on the Hub is loaded by that name, or from the cache where the Hub cannot
+    be reached.
+
+    Raises:
+        UsageError: there is no such model. The message says which of the many reasons it is, within two seconds.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        _check_folder(folder, flag)
+        return model, folder
+    if folder.exists():
+        raise UsageError(f"{flag} {model}: a file; give the folder of the model")
+    if folder.is_absolute() or model.startswith((".", "~")) or _is_below_a_folder(folder) or not _is_hub_name(model):
+        raise UsageError(f"{flag} {model}: no such folder{_hint(folder)}")
+    there = _on_hub(model)
+    if there:
+        try:
+            return model, Path(snapshot_download(model, allow_patterns=list(_SMALL)))
+        except (HfHubHTTPError, OSError) as error:
+            raise UsageError(f"{flag} {model}: cannot be downloaded: {str(error).strip().splitlines()[0]}") from error
+    try:
+        cached = snapshot_download(model, local_files_only=True)
+    except LocalEntryNotFoundError:
+        if there is None:
+            reason = f"not in the Hugging Face cache, and {constants.ENDPOINT} cannot be reached"
+        else:
+            reason = f"{constants.ENDPOINT} has no such model (or it is private or gated: `hf auth login`)"
+        raise UsageError(f"{flag} {model}: no such folder, and {reason}") from None
+    return cached, Path(cached)
+
+
+def _check_folder(folder: Path, flag: str) -> None:
+    if (folder / "config.json").is_file():
+        return
+    inside = next((name for name in ("final", "model") if (folder / name / "config.json").is_file()), None)
+    if inside is not None:
+        raise UsageError(f"{flag} {folder}: holds a run, not a model; say {flag} {folder / inside}")
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(f"{flag} {folder}: an adapter without its model; merge them, and give that folder")
+    raise UsageError(f"{flag} {folder}: no config.json in this folder, so it is no model")
+
+
+def _is_below_a_folder(path: Path) -> bool:
+    return len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+
+
+def _is_hub_name(model: str) -> bool:
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _hint(path: Path) -> str:
+    """The first part of the path that is missing, and what there is of a similar name."""
+    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
+    try:
+        beside = sorted(entry.name for entry in missing.parent.iterdir() if entry.is_dir())
+    except OSError:
+        beside = []
+    parent = "" if missing == path else f"; {missing.parent} has no {missing.name}"
+    return f"{parent}{nearest(missing.name, beside)}"
+
+
+def _on_hub(name: str) -> bool | None:
+    """Whether the Hub has a model; None when it cannot be asked."""
+    if constants.is_offline_mode():
+        return None
+    token = get_token()
+    url = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        response = within(_SECONDS, lambda: requests.head(url, headers=headers, timeout=_SECONDS))
+    except (requests.RequestException, TimeoutError):
+        return None
+    return None if response.status_code >= 500 else response.status_code < 400
