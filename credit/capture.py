@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -32,11 +31,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from credit.signals import Rows, row_logsumexp
+from credit.text_attention import (
+    attention_function,
+    attention_modules,
+    pretrained,
+    set_text_attention,
+    text_attention,
+)
 from grounding.errors import FoveaError, UsageError
 
 log = logging.getLogger("fovea")
@@ -107,12 +112,9 @@ class AttentionCapture:
         self.layers = tuple(sorted(set(layers)))
         self._modules = attention_modules(self._model)
         self._check_layers()
-        config = self._model.config.get_text_config()
-        self.implementation = config._attn_implementation or "eager"
-        if self.implementation.startswith(PREFIX):
-            self.implementation = self.implementation.removeprefix(PREFIX)
+        self.implementation = text_attention(self._model).removeprefix(PREFIX)
         _register(self.implementation)
-        self._set(PREFIX + self.implementation)
+        set_text_attention(self._model, PREFIX + self.implementation)
 
     @contextmanager
     def open(self, valid: Tensor, first: int, consume: Consumer) -> Iterator[_Window]:
@@ -151,21 +153,7 @@ class AttentionCapture:
 
     def detach(self) -> None:
         """Give the model its own implementation back."""
-        self._set(self.implementation)
-
-    def _set(self, name: str) -> None:
-        config = self._model.config
-        text = config.get_text_config()
-        if text is config:
-            self._model.set_attn_implementation(name)
-        else:
-            key = next(key for key in config.sub_configs if getattr(config, key, None) is text)
-            self._model.set_attn_implementation({key: name})
-        if text._attn_implementation != name:
-            raise UsageError(
-                f"credit: {type(self._model).__name__} does not let its attention be set; "
-                "use a strategy without attention"
-            )
+        set_text_attention(self._model, self.implementation)
 
     def _check_layers(self) -> None:
         count = self._model.config.get_text_config().num_hidden_layers
@@ -198,26 +186,6 @@ def middle_layers(count: int, number: int = 5) -> tuple[int, ...]:
     return tuple(sorted({low + round(i * (high - low) / steps) for i in range(steps + 1)}))
 
 
-def pretrained(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside any wrapping."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            return module
-    raise UsageError(f"credit: {type(model).__name__} holds no transformers model")
-
-
-def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The text decoder's attention modules by layer index; the vision tower has none that know theirs."""
-    text = model.config.get_text_config()
-    return {
-        module.layer_idx: module
-        for module in model.modules()
-        if hasattr(module, "layer_idx")
-        and hasattr(module, "num_key_value_groups")
-        and getattr(module, "config", None) is text
-    }
-
-
 def _register(implementation: str) -> None:
     """Register `credit_<implementation>`, which calls `implementation`, with the same masks."""
     name = PREFIX + implementation
@@ -226,7 +194,7 @@ def _register(implementation: str) -> None:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         window, identity = _OPEN.get(), id(module)
-        original = ALL_ATTENTION_FUNCTIONS.get(implementation) or _eager_of(module)
+        original = attention_function(implementation, module)
         if "flash" in implementation:  # reads its own name from the config
             module = _Named(module, implementation)
         if window is None or identity not in window.modules:
@@ -258,9 +226,12 @@ def _captured(
                 f"{window.where}.layers: layer {layer} uses {meaning}, for which no exact signal is known"
             )
     count, length = query.shape[0], key.shape[2]
+    begin = length - query.shape[2]  # position of the first query: the queries are the last tokens of the keys
+    if length <= window.first and not begin:
+        return call()  # prompts that several responses share, without the rows wanted
     start = window.taken.get(layer, 0)
     valid = window.valid[start : start + count]
-    if valid.shape != (count, length) or query.shape[2] != length:
+    if valid.shape != (count, length) or not 0 <= begin <= window.first:
         raise FoveaError(
             f"{window.where}: layer {layer} showed {count} responses of {query.shape[2]} queries and {length} keys, "
             f"after {start} of a batch {tuple(window.valid.shape)}: capture a full forward pass without cache"
@@ -269,13 +240,14 @@ def _captured(
         output, extra = call()
     window.taken[layer] = start + count
     with torch.no_grad():
-        lse = kernel.rows(valid) if kernel else None
+        lse = kernel.rows(valid[:, begin:]) if kernel else None
         if lse is None and extra is not None and extra.dtype == torch.float32 and extra.shape == query.shape[:3]:
             lse = extra.detach()  # FlexAttention
         scale = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
-        q = query.detach()[:, :, window.first :]
+        wanted = slice(window.first - begin, None)
+        q = query.detach()[:, :, wanted]
         known = query.new_zeros(query.shape[:3]) if lse is None else lse
-        rows = Rows(q, key.detach(), known[:, :, window.first : length], scale, window.first)
+        rows = Rows(q, key.detach(), known[:, :, wanted], scale, window.first)
         if lse is None:
             window.streamed += 1
             rows = dataclasses.replace(rows, lse=row_logsumexp(rows, valid))
@@ -330,7 +302,11 @@ class _KernelLse(TorchDispatchMode):
         return result
 
     def rows(self, valid: Tensor) -> Tensor | None:
-        """(B, H, N) in float32 or float64, None when no fused kernel ran; padded rows hold anything."""
+        """(B, H, queries) in float32 or float64, None when no fused kernel ran; padded rows hold anything.
+
+        Args:
+            valid: (B, queries) attention mask.
+        """
         lse = self._lse
         if lse is None:
             return None
@@ -351,11 +327,3 @@ def _why_streamed(implementation: str) -> str:
         "flex_attention": "flex_attention returns it on GPUs only, rounded to the precision of the values",
     }
     return reasons.get(implementation, f"{implementation} returns none")
-
-
-def _eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The eager attention function that lives beside a model's attention class."""
-    function = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if function is None:
-        raise UsageError(f"credit: {type(module).__name__} has no eager attention function; load the model with sdpa")
-    return function

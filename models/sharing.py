@@ -7,13 +7,16 @@ changes nothing in values or gradients but the order of floating-point sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from grounding.errors import FoveaError
 
 TOWERS = ("visual", "vision_tower")  # their names in transformers' models
 
@@ -82,9 +85,104 @@ def share_images(model: PreTrainedModel) -> ImageSharing | None:
     return None if tower is None else ImageSharing(tower)
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures (or tiles of pictures) of some texts, in their order.
+
+    Attributes:
+        pixels: (patches, D) with a `grid`, else (pictures, C, H, W); None where there are none.
+        grid: (pictures, 3) patches of each in time, height and width.
+        starts: of each text's pictures, and the end of the last one's.
+    """
+
+    pixels: torch.Tensor | None
+    grid: torch.Tensor | None
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Any, texts: Sequence[torch.Tensor], fields: Mapping[str, Any]) -> Pictures:
+        """Give every text the pictures that its image tokens stand for.
+
+        Args:
+            config: the model's configuration.
+            texts: tables (B, ...) of tokens; a row of the first is followed by its rows of the others.
+            fields: `pixel_values` of all texts, and `image_grid_thw` where the processor makes one.
+
+        Raises:
+            FoveaError: image tokens that do not fit the pictures.
+        """
+        pixels, grid = fields.get("pixel_values"), fields.get("image_grid_thw")
+        if pixels is None:
+            return cls(None, None, (0,) * (len(texts) * len(texts[0]) + 1))
+        counts = torch.stack([(table == config.image_token_id).sum(1) for table in texts], 1).flatten().tolist()
+        if grid is None:
+            lengths = [config.image_seq_length] * len(pixels)
+        else:
+            lengths = (grid.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
+        ends = {end: index + 1 for index, end in enumerate(accumulate(lengths))}
+        starts = [{0: 0, **ends}.get(total) for total in accumulate(counts, initial=0)]
+        if None in starts or starts[-1] != len(lengths):
+            raise FoveaError(
+                f"{sum(counts)} image tokens do not fit pictures of {lengths} tokens; was a prompt cut off, or did "
+                "the model write an image token?"
+            )
+        return cls(pixels, grid, tuple(starts))
+
+    def sources(self, texts: Sequence[int]) -> list[tuple[int, ...]]:
+        """The pictures of some texts, each by the index of the first one that is alike."""
+        chosen = self._of(texts)
+        if self.pixels is None or not chosen:
+            return [()] * len(texts)
+        parts = self._split()
+        shapes = [()] * len(parts) if self.grid is None else [tuple(row) for row in self.grid.tolist()]
+        source = iter(first_alike([parts[index] for index in chosen], [shapes[index] for index in chosen]))
+        return [tuple(islice(source, self.starts[text + 1] - self.starts[text])) for text in texts]
+
+    def select(self, texts: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The model's inputs for the pictures of some texts, in that order."""
+        chosen = self._of(texts)
+        if self.pixels is None or not chosen:
+            return {}
+        parts = self._split()
+        inputs = {"pixel_values": torch.cat([parts[index] for index in chosen])}
+        if self.grid is not None:
+            inputs["image_grid_thw"] = self.grids(texts)
+        return inputs
+
+    def grids(self, texts: Sequence[int]) -> torch.Tensor:
+        """The rows of `grid` for the pictures of some texts, in that order."""
+        return self.grid[torch.tensor(self._of(texts), dtype=torch.long, device=self.grid.device)]
+
+    def _of(self, texts: Sequence[int]) -> list[int]:
+        return [index for text in texts for index in range(self.starts[text], self.starts[text + 1])]
+
+    def _split(self) -> tuple[torch.Tensor, ...]:
+        return self.pixels.split(1 if self.grid is None else self.grid.prod(-1).tolist())
+
+
+def distinct_prompts(
+    ids: torch.Tensor, valid: torch.Tensor, pictures: Sequence[tuple[int, ...]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows have the same prompt: tokens, padding and pictures.
+
+    Args:
+        ids, valid: (B, P) tokens, and non-zero where they are no padding.
+        pictures: of each row, equal where they are alike.
+
+    Returns:
+        (U,) the first row of each distinct prompt; (B,) the index of each row's prompt among them.
+    """
+    seen: dict[tuple[Any, ...], int] = {}
+    tokens = ids.masked_fill(valid == 0, -1).cpu().numpy()
+    group = [seen.setdefault((row.tobytes(), own), len(seen)) for row, own in zip(tokens, pictures, strict=True)]
+    first = [group.index(prompt) for prompt in range(len(seen))]
+    return torch.tensor(first, device=ids.device), torch.tensor(group, device=ids.device)
+
+
 def first_alike(pictures: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """For each picture, the index of the first one with the same shape (of its grid) and the same values."""
-    sums = torch.stack([picture.sum() for picture in pictures]).tolist()  # one wait for the device
+    # a sample of the rows tells most apart; one wait for the device
+    sums = torch.stack([picture[:: max(1, len(picture) // 64)].sum() for picture in pictures]).tolist()
     candidates: dict[tuple[Any, ...], list[int]] = {}
     source = []
     for index, (shape, total) in enumerate(zip(shapes, sums, strict=True)):

@@ -53,6 +53,7 @@ class ModelSpec:
         dtype: of the weights; "auto" is what they were saved in.
         attn_implementation: as in transformers; None lets it choose.
         share_images: encode every distinct image of a batch once, not once for every row that shows it.
+        share_prompts: run every distinct prompt of a batch once, not once for every rollout of it.
         allow_pickle: read weights in pickle files too.
         trust_remote_code: run code that comes with the model.
     """
@@ -68,6 +69,7 @@ class ModelSpec:
     dtype: str = "auto"
     attn_implementation: str | None = None
     share_images: bool = True
+    share_prompts: bool = True
     allow_pickle: bool = False
     trust_remote_code: bool = False
 

@@ -24,13 +24,14 @@ from models.loading import load_config
 from recipes.callbacks import StageState
 from recipes.describe import describe_training
 from recipes.looking import COLUMNS, Looking
+from recipes.shared_prompts import SharedPromptTrainer
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, check_datasets, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, read_specs, weights
 
 
-class FoveaGRPOTrainer(GRPOTrainer):
+class FoveaGRPOTrainer(SharedPromptTrainer):
     """TRL's GRPOTrainer with advantages of shape (B, T) where there is a credit strategy; without one, TRL's own.
 
     TRL reads the advantages of a batch after its training forward pass, and takes (B, T) as well as (B,). So the
@@ -257,6 +258,7 @@ class PolicyStage(Stage):
         model, processor = load_for(job)
         ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
         ours |= {"credit": job.spec.credit, "attention": job.spec.attention}
+        ours |= {"share_prompts": model_spec.share_prompts}
         trainer = trainer_class(
             model=model,
             reward_funcs=reward_functions,

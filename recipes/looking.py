@@ -157,7 +157,8 @@ class Looking:
         with torch.no_grad(), disable_gradient_checkpointing(trainer.model, kwargs):
             self._passed = True
             with self.maps.capturing(ids, valid, weights, mask, first) as look:
-                trainer._get_per_token_logps_and_entropies(trainer.model, ids, valid, 1, batch_size=size, **given)
+                keep = max(1, right.shape[1])  # all of a completion, for its prompt may be shared
+                trainer._get_per_token_logps_and_entropies(trainer.model, ids, valid, keep, batch_size=size, **given)
         return look
 
     def _grids(self, look: Look, tokenized: tuple[Any, ...], samples: Sequence[Sample]) -> list[Any]:

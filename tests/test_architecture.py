@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "credit": {"grounding"},
     "rewards": {"grounding", "credit"},  # attention rewards read the credit signals
     "data_prep": {"grounding", "rewards"},  # curation scores answers
-    "models": {"grounding", "data_prep"},  # the embedded model is pre-trained on drawn screens
+    "models": {"grounding", "data_prep", "credit"},  # pre-training draws screens; shared prompts set the attention
     "benchmarks": {"grounding", "models", "credit", "data_prep"},  # held-out screens and pages come from data_prep
     "reports": {"grounding", "rewards", "benchmarks"},  # the same monitor and the same intervals as everywhere
     "recipes": {"grounding", "rewards", "credit", "models", "data_prep", "benchmarks"},

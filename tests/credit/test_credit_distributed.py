@@ -1,4 +1,4 @@
-"""Credit and attention rewards on two processes: the weights of every token as in one plain process."""
+"""Credit and attention rewards on two processes that share prompts: every weight as in one plain process."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def step(launcher: list[str], folder: Path, model: Path, data: Path, each: int) 
         str(data),
         str(folder),
         str(each),
+        "shared" if launcher else "plain",
     ]
     done = subprocess.run(
         command,
@@ -70,7 +71,7 @@ def test_two_processes_under_deepspeed_give_the_plain_weights(
     for one in found:
         expected = plain[str(one["ids"])]
         assert max(abs(weight - 1) for weight in expected["weights"]) > 0.1
-        np.testing.assert_allclose(one["weights"], expected["weights"], rtol=1e-5)
+        np.testing.assert_allclose(one["weights"], expected["weights"], rtol=1e-4)
         for name in ("attention", "general"):
             assert np.sum(expected[name]) > 0
             np.testing.assert_allclose(one[name], expected[name], rtol=1e-4, atol=1e-7)

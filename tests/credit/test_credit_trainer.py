@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ def make_trainer(
     lora: Any = None,
     *,
     dialect: str = "qwen3_vl",
+    share_prompts: bool = False,
     **args: Any,
 ) -> Any:
     policy, processor = load_policy(str(model))
@@ -71,6 +73,7 @@ def make_trainer(
         peft_config=lora,
         credit=credit,
         dialect=dialect,
+        share_prompts=share_prompts,
     )
 
 
@@ -130,6 +133,17 @@ def test_weights_are_the_plain_ones(
     weights, loss = weights_of(make_trainer(model, data, tmp_path, **VARIANTS[variant]), given)
     torch.testing.assert_close(weights, plain)
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_shared_prompts_give_the_same_weights(
+    checkpointing: bool, model: Any, data: Any, *, responses: Any, plain: torch.Tensor, tmp_path: Any
+) -> None:
+    trainer = make_trainer(model, data, tmp_path, share_prompts=True, gradient_checkpointing=checkpointing)
+    with mock.patch.object(trainer, "_shared_pass", wraps=trainer._shared_pass) as shared:
+        weights, _ = weights_of(trainer, responses)
+    assert shared.call_count == 1
+    torch.testing.assert_close(weights, plain, rtol=0, atol=1e-4)
 
 
 def test_lora_starts_with_the_same_weights(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Given(FoveaGRPOTrainer):
         return loss
 
 
-def main(model: str, data: str, out: str, each: int) -> None:
+def main(model: str, data: str, out: str, *, each: int, shared: bool) -> None:
     grpo = {
         "rewards": ["attention_in_target", "attention_contrast", f"{__name__}.witness"],
         "attention": {"rows": "response"},
@@ -68,7 +69,8 @@ def main(model: str, data: str, out: str, each: int) -> None:
             "gradient_checkpointing": True,
         },
     }
-    (job,) = jobs_of(recipe_of(Path(model), Path(data), Path(out), grpo=grpo))
+    recipe = recipe_of(Path(model), Path(data), Path(out), grpo=grpo)
+    (job,) = jobs_of(replace(recipe, model=replace(recipe.model, share_prompts=shared)))
     trainer = STAGES.get("grpo")(job).trainer(Given)
     trainer.train()
     found = [{"ids": list(ids), **seen} for ids, seen in SEEN.items()]
@@ -80,4 +82,4 @@ if __name__ == "__main__":
     sys.modules["tests.credit.zero_step"] = sys.modules["__main__"]  # where the recipe looks for the reward
     witness.__module__ = "tests.credit.zero_step"
     __name__ = "tests.credit.zero_step"
-    main(*sys.argv[1:4], each=int(sys.argv[4]))
+    main(*sys.argv[1:4], each=int(sys.argv[4]), shared=sys.argv[5] == "shared")
