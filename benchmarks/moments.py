@@ -68,6 +68,7 @@ class CharadesSTA(_PerVideo):
             "**/charades_test.json",
             "**/charades_annotation/val.json",
             "**/*charades*/**/test.caption_coco_format.json",
+            "test.caption_coco_format.json",
         ],
         "test_iid": ["**/charades_test_iid.json"],
         "test_ood": ["**/charades_test_ood.json"],
@@ -80,7 +81,8 @@ class CharadesSTA(_PerVideo):
         paper="Gao et al. 2017, TALL, arXiv:1705.02101; iid/ood: Yuan et al. 2021; novel: Li et al. 2022",
         get="https://github.com/www-Ye/Time-R1 (dataset/charades-sta); videos: Charades",
         licence="Charades: non-commercial research",
-        files="charades_test.json: {video: {duration, timestamps, sentences}}",
+        files="charades_test.json: {video: {duration, timestamps, sentences}}; or TimeChat's "
+        "test.caption_coco_format.json",
         rule=_WORDS,
         size={"test": 3720},
         published=(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.harness.scores import interval, paired
+from benchmarks.harness.scores import interval, paired, row_cluster
 from reports import places
 from reports.charts import Bar, Series
 from reports.run import Evaluation, number_or_nan
@@ -70,7 +70,7 @@ def score(evaluation: Evaluation) -> Score:
         name = str(headline.get("name", "accuracy"))
     else:
         name, value = "accuracy", correct / len(rows) if rows else 0.0
-        low, high = interval([(correct, len(rows))])
+        low, high, _ = interval([row["correct"] for row in rows], [row_cluster(row) for row in rows])
     return Score(
         name=name,
         value=value,
@@ -89,7 +89,8 @@ def difference(first: Shown, second: Shown) -> Difference | None:
     common = [i for i in one if i in two]
     if not common:
         return None
-    both = paired([one[i]["correct"] for i in common], [two[i]["correct"] for i in common])
+    clusters = [row_cluster(one[i]) for i in common]
+    both = paired([one[i]["correct"] for i in common], [two[i]["correct"] for i in common], clusters)
     low, high = both["interval"]
     return Difference(
         first.title, second.title, len(common), both["won"], both["lost"], both["difference"], low, high
@@ -104,23 +105,22 @@ def by_size(shown: Sequence[Shown]) -> list[Series]:
         for row in one.evaluation.rows:
             place = next(iter(places.right_places(row, places.image_of_interest(row))), None)
             if place is not None and places.area(place) > 0 and not row.get("skipped"):
-                sized.append((math.sqrt(places.area(place)), row["correct"]))
-        sized.sort()
+                sized.append((math.sqrt(places.area(place)), row["correct"], row_cluster(row)))
+        sized.sort(key=lambda entry: entry[:2])
         if len(sized) < _LEAST:
             continue
         edges = [round(i * len(sized) / SIZE_BINS) for i in range(SIZE_BINS + 1)]
         bins = [sized[a:b] for a, b in pairwise(edges)]
-        counts = [(sum(right for _, right in part), len(part)) for part in bins]
-        ends = [interval([count]) for count in counts]
+        ends = [interval([right for _, right, _ in part], [image for _, _, image in part]) for part in bins]
         curves.append(
             Series(
                 one.title,
-                [sum(side for side, _ in part) / len(part) for part in bins],
-                [correct / n for correct, n in counts],
+                [sum(side for side, _, _ in part) / len(part) for part in bins],
+                [sum(right for _, right, _ in part) / len(part) for part in bins],
                 one.colour,
                 one.dashed,
-                lows=[low for low, _ in ends],
-                highs=[high for _, high in ends],
+                lows=[spread.low for spread in ends],
+                highs=[spread.high for spread in ends],
             )
         )
     return curves
@@ -149,7 +149,7 @@ def by_group(shown: Sequence[Shown], axes: Mapping[str, Sequence[str]]) -> dict[
                 if rows:
                     label = f"{name} · {one.title}" if len(shown) > 1 else name
                     correct = sum(row["correct"] for row in rows)
-                    low, high = interval([(correct, len(rows))])
+                    low, high, _ = interval([row["correct"] for row in rows], [row_cluster(row) for row in rows])
                     note = f"{correct} of {len(rows)}"
                     result[axis].append(Bar(label, correct / len(rows), low, high, note, one.colour, one.dashed))
     return result

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.scores import paired
+from benchmarks.harness.scores import paired, row_cluster
 from reports import places
 from reports.run import Evaluation, Stage
 from rewards.monitor import watch
@@ -65,7 +65,8 @@ def reward_without_accuracy(stage: Stage, before: Evaluation | None, after: Eval
     common = [i for i in first if i in second]
     if not common:
         return None
-    change = paired([first[i]["correct"] for i in common], [second[i]["correct"] for i in common])
+    clusters = [row_cluster(first[i]) for i in common]
+    change = paired([first[i]["correct"] for i in common], [second[i]["correct"] for i in common], clusters)
     low, high = change["interval"]
     rose = reward[1] > reward[0]
     return Sign(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.harness.results import read_results
-from benchmarks.harness.scores import paired
+from benchmarks.harness.scores import paired, row_cluster
 from grounding.errors import UsageError
 
 
@@ -22,14 +22,16 @@ def compare(first: Path, second: Path, show: int = 20) -> str:
     if set(a) != set(b):
         only = sorted(set(a) ^ set(b))
         raise UsageError(f"{first} and {second} answer different items: {len(only)} are in one only, as {only[0]!r}")
-    whole = paired([a[i][0] for i in a], [b[i][0] for i in a])
+    clusters = {i: row_cluster(row) for i, (_, row) in a.items()}
+    whole = paired([a[i][0] for i in a], [b[i][0] for i in a], list(clusters.values()))
     low, high = whole["interval"]
     lines = [
         f"A  {first}",
         f"B  {second}",
         "",
         f"items {whole['n']}   A right {sum(v for v, _ in a.values())}   B right {sum(v for v, _ in b.values())}",
-        f"B - A  {whole['difference']:+.2%}   95 % interval {low:+.2%} .. {high:+.2%}",
+        f"B - A  {whole['difference']:+.2%}   95 % interval {low:+.2%} .. {high:+.2%}, by image",
+        f"these items would show a difference of {whole['detectable']:.2%} (power 80 %, two-sided test at 5 %)",
         f"only B right {whole['won']}   only A right {whole['lost']}   McNemar p = {whole['p_mcnemar']:.3g}",
     ]
     members: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -39,7 +41,7 @@ def compare(first: Path, second: Path, show: int = 20) -> str:
     if members:
         lines += ["", f"{'group':<40}{'n':>6}{'B - A':>10}{'only B':>8}{'only A':>8}{'p':>9}"]
     for (axis, name), ids in sorted(members.items()):
-        part = paired([a[i][0] for i in ids], [b[i][0] for i in ids])
+        part = paired([a[i][0] for i in ids], [b[i][0] for i in ids], [clusters[i] for i in ids])
         label = f"{axis}={name}"[:39]
         lines.append(
             f"{label:<40}{part['n']:>6}{part['difference']:>+10.2%}{part['won']:>8}{part['lost']:>8}"

@@ -19,6 +19,7 @@ from benchmarks.harness.rows import read_rows
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import replacing
 
+_MARGIN = 0.1
 EXTRACTED = "extracted_images"  # folder beside a Parquet file, for images that come inside it
 
 
@@ -114,11 +115,16 @@ def box(xyxy: Any) -> XYXY:
 
 
 def unit_box(xyxy: Any) -> XYXY:
-    """`box` in [0, 1]. Raises ValueError."""
-    found = box(xyxy)
-    if found[0] < 0 or found[1] < 0 or max(found) > 1:
+    """`box` in [0, 1], which it may leave by a tenth, as some official ones do. Raises ValueError."""
+    return as_written(box(xyxy))
+
+
+def as_written(xyxy: Any) -> XYXY:
+    """`unit_box`, with its corners in any order. Raises ValueError."""
+    x1, y1, x2, y2 = (round(value, DIGITS) for value in numbers(xyxy, 4))
+    if min(x1, y1, x2, y2) < -_MARGIN or max(x1, y1, x2, y2) > 1 + _MARGIN:
         raise ValueError(f"box {_short(xyxy)} is not in [0, 1]")
-    return found
+    return x1, y1, x2, y2
 
 
 def span(value: Any) -> XY:

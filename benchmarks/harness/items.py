@@ -138,6 +138,12 @@ class Prediction:
             return None
         return self.boxes[-1 if pick == "last" else 0]
 
+    def span(self, pick: str) -> XY | None:
+        """The moment that counts under `Rule.pick`."""
+        if not self.spans or (pick == "only" and self.status is not Status.OK):
+            return None
+        return self.spans[-1 if pick == "last" else 0]
+
     def click(self, pick: str) -> XY | None:
         """Where the model clicks: its point, else the centre of its box."""
         if self.points and not (pick == "only" and self.status is not Status.OK):

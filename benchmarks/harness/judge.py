@@ -45,7 +45,7 @@ def clicks(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule)
             hit = any(geometry.point_in_polygon(click, np.asarray(p), boundary=rule.boundary) for p in truth.polygons)
             verdicts[row] = RIGHT if hit else WRONG
         else:
-            image = prediction.images[0] if prediction.images else 0
+            image = _image(prediction, rule)
             for index, box in enumerate(truth.boxes):
                 if truth.image_of(index) == image:
                     points.append(click)
@@ -71,7 +71,7 @@ def boxes(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) 
         elif truth.absent:
             verdicts[row] = RIGHT if prediction.absent and box is None else WRONG
         elif box is not None:
-            image = prediction.images[-1 if rule.pick == "last" else 0] if prediction.images else 0
+            image = _image(prediction, rule)
             for index, alternative in enumerate(truth.boxes):
                 if truth.image_of(index) == image:
                     answered.append(box)
@@ -84,14 +84,20 @@ def boxes(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) 
 
 
 def spans(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-    """Temporal IoU of the first answered span with the best true one, right from `rule.main` on."""
+    """Temporal IoU of the answered span that counts with the best true one, right from `rule.main` on.
+
+    On an absent target: did the model decline?
+    """
     verdicts: list[Verdict] = [WRONG] * len(items)
     answered, true, rows = [], [], []
     for row, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
-        if not prediction.spans:
+        span = prediction.span(rule.pick)
+        if prediction.failed:
             verdicts[row] = unreadable(rule)
+        elif item.truth.absent:
+            verdicts[row] = RIGHT if prediction.absent and span is None else WRONG
+        if span is None:
             continue
-        span = prediction.spans[-1 if rule.pick == "last" else 0]
         for alternative in item.truth.spans:
             answered.append(span)
             true.append(alternative)
@@ -100,6 +106,11 @@ def spans(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) 
         overlap = geometry.temporal_iou(np.asarray(answered), np.asarray(true)).tolist()
         _keep_best(verdicts, rows, overlap, rule)
     return verdicts
+
+
+def _image(prediction: Prediction, rule: Rule) -> int:
+    """The image of the answer that counts."""
+    return prediction.images[-1 if rule.pick == "last" else 0] if prediction.images else 0
 
 
 def _keep_best(verdicts: list[Verdict], rows: Sequence[int], overlap: Sequence[float], rule: Rule) -> None:

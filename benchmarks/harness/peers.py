@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.clicks import picture_of
-from benchmarks.harness.files import box, identity, naming, number, numbers, unit_box, words
+from benchmarks.harness.files import as_written, box, identity, naming, number, numbers, unit_box, words
 from benchmarks.harness.items import DIGITS, MISSING, XYXY, Item, Picture, Prediction, Truth
 from benchmarks.harness.predictions import Reading, needs_seen, read_output, read_row, space_warning
 from benchmarks.harness.results import Reply
@@ -255,7 +255,7 @@ def _mig_bench(row: Mapping[str, Any], place: int, where: str, asks: str, space:
         id=str(place),
         images=(Picture(""),),
         instruction=words(row["question"]),
-        truth=Truth(boxes=(unit_box(row["groundtruth"]),)),
+        truth=Truth(boxes=(as_written(row["groundtruth"]),)),
         asks=asks,
         groups={"task": words(row["task"])} if "task" in row else {},
         frame="unit",

@@ -27,6 +27,10 @@ def score(metrics: dict[str, Any]) -> str:
     low, high = head["interval"]
     lines += ["", f"headline: {head['name']} {head['value']:.2%} ({low:.2%} .. {high:.2%})"]
     lines.append(
+        f"another run on as many items would have to differ by {head['detectable']:.2%} to be told apart "
+        f"(power 80 %); intervals are over {metrics['clusters']} images or questions"
+    )
+    lines.append(
         "parsing: "
         + ", ".join(f"{name} {count}" for name, count in metrics["parse"].items() if count)
         + f"; unreadable {metrics['parse_failures']}, missing {metrics['missing']}, skipped {metrics['skipped']}"

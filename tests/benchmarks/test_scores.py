@@ -58,16 +58,49 @@ def test_rollouts():
 
 
 def test_the_interval_of_a_proportion_is_the_binomial_one():
-    low, high = scores.interval([(500, 1000)])
+    found = scores.interval([True] * 500 + [False] * 500)
     # 1.96 * sqrt(0.25 / 1000) = 0.031
-    assert low == pytest.approx(0.469, abs=0.002)
-    assert high == pytest.approx(0.531, abs=0.002)
+    assert found.low == pytest.approx(0.469, abs=0.002)
+    assert found.high == pytest.approx(0.531, abs=0.002)
+    # (1.96 + 0.84) * sqrt(2 * 0.25 / 1000)
+    assert found.detectable == pytest.approx(0.0626, abs=0.001)
+
+
+def test_rollouts_and_questions_of_one_image_are_one_observation():
+    # 24 images of six answers each, all right or all wrong: as 24 coins, 1.96 * sqrt(0.25 / 24) = 0.2
+    images = [image for image in range(24) for _ in range(6)]
+    right = [image % 2 == 0 for image in images]
+    for groups in (None, ["a"] * len(images)):
+        found = scores.interval(right, images, groups)
+        assert (found.low, found.high) == pytest.approx((0.3, 0.7), abs=0.03)
+    items = [Item(f"{image}-{k}", (Picture(f"{image}.png", 9, 9),), "q", Truth(), "box", groups={"g": "ab"[k % 2]})
+             for k, image in enumerate(images)]  # fmt: skip
+    verdicts = [Verdict(r, float(r)) for r in right]
+    result = scores.scoreboard(items, [Prediction(Status.OK)] * len(items), verdicts, Rule(average="macro", over="g"))
+    assert result["clusters"] == 24
+    for interval in (result["interval"], result["groups"]["g"]["a"]["interval"], result["headline"]["interval"]):
+        assert interval == pytest.approx([0.3, 0.7], abs=0.03)
+
+
+def test_where_a_bootstrap_knows_no_spread_it_is_wilsons_interval():
+    # n / (n + z^2) with z^2 = 3.8415
+    assert scores.interval([True] * 8)[:2] == pytest.approx((8 / 11.8415, 1.0), abs=1e-4)
+    assert scores.interval([False] * 8)[:2] == pytest.approx((0.0, 3.8415 / 11.8415), abs=1e-4)
+    assert scores.interval([True] * 80, [n // 10 for n in range(80)])[:2] == pytest.approx(
+        (8 / 11.8415, 1.0), abs=1e-4
+    )
+    low, high, _ = scores.interval([True, False] * 5, [0] * 10)  # one image: next to nothing is known
+    assert low < 0.1
+    assert high > 0.9
+    same = scores.paired([True] * 8, [True] * 8)
+    assert same["interval"] == pytest.approx([-3.8415 / 11.8415, 3.8415 / 11.8415], abs=1e-4)
+    assert same["detectable"] > 0.3
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=80))
 def test_intervals_hold_the_estimate(verdicts):
-    low, high = scores.clustered_interval([float(v) for v in verdicts])
+    low, high, _ = scores.interval([float(v) for v in verdicts])
     assert 0 <= low <= sum(verdicts) / len(verdicts) <= high <= 1
 
 
