@@ -18,9 +18,16 @@ class FoveaDialect(JsonDialect):
     """`JsonDialect` in thousandths, with nothing around the instruction."""
 
     def prompt(
-        self, instruction: str, kind: str, grammar: Grammar = "think", sizes: Sequence[ImageSize] | None = None
+        self,
+        instruction: str,
+        kind: str,
+        grammar: Grammar = "think",
+        sizes: Sequence[ImageSize] | None = None,
+        *,
+        template: str | None = None,
     ) -> str:
-        return instruction if sizes is None else self.render_places(instruction, sizes)
+        asked = instruction if sizes is None else self.render_places(instruction, sizes)
+        return asked if template is None else template.replace("{instruction}", asked)
 
 
 DIALECTS.register("fovea")(FoveaDialect("fovea", Space(1000)))

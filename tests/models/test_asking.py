@@ -28,6 +28,7 @@ from tests.recipes.tiny import make_data, make_model, tokenizer
 # What each family's tokenizer holds as special tokens of its own.
 MARKS = {
     "qwen3_vl": [],
+    "fovea": [],
     "internvl": ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"],
     "qwen_vl": ["<ref>", "</ref>", "<box>", "</box>"],
     "qwen2_vl": ["<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"],
