@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from grounding.errors import UsageError
@@ -48,6 +49,7 @@ def describe_training(job: Job, args: TrainingArguments, *, supervised: bool) ->
             tokens=prompt_tokens + completion_tokens,
             generated_batch=args.per_device_train_batch_size * args.steps_per_generation if generates else 0,
             checkpointing=bool(args.gradient_checkpointing),
+            dtype=torch.float32 if lora is None and args.deepspeed_plugin is None else None,  # as `load_for` does
         )
     except ValueError as error:
         raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error

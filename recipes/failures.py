@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from accelerate import PartialState
-
 from grounding.errors import FoveaError, UsageError
+from recipes.processes import this_process
 
 WORKER = "Caught "  # how torch begins the message of an exception that crossed from a data worker
 DISK_FULL = ("no space left on device", "disk quota exceeded")
@@ -38,7 +37,7 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 
 def speaks_for_all(error: BaseException) -> bool:
     """Whether this process should print the error: of what every process finds wrong, one line is enough."""
-    return not isinstance(error, (UsageError, KeyboardInterrupt)) or PartialState().is_main_process
+    return not isinstance(error, (UsageError, KeyboardInterrupt)) or this_process().is_main_process
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -142,12 +143,28 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
             logs.update(self.credit.metrics())
         if self.looking is not None and self.model.training:
             logs.update(self.looking.metrics())
+        if self.log_completions:  # a table of wandb's takes texts, not lists of an image and a text
+            for name in ("prompt", "completion"):
+                chats = self._logs[name]
+                self._logs[name] = deque(map(chat_text, chats), chats.maxlen)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.credit is not None and self.args.should_save:
             self.credit.save(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+
+def chat_text(chat: Any) -> str:
+    """A conversation as one text, with `<image>` for its images."""
+    if isinstance(chat, str):
+        return chat
+    parts = [
+        part if isinstance(part, str) else part.get("text", f"<{part['type']}>")
+        for message in chat
+        for part in ([message["content"]] if isinstance(message["content"], str) else message["content"] or ())
+    ]
+    return "\n".join(parts)
 
 
 class WholeBatches(TrainerCallback):
@@ -255,7 +272,7 @@ class PolicyStage(Stage):
         job, model_spec = self.job, self.job.recipe.model
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
         reward_functions = self.rewards()
-        model, processor = load_for(job)
+        model, processor = load_for(job, args)
         ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
         ours |= {"credit": job.spec.credit, "attention": job.spec.attention}
         ours |= {"share_prompts": model_spec.share_prompts}

@@ -22,7 +22,7 @@ class Memory:
         parameters, trainable: how many there are.
         weights: of the model.
         gradients: of what is trained.
-        optimizer: two moments in 32-bit per trained parameter, and the master copy where the weights are 16-bit.
+        optimizer: two moments in 32-bit per trained parameter, and the master copy where trained weights are 16-bit.
         activations: of one forward and backward pass of a batch.
         cache: keys and values of one batch while generating.
     """

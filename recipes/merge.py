@@ -20,7 +20,7 @@ from transformers.trainer_utils import align_special_tokens
 from grounding.errors import FoveaError
 from grounding.io import replacing
 from models.asking import encode, messages, prompt_text
-from models.loading import load_policy, save_policy
+from models.loading import load_config, load_policy, save_policy
 from recipes.stage import Job
 
 # What a checkpoint holds besides the model.
@@ -72,10 +72,27 @@ def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> 
             with replacing(adapter / "README.md") as file:
                 file.write_text(card, encoding="utf-8")
         else:
+            round_weights(job, whole)
             job.recipe.model.profile.write(whole)
             shutil.rmtree(job.folder / "model", ignore_errors=True)
             whole.replace(job.folder / "model")
     accelerator.wait_for_everyone()
+
+
+def round_weights(job: Job, folder: Path) -> None:
+    """Bring a fully trained model, whose weights were trained in 32 bits, back to the type it started from."""
+    spec = job.recipe.model
+    trust = {"trust_remote_code": spec.trust_remote_code}
+    dtype = load_config(job.model_path, **trust).dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    if dtype is None or load_config(folder, **trust).dtype == dtype:
+        return
+    model, processor = load_policy(folder, dtype=dtype, **trust)
+    rounded = folder.with_name(f"{folder.name}.rounded")
+    shutil.rmtree(rounded, ignore_errors=True)
+    save_policy(rounded, model, processor)
+    check_finite(rounded, job.where)
+    shutil.rmtree(folder)
+    rounded.replace(folder)
 
 
 def check_finite(folder: Path, where: str) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import set_seed
@@ -27,6 +26,7 @@ from models.asking import encode, prompt_text
 from models.sampling import generation_config
 from recipes.data import build_dataset, check_data
 from recipes.describe import describe_training
+from recipes.processes import this_process
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_lora, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, read_specs
@@ -95,7 +95,7 @@ class RejectionStage(Stage):
     def run(self) -> None:
         self.roll_out()
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
-        model, processor = load_for(self.job)
+        model, processor = load_for(self.job, args)
         trainer = SFTTrainer(
             model=model,
             args=args,
@@ -111,7 +111,7 @@ class RejectionStage(Stage):
         Prompts are answered in batches that depend on the data alone, each with a seed of its own: neither the
         number of processes nor an interruption changes an answer.
         """
-        process = PartialState()
+        process = this_process()
         args, job = self.arguments(), self.job
         unset_hf_deepspeed_config()  # each process answers with a whole model, also where training will split it
         model, processor = load_for(job)

@@ -9,28 +9,47 @@ runs/<name>/
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import json
+import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from grounding.errors import UsageError
-from grounding.io import replacing
+from grounding.fingerprint import data_fingerprint, differences, model_fingerprint
+from grounding.io import read_samples, replacing
+from grounding.redact import redact
+from models.loading import load_config
+from recipes.checkpoints import last_checkpoint
 from recipes.config import Recipe, save_recipe
+from recipes.data import data_file
+from recipes.processes import this_process
 from recipes.stage import Job
+
+log = logging.getLogger("fovea")
 
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy", "pillow", "wandb",
 )  # fmt: skip
 DONE = "DONE"
 SETTINGS = "settings.json"
+# Arguments that leave the steps already trained as they are: how long to train, what to save, log and evaluate.
+LENGTH = ("max_steps", "num_train_epochs")
+FREE = re.compile(
+    r"save_(?!only)\w+|log\w+|eval_(steps|strategy|delay|on_start)|per_device_eval_batch_size|dataloader_\w+|hub_\w+"
+    r"|push_to_hub|report_to|run_name|disable_tqdm|num_completions_to_print|max_steps|num_train_epochs"
+)
+STRAY = re.compile(
+    r"\.(DONE|final\.new|[\w.-]+\.(json|jsonl|yaml|md))(\.\w{8})?"
+)  # what a kill leaves of `replacing`
 
 
 def jobs_of(recipe: Recipe) -> list[Job]:
@@ -45,40 +64,129 @@ def jobs_of(recipe: Recipe) -> list[Job]:
 
 
 def open_run(recipe: Recipe) -> None:
-    """Make the run folder and write what it says about the run.
+    """Make the run folder and write what it says about the run; what a killed process left of its files goes.
 
     Raises:
-        OSError: it cannot be written.
+        FoveaError: it cannot be written.
     """
-    recipe.folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, recipe.folder / "resolved.yaml")
+    for folder in (recipe.folder, *(job.folder for job in jobs_of(recipe))):
+        for file in folder.glob(".*"):
+            if STRAY.fullmatch(file.name):
+                file.unlink()
+    with replacing(recipe.folder / "resolved.yaml") as file:
+        save_recipe(recipe, file)
     with replacing(recipe.folder / "environment.json") as file:
         file.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
 
-def is_done(job: Job) -> bool:
+def claim(job: Job) -> bool:
+    """Make the stage's folder, or take up the one that is there; whether the stage is finished.
+
+    A stage that started from another model of the run, which has been trained again since, starts anew; its folder is
+    kept under another name.
+
+    Raises:
+        UsageError: it was made with other settings, model or data, which would mix two experiments under one name.
+    """
+    now = {**job.settings(), "inputs": inputs_of(job)}
+    before = read_settings(job)
+    if before is not None and job.index > 0 and differences(before["inputs"]["model"], now["inputs"]["model"]):
+        log.warning(
+            "%s was trained from an earlier %s; kept as %s", job.folder, job.model_path, set_aside(job.folder)
+        )
+        before = None
+    if before is not None:
+        compare(job, before, now)
+        extend(job, before, now)
+    if before != now:
+        with replacing(job.folder / SETTINGS) as temporary:
+            temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     return (job.folder / DONE).is_file()
 
 
-def claim(job: Job) -> None:
-    """Make the stage's folder, or take up the one that is there.
+def read_settings(job: Job) -> dict[str, Any] | None:
+    """What the stage's folder says it was made with; None when there is none.
 
     Raises:
-        UsageError: it was made with other settings, which would mix two experiments under one name.
+        UsageError: it cannot be read.
     """
     file = job.folder / SETTINGS
-    settings = job.settings()
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before != settings:
-            raise UsageError(
-                f"{job.folder} was made with other settings ({difference(before, settings)}); "
-                "give the run another name=..., or remove that folder to train the stage again"
-            )
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+        found.setdefault("inputs", inputs_of(job))  # written before runs knew their inputs
+        found["stages"][job.index]["args"].items()
+        found["inputs"]["model"], found["inputs"]["data"]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UsageError(f"{file}: not a stage's settings; remove {job.folder} to train the stage again") from error
+    return found
+
+
+def inputs_of(job: Job) -> dict[str, Any]:
+    """The fingerprints of the model the stage starts from and of its samples, images included."""
+    if not Path(job.model_path).is_dir():
+        load_config(job.model_path, trust_remote_code=job.recipe.model.trust_remote_code)  # brings it into the cache
+    spec, data = job.spec.data, {}
+    for path in () if spec is None else spec.path:
+        file = data_file(path, spec.split)
+        images = {image.path for sample in read_samples(file, limit=spec.limit) for image in sample.images}
+        data[path] = data_fingerprint([file], images, file.parent)
+    return {"model": model_fingerprint(job.model_path), "data": data}
+
+
+def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `UsageError` where what a stage was made with differs from what it would be made with now."""
+    advice = f"give the run another name=..., or remove {job.folder} to train the stage again"
+    if differences(before["inputs"], now["inputs"]):
+        changed = [path for path, own in now["inputs"]["data"].items() if before["inputs"]["data"].get(path) != own]
+        what = f"data {changed[0]}" if changed else f"model {job.model_path}"
+        raise UsageError(f"{job.folder} was made from another content of {what}, which has changed since; {advice}")
+    old, new = lasting(before), lasting(now)
+    if old != new:
+        raise UsageError(f"{job.folder} was made with other settings ({difference(old, new)}); {advice}")
+
+
+def lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that leave the steps already trained as they are."""
+    kept = copy.deepcopy({key: value for key, value in settings.items() if key != "inputs"})
+    for stage in kept["stages"]:
+        stage["args"] = {key: value for key, value in stage["args"].items() if not FREE.fullmatch(key)}
+        stage.pop("eval", None)
+    return kept
+
+
+def extend(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Tell which settings are new, and take up a finished stage again that is to be longer.
+
+    Raises:
+        UsageError: a finished stage is to be shorter, or has no checkpoint to go on from.
+    """
+    old, new = (settings["stages"][job.index]["args"] for settings in (before, now))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    for key in changed:
+        log.info("%s.args: %s from here on", job.where, difference(old.get(key), new.get(key), key))
+    done = job.folder / DONE
+    if not done.is_file() or not set(changed) & set(LENGTH):
         return
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for key in LENGTH:
+        if key in old and key in new and new[key] < old[key]:
+            raise UsageError(
+                f"{job.folder} is finished with {key}={old[key]}, more than {new[key]}; give the run another name=..."
+            )
+    if last_checkpoint(job.folder / "checkpoints") is None:
+        raise UsageError(
+            f"{job.folder} is finished and has no checkpoint to go on from; give the run another name=..."
+        )
+    done.unlink()
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a stage's folder another name, which is free, and return it."""
+    names = (folder.with_name(f"{folder.name}.before-{number}") for number in range(1, 10**6))
+    aside = next(name for name in names if not name.exists())
+    folder.rename(aside)
+    return aside
 
 
 def mark_done(job: Job) -> None:
@@ -109,7 +217,7 @@ def difference(before: Any, after: Any, where: str = "") -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Code, packages and hardware of this run; nothing from the environment's variables."""
+    """Code, packages, hardware and command of this run; nothing from the environment's variables, no secrets."""
     return {
         "git": git_state(),
         "python": platform.python_version(),
@@ -117,8 +225,8 @@ def environment() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := package_version(name))},
         "device": device_name(),
         "cpus": os.cpu_count(),
-        "processes": PartialState().num_processes,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "processes": this_process().num_processes,
+        "command": [Path(sys.argv[0]).name, *map(redact, sys.argv[1:])],
     }
 
 

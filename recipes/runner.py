@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
-from accelerate import PartialState
 
+from grounding.locks import writing
 from recipes.config import Recipe
-from recipes.run_folder import claim, is_done, jobs_of, link_final, mark_done, open_run
+from recipes.processes import on_main, this_process
+from recipes.run_folder import claim, jobs_of, link_final, mark_done, open_run
 from recipes.stage import STAGES, Job
 
 log = logging.getLogger("fovea")
@@ -25,33 +27,26 @@ def run_recipe(recipe: Recipe) -> None:
         UsageError: something in the recipe, its model or its data is wrong.
         FoveaError: a stage failed or was interrupted; the same call goes on where it stopped.
     """
-    process = PartialState()
     jobs = jobs_of(recipe)
     for job in jobs:
         STAGES.get(job.spec.kind)(job).check()
-    if process.is_main_process:
-        open_run(recipe)
-    for job in jobs:
-        run_stage(job, process)
-    if process.is_main_process:
-        link_final(recipe, jobs[-1])
-    process.wait_for_everyone()
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(writing(recipe.folder)))
+        on_main(lambda: open_run(recipe))
+        for job in jobs:
+            run_stage(job)
+        on_main(lambda: link_final(recipe, jobs[-1]))
 
 
-def run_stage(job: Job, process: PartialState) -> None:
+def run_stage(job: Job) -> None:
     """Run one stage unless it is finished."""
-    with process.main_process_first():
-        claim(job)
-        done = is_done(job)
-    if done:
-        if process.is_main_process:
+    if on_main(lambda: claim(job)):
+        if this_process().is_main_process:
             log.info("%s is finished: skipped", job.folder)
         return
     STAGES.get(job.spec.kind)(job).run()
-    process.wait_for_everyone()
-    if process.is_main_process:
-        mark_done(job)
-    process.wait_for_everyone()
+    this_process().wait_for_everyone()
+    on_main(lambda: mark_done(job))
     gc.collect()  # the stage's model and optimizer, before the next one loads its own
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -34,7 +34,7 @@ class SupervisedStage(Stage):
 
     def run(self) -> None:
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
-        model, processor = load_for(self.job)
+        model, processor = load_for(self.job, args)
         trainer = SFTTrainer(
             model=model,
             args=args,

@@ -83,12 +83,18 @@ def build_lora(job: Job) -> LoraConfig | None:
         raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error
 
 
-def load_for(job: Job) -> tuple[Any, Any]:
-    """The stage's starting model and processor."""
+def load_for(job: Job, args: TrainingArguments | None = None) -> tuple[Any, Any]:
+    """The stage's starting model and processor.
+
+    Args:
+        args: of a training. Where it trains every weight itself, these are loaded in 32 bits: steps of a usual
+            learning rate are lost in the rounding of 16. DeepSpeed keeps such a copy of its own.
+    """
     spec = job.recipe.model
+    masters = args is not None and job.spec.lora is None and args.deepspeed_plugin is None
     model, processor = load_policy(
         job.model_path,
-        dtype=spec.dtype,
+        dtype=torch.float32 if masters else spec.dtype,
         attn_implementation=spec.attn_implementation,
         min_pixels=spec.min_pixels,
         max_pixels=spec.max_pixels,

@@ -38,7 +38,6 @@ LINES = 600
 LONG_FILES: dict[str, str] = {}  # path: why it is one file
 READS_ENVIRONMENT = {  # path: which variable, and why no argument can say it
     "grounding/endpoint.py": "the API key, from the variable that a recipe or command names: a secret stays outside",
-    "recipes/tracking.py": "WANDB_API_KEY, wandb's own: a key in a recipe would land in the run folder",
 }
 IMPORTS_PICKLE = {  # path: why, and what keeps it safe
     "data_prep/pickles.py": "RefCOCO is published as a pickle; only plain data is let through",

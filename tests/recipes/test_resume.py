@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -14,11 +16,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from grounding.errors import BrokenRow, FoveaError
 from models.loading import load_policy
-from recipes.callbacks import Alarms, MetricsFile, StopOnSignal, read_metrics
+from recipes.callbacks import Alarms, MetricsFile, StopOnDivergence, StopOnSignal, read_metrics
 from recipes.checkpoints import last_checkpoint
 from recipes.config import save_recipe
+from recipes.run_folder import jobs_of
 from recipes.runner import run_recipe
+from recipes.stage import STAGES
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
 
@@ -144,3 +149,59 @@ def test_a_gamed_reward_is_warned_of_once(caplog):
         alarms.on_log(None, state, None, logs=state.log_history[-1])
     warnings = [record.message for record in caplog.records]
     assert len(warnings) == 1 and "held-out accuracy does not" in warnings[0]
+
+
+def test_a_line_in_the_middle_that_is_no_json_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(BrokenRow, match=r"metrics\.jsonl:2: not JSON"):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize("seen", [{"loss": math.nan}, {"loss": 1.0, "grad_norm": math.inf}])
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_stage(seen):
+    stop, state = StopOnDivergence("stages.0 (sft)", scaled=False), TrainerState(global_step=7)
+    stop.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": 2.0})
+    with pytest.raises(FoveaError, match=r"stages\.0 \(sft\): training diverged at step 7: .* not finite"):
+        stop.on_log(None, state, None, logs=seen)
+
+
+def test_a_gradient_scaler_may_meet_an_overflow():
+    StopOnDivergence("stage", scaled=True).on_log(
+        None, TrainerState(), None, logs={"loss": 1.0, "grad_norm": math.inf}
+    )
+
+
+def test_diverged_training_fails_and_leaves_the_last_good_checkpoint(tmp_path):
+    model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data")
+    args = {"learning_rate": 1e30, "save_steps": 1, "max_steps": 4, "lr_scheduler_type": "constant"}
+    recipe = recipe_of(model, data, tmp_path, sft={"args": args})
+    for _ in range(2):
+        with pytest.raises(FoveaError, match=r"stages\.0 \(sft\): training diverged at step [12]: .* not finite"):
+            run_recipe(recipe)
+    stage = recipe.folder / "0-sft"
+    assert not (stage / "DONE").exists() and not (stage / "model").exists()
+    for path in (stage / "checkpoints").glob("*/adapter_model.safetensors"):
+        assert all(weight.isfinite().all() for weight in load_file(path).values())
+
+
+def test_a_stage_without_a_step_is_not_finished(tmp_path):
+    model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data", count=3)
+    args = {"per_device_train_batch_size": 16, "num_generations": 4, "max_steps": 3}
+    (job,) = jobs_of(recipe_of(model, data, tmp_path, grpo={"args": args}))
+    with pytest.raises(FoveaError, match="no optimizer step was taken"):
+        STAGES.get("grpo")(job).run()
+    assert not (job.folder / "model").exists()
+
+
+def test_a_finished_stage_goes_on_to_more_steps(tmp_path):
+    model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data")
+    run_recipe(recipe_of(model, data, tmp_path, sft={"args": {"max_steps": 2}}))
+    longer = recipe_of(model, data, tmp_path, sft={"args": {"max_steps": 4, "save_steps": 1}})
+    run_recipe(longer)
+    stage = longer.folder / "0-sft"
+    steps = [line["step"] for line in read_metrics(stage / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4, 4]
+    assert json.loads((stage / "training.json").read_text())["steps"] == 4
+    assert not list((stage / "checkpoints").rglob("README.md"))
+    assert "Fovea" in (stage / "adapter/README.md").read_text()
