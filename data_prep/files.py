@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +38,7 @@ def add_files(parser: ArgumentParser, annotations: str, images: str = ".") -> No
         "--annotations",
         nargs="+",
         default=[annotations],
-        help=f"files or patterns below --root ({annotations}); .json, .jsonl and .parquet are read",
+        help=f"files or patterns below --root ({annotations}); .json, .jsonl, .csv and .parquet are read",
     )
     parser.add_argument("--image-folder", default=images, help=f"folder of the images below --root ({images})")
 
@@ -51,9 +54,21 @@ def annotation_files(args: Namespace) -> list[Path]:
         path = args.root / pattern
         found = [path] if path.is_file() else sorted(args.root.glob(pattern))
         if not found:
-            raise UsageError(f"--annotations {pattern}: nothing of that name in {args.root}")
+            raise UsageError(
+                f"--annotations {pattern}: nothing of that name in {args.root}{elsewhere(args.root, pattern)}"
+            )
         files += found
     return files
+
+
+def elsewhere(root: Path, name: str) -> str:
+    """Where a file or pattern that `root` lacks is found nearby, as the end of a message; empty where it is not."""
+    pattern = any(mark in name for mark in "*?[")  # would fit anything further up
+    above = [] if pattern else [*root.resolve().parents][:2]
+    below = (path for pattern in ("*/", "*/*/") for path in sorted(root.glob(pattern)))
+    folders = (folder for folder in (*above, *islice(below, 500)) if next(folder.glob(name), None))
+    found = next(folders, None)
+    return "" if found is None else f"; it is in {found}: give --root {found}"
 
 
 def read_annotations(args: Namespace) -> Iterator[Row]:
@@ -63,7 +78,7 @@ def read_annotations(args: Namespace) -> Iterator[Row]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a .jsonl, .json (an array) or .parquet file.
+    """The rows of a .jsonl, .json (an array), .csv or .parquet file.
 
     Raises:
         UsageError: another suffix.
@@ -71,11 +86,37 @@ def read_rows(path: Path) -> Iterator[Row]:
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
         ".jsonl": read_jsonl,
         ".json": read_json_array,
+        ".csv": read_csv,
         ".parquet": read_parquet,
     }
     if path.suffix not in readers:
-        raise UsageError(f"{path}: give a .jsonl, .json or .parquet file")
+        raise UsageError(f"{path}: give a .jsonl, .json, .csv or .parquet file")
+    if path.suffix == ".json":
+        with require(path).open("rb") as stream:
+            if _is_lines(stream):
+                return read_jsonl(path)
     return readers[path.suffix](path)
+
+
+def _is_lines(stream: IO[bytes]) -> bool:
+    """Whether a file holds one JSON object a line, whatever it is called."""
+    lines = [line for line in islice(stream, 3) if line.strip()]
+    try:
+        return len(lines) > 1 and all(isinstance(json.loads(line), dict) for line in lines[:2])
+    except (ValueError, RecursionError):
+        return False
+
+
+def read_csv(path: Path) -> Iterator[Row]:
+    """(``"name:line"``, row) for every row of a CSV file whose first line names the columns; values are texts."""
+    with require(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        rows = csv.DictReader(stream)
+        try:
+            for row in rows:
+                bad = None in row or None in row.values()
+                yield f"{path.name}:{rows.line_num}", Rejected("wrong format", "other columns") if bad else row
+        except csv.Error as error:
+            yield f"{path.name}:{rows.line_num}", Rejected("damaged file", f"not readable as CSV: {error}")
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -109,9 +150,15 @@ def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
 
     Damage (a truncated file) comes as one `Rejected` at the end, after everything before it.
     Under a missing key there is nothing.
+
+    Raises:
+        UsageError: the file holds something else than an array, or than an object where a key is given.
     """
     label = path.name if key is None else f"{path.name}:{key}"
     with require(path).open(encoding="utf-8", errors="surrogateescape") as stream:
+        head = stream.read(_HEAD)
+        _check_kind(path, head, "[" if key is None else "{")
+        stream.seek(0)
         yield from _Reader(stream, label).run(key)
 
 
@@ -119,6 +166,35 @@ def read_json_object(path: Path) -> Iterator[Row]:
     """(``"name:number"``, (key, value)) for every entry of the object a JSON file consists of."""
     with require(path).open(encoding="utf-8", errors="surrogateescape") as stream:
         yield from _Reader(stream, path.name).entries()
+
+
+_HEAD = 4096
+_KNOWN = (
+    ({"shapes", "imagePath"}, "a LabelMe file, one object for one image"),
+    ({"shapes", "flags"}, "a LabelMe file, one object for one image"),
+    ({"images", "annotations"}, "a file in COCO's format: `python -m data_prep coco` reads it"),
+    ({"images", "categories"}, "a file in COCO's format: `python -m data_prep coco` reads it"),
+    ({"info", "licenses"}, "a file in COCO's format: `python -m data_prep coco` reads it"),
+    ({"type", "features"}, "GeoJSON"),
+)
+
+
+def _check_kind(path: Path, head: str, wanted: str) -> None:
+    """Raise UsageError when a JSON text begins otherwise than with `wanted`, saying what the file seems to be."""
+    text = head.lstrip("\ufeff \t\r\n")
+    if not text or text.startswith(wanted):
+        return
+    if text.startswith("{"):
+        keys = list(dict.fromkeys(re.findall(r'"([^"\\]{1,40})"\s*:', text)))
+        kind = next((kind for marks, kind in _KNOWN if marks <= set(keys)), None)
+        told = kind or f"an object with the fields {', '.join(keys[:6])}"
+        raise UsageError(f"{path}: an array of rows is needed, this is {told}")
+    if text.startswith("["):
+        raise UsageError(f"{path}: an object is needed, this is an array")
+    line = text.splitlines()[0]
+    csv_like = "," in line and not line.startswith("<")
+    told = "it looks like CSV: give it the suffix .csv" if csv_like else f"it begins {line[:40]!r}"
+    raise UsageError(f"{path}: this is not JSON; {told}")
 
 
 _AFTER_VALUE = tuple(" \t\r\n,:]}")

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.files import require
 from data_prep.images import ImageFolder, inside
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, numbered
 from grounding.sample import Sample
 from grounding.targets import Box, Boxes, Target
 
@@ -50,28 +50,30 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             for line in require(path).read_text().split():
                 yield f"{path.name}:{line}", (split, line)
 
-    def one(where: str, row: tuple[Any, str]) -> Iterator[Item]:
+    def one(where: str, row: tuple[Any, str]) -> Iterator[Item | Sample | Reject]:
         split, key = row
         width, height, chains = _boxes(inside(args.root, f"Annotations/{key}.xml"))
         image, file = folder(f"{key}.jpg", width, height)
+
+        def said(where: str, match: re.Match[str]) -> Iterator[Item]:
+            chain, kind, phrase = match.groups()
+            found = tuple(box_from_xyxy(box, width, height) for box in chains.get(chain, ()))
+            if not found:  # a scene, or something that cannot be boxed
+                return
+            target: Target | Box = found[0] if len(found) == 1 else Boxes(found)
+            sample = Sample(
+                id=where,
+                images=(image,),
+                instruction=instruction(phrase),
+                target=target,
+                source="flickr30k_entities",
+                licence="research and education only",
+                meta={"split": split, "type": kind, "chain": chain, "caption": _PHRASE.sub(r"\3", match.string)},
+            )
+            yield Item(sample, {image.path: file}, split)
+
         for line, sentence in enumerate(_text(inside(args.root, f"Sentences/{key}.txt")).splitlines(), 1):
-            caption = _PHRASE.sub(r"\3", sentence)
-            for number, match in enumerate(_PHRASE.finditer(sentence), 1):
-                chain, kind, phrase = match.groups()
-                found = tuple(box_from_xyxy(box, width, height) for box in chains.get(chain, ()))
-                if not found:  # a scene, or something that cannot be boxed
-                    continue
-                target: Target | Box = found[0] if len(found) == 1 else Boxes(found)
-                sample = Sample(
-                    id=f"flickr30k-{key}-{line}-{number}",
-                    images=(image,),
-                    instruction=instruction(phrase),
-                    target=target,
-                    source="flickr30k_entities",
-                    licence="research and education only",
-                    meta={"split": split, "type": kind, "chain": chain, "caption": caption},
-                )
-                yield Item(sample, {image.path: file}, split)
+            yield from convert_rows(numbered(f"flickr30k-{key}-{line}", _PHRASE.finditer(sentence)), said)
 
     return convert_rows(rows(), one)
 

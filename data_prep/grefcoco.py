@@ -14,8 +14,8 @@ from typing import Any
 from data_prep import Item, Reject, source
 from data_prep.files import read_json_array
 from data_prep.images import ImageFolder
-from data_prep.refcoco import SPLIT_FILES, read_instances
-from data_prep.rows import box_from_xywh, convert_rows, instruction
+from data_prep.refcoco import SPLIT_FILES, entry, read_instances
+from data_prep.rows import box_from_xywh, convert_rows, in_pixels, instruction, numbered
 from grounding.sample import Sample
 from grounding.targets import Absent, Boxes, Target
 
@@ -45,16 +45,18 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
     folder = ImageFolder.of(args, args.image_folder)
     splits = set(args.splits or ())
 
-    def one(where: str, ref: dict[str, Any]) -> Iterator[Item]:
+    def one(where: str, ref: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
         split = ref["split"]
         if splits and split not in splits:
             return
-        record = images[ref["image_id"]]
+        record = entry(images, ref["image_id"])
         image, file = folder(record["file_name"], record["width"], record["height"])
         ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-        found = tuple(box_from_xywh(boxes[i], image.width, image.height) for i in ids if i != -1)
+        size = image.width, image.height
+        found = tuple(box_from_xywh(in_pixels(entry(boxes, i), *size), *size) for i in ids if i != -1)
         target: Target = Absent() if not found else found[0] if len(found) == 1 else Boxes(found)
-        for sentence in ref["sentences"]:
+
+        def said(where: str, sentence: dict[str, Any]) -> Iterator[Item]:
             sample = Sample(
                 id=f"grefcoco-{ref['ref_id']}-{sentence['sent_id']}",
                 images=(image,),
@@ -65,5 +67,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 meta={"split": split, "ref_id": ref["ref_id"], "image_id": ref["image_id"]},
             )
             yield Item(sample, {image.path: file}, SPLIT_FILES.get(split, "test"))
+
+        yield from convert_rows(numbered(where, ref["sentences"]), said)
 
     return convert_rows(read_json_array(refs_path), one)

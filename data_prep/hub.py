@@ -3,7 +3,7 @@
     # python -m data_prep hub --mapping lisa.yaml --root DIR --out data/lisa
     name: lisa_grounding            # what `source` of the rows says
     licence: Apache-2.0
-    files: [data/train-*.parquet]   # below --root; or, to stream from the Hub:
+    files: [data/train-*.parquet]   # below --root: .parquet, .jsonl, .json (an array), .csv; or, from the Hub:
     # hub: {path: omlab/LISA, name: null, split: train}
     split: train                    # a name, or {column: split}
     image: image                    # a column with bytes, {"bytes": ...}, a path, or a list of these
@@ -12,6 +12,8 @@
     target:
       kind: box                     # box, boxes, point, points, span, text_box, absent
       column: solution              # dotted names reach into objects: objects.bbox
+      fields: null                  # numbers in fields of their own: [x, y, width, height], in `column` or the row
+      image: null                   # of several images, the one meant: a number from 0, or a column with it
       format: xyxy                  # xyxy, xywh, yxyx, cxcywh; for points xy or yx
       unit: pixel                   # pixel, percent, fraction, or the number that stands for a whole side: 1000
       text: answer                  # the answer's column, for text_box
@@ -19,6 +21,12 @@
     where: {type: human}            # only rows with these values
     thought: null                   # a column
     meta: [type]                    # columns to keep
+
+Numbers in fields of their own, for example: CreateML has `{each: annotations, instruction: label, target: {kind: box,
+column: coordinates, fields: [x, y, width, height], format: cxcywh}}`, Visual Genome `{each: regions, instruction:
+phrase, target: {kind: box, fields: [x, y, width, height], format: xywh}}`, Label Studio `{each: annotations.0.result,
+instruction: value.rectanglelabels.0, target: {kind: box, column: value, fields: [x, y, width, height], format: xywh,
+unit: percent}}`.
 
 Data sets that need code of their own to load are refused.
 """
@@ -32,16 +40,18 @@ from typing import Any
 
 import yaml
 
-from data_prep import Item, Reject, source
-from data_prep.files import read_rows
+from data_prep import Item, Reject, source, spaces
+from data_prep.files import elsewhere, read_rows
 from data_prep.mapping import Mapping, load_mapping
 from data_prep.rows import convert_rows
+from data_prep.spaces import Spaces
 from grounding.errors import UsageError
 from grounding.sample import Sample
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--mapping", type=Path, required=True, help="YAML file; see `data_prep/hub.py`")
+    spaces.add_arguments(parser)
 
 
 def _files(args: Namespace, mapping: Mapping) -> list[Path]:
@@ -51,7 +61,9 @@ def _files(args: Namespace, mapping: Mapping) -> list[Path]:
     for pattern in mapping.files:
         matches = sorted(args.root.glob(pattern))
         if not matches:
-            raise UsageError(f"{args.mapping}: files: nothing matches {pattern} in {args.root}")
+            raise UsageError(
+                f"{args.mapping}: files: nothing matches {pattern} in {args.root}{elsewhere(args.root, pattern)}"
+            )
         found += matches
     return found
 
@@ -87,7 +99,8 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         else:
             yield from _stream(mapping.hub)
 
-    return convert_rows(mapping.explode(rows()), mapping.converter(args))
+    statistics = Spaces(f"{args.mapping}: target.unit {mapping.target.unit}", args)
+    return statistics.watch(convert_rows(mapping.explode(rows()), mapping.converter(args, statistics)))
 
 
 def _stream(hub: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import string
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from data_prep import SPLITS, Item, Split
 from data_prep.files import Row
 from data_prep.images import ImageFolder, from_bytes
-from data_prep.rows import Rejected, box_from_xyxy, instruction, number, point_from_xy
+from data_prep.rows import Rejected, box_from_xyxy, in_pixels, instruction, number, numbered, point_from_xy
+from data_prep.spaces import Spaces
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
@@ -38,13 +40,22 @@ class TargetMapping:
 
     kind: str
     column: str = ""
+    fields: list[str] = field(default_factory=list)
     format: str = ""
     unit: Any = "pixel"
     text: str = ""
+    image: Any = None
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise ValueError(f"target.kind {self.kind!r}{nearest(self.kind, list(_KINDS))}")
+        count = 2 if self.kind.startswith(("point", "span")) else 4
+        if self.fields and (not isinstance(self.fields, list) or len(self.fields) != count):
+            raise ValueError(f"target.fields {self.fields!r}: a {self.kind} has {count} numbers")
+        if self.kind != "absent" and not self.column and not self.fields:
+            raise ValueError("target.column or target.fields must say where the numbers stand")
+        if self.kind in ("boxes", "points", "text_box") and not self.column:
+            raise ValueError(f"target.column must name the list of {self.kind}")
         formats: list[str] = list(_POINT_FORMATS if self.kind.startswith("point") else _BOX_FORMATS)
         if self.format and self.format not in formats:
             raise ValueError(f"target.format {self.format!r}{nearest(self.format, formats)}")
@@ -53,22 +64,53 @@ class TargetMapping:
         if self.kind == "text_box" and not self.text:
             raise ValueError("target.text must name the answer's column")
 
-    def read(self, row: dict[str, Any], image: ImageRef) -> Target:
+    def read(self, row: dict[str, Any], images: Sequence[ImageRef], spaces: Spaces) -> Target:
         """The target of a row, canonical. Raises Rejected or KeyError."""
         if self.kind == "absent":
             return Absent()
-        value = lookup(row, self.column)
+        value = lookup(row, self.column) if self.column else row
         if self.kind == "span":
-            start, end = (number(v, "span") for v in value)
+            start, end = (number(v, "span") for v in self._numbers(value, 2))
             return Span(start, end)
-        if self.kind.startswith("point"):
-            items = value if self.kind == "points" else [value]
-            points = tuple(self._point(item, image) for item in items)
-            return points[0] if self.kind == "point" else Points(points) if points else Absent()
-        boxes = tuple(self._box(item, image) for item in (value if self.kind != "box" else [value]))
+        several = self.kind in ("boxes", "points", "text_box")
+        if several and not isinstance(value, list):
+            raise Rejected("wrong format", f"{self.column} is not a list: {value!r}")
+        image = self._image(row, images)
+        read = self._point if self.kind.startswith("point") else self._box
+        found = tuple(read(item, image, images[image], spaces) for item in (value if several else [value]))
+        if not several:
+            return found[0]
+        if self.kind == "points":
+            return Points(found) if found else Absent()  # type: ignore[arg-type]
+        boxes: tuple[Box, ...] = found  # type: ignore[assignment]
         if self.kind == "text_box":
             return TextBox(str(lookup(row, self.text)), boxes)
-        return boxes[0] if self.kind == "box" else Boxes(boxes) if boxes else Absent()
+        return Boxes(boxes) if boxes else Absent()
+
+    def _image(self, row: dict[str, Any], images: Sequence[ImageRef]) -> int:
+        if self.image is None:
+            if len(images) > 1:
+                raise Rejected("image not named", f"target.image must say which of {len(images)} images is meant")
+            return 0
+        index = number(self.image if isinstance(self.image, int) else lookup(row, self.image), "target.image")
+        if index not in range(len(images)):
+            raise Rejected("image not named", f"target.image {index:g} of {len(images)}, counted from 0")
+        return int(index)
+
+    def _numbers(self, value: Any, count: int) -> list[Any]:
+        """The numbers of one region: a list, a JSON text of one, or the fields of an object."""
+        if isinstance(value, str):
+            value = json.loads(value)
+        if self.fields:
+            return [lookup(value, name) for name in self.fields]
+        if isinstance(value, dict) and count == 2 and {"x", "y"} <= set(value):
+            return [value[axis] for axis in (self.format or "xy")]
+        if isinstance(value, dict):
+            keys = ", ".join(map(str, value))
+            raise Rejected("wrong format", f"an object with the fields {keys}: name the {count} in target.fields")
+        if len(value) != count:
+            raise Rejected("wrong format", f"{self.kind} {value!r} needs {count} numbers")
+        return list(value)
 
     def _frame(self, image: ImageRef) -> tuple[float, float, float | None]:
         if self.unit == "pixel":
@@ -76,21 +118,19 @@ class TargetMapping:
         whole = _UNITS.get(self.unit) or float(self.unit)
         return whole, whole, whole / 500
 
-    def _box(self, value: Any, image: ImageRef) -> Box:
-        if len(value) != 4:
-            raise Rejected("wrong format", f"box {value!r}")
-        corners = _BOX_FORMATS[self.format or "xyxy"](*(number(v, "box") for v in value))
+    def _box(self, value: Any, index: int, image: ImageRef, spaces: Spaces) -> Box:
+        corners = _BOX_FORMATS[self.format or "xyxy"](*(number(v, "box") for v in self._numbers(value, 4)))
         width, height, slack = self._frame(image)
-        return box_from_xyxy(corners, width, height, slack=slack)
+        spaces.add(corners, (image.width, image.height), (width, height))
+        if slack is None:
+            in_pixels(corners, image.width, image.height)
+        return box_from_xyxy(corners, width, height, image=index, slack=slack)
 
-    def _point(self, value: Any, image: ImageRef) -> Point:
-        if isinstance(value, dict):
-            value = (value["x"], value["y"])
-        if len(value) != 2:
-            raise Rejected("wrong format", f"point {value!r}")
-        place = _POINT_FORMATS[self.format or "xy"](*(number(v, "point") for v in value))
+    def _point(self, value: Any, index: int, image: ImageRef, spaces: Spaces) -> Point:
+        place = _POINT_FORMATS[self.format or "xy"](*(number(v, "point") for v in self._numbers(value, 2)))
         width, height, slack = self._frame(image)
-        return point_from_xy(place, width, height, slack=slack)
+        spaces.add(place, (image.width, image.height), (width, height))
+        return point_from_xy(place, width, height, image=index, slack=slack)
 
 
 @dataclass(frozen=True)
@@ -114,44 +154,65 @@ class Mapping:
     def __post_init__(self) -> None:
         if bool(self.files) == bool(self.hub):
             raise ValueError("give either files or hub")
+        if isinstance(self.split, str) and _split_of(self.split) is None:
+            raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}; a column is {{column: NAME}}")
+        if "{" in self.instruction:
+            list(string.Formatter().parse(self.instruction))
         if self.hub.get("trust_remote_code"):
             raise ValueError("hub.trust_remote_code: code of a data set is never run")
 
     def explode(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """One row an element of the column `each`, and only those that `where` asks for."""
+        """(row, row with an element's fields) for each element of the column `each` that `where` asks for."""
         for where, row in rows:
-            if isinstance(row, Rejected):
-                yield where, row
+            if not isinstance(row, dict):
+                yield where, row if isinstance(row, Rejected) else Rejected("wrong format", f"a row that is {row!r}")
                 continue
-            elements = [None] if self.each is None else row.get(self.each)
-            if not isinstance(elements, list):
-                yield where, Rejected("wrong format", f"{self.each} is not a list")
-                continue
-            for index, element in enumerate(elements, 1):
+            elements = [(where, {})] if self.each is None else self._elements(where, row)
+            for place, element in elements:
+                if isinstance(element, Rejected):
+                    yield place, element
+                    continue
                 inner = {**row, **element} if isinstance(element, dict) else row
                 if all(inner.get(column) == value for column, value in self.where.items()):
-                    yield (where if self.each is None else f"{where}-{index}"), inner
+                    yield place, (row, inner)
 
-    def converter(self, args: Namespace) -> Callable[[str, dict[str, Any]], Iterator[Item]]:
-        """The function that makes the item of one row."""
+    def _elements(self, where: str, row: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+        try:
+            elements = lookup(row, self.each or "")
+        except KeyError:
+            return [(where, Rejected("wrong format", f"no field {self.each!r}"))]
+        if not isinstance(elements, list):
+            return [(where, Rejected("wrong format", f"{self.each} is not a list"))]
+        return numbered(where, elements)
+
+    def converter(
+        self, args: Namespace, spaces: Spaces
+    ) -> Callable[[str, tuple[dict[str, Any], dict[str, Any]]], Iterator[Item]]:
+        """The function that makes the item of one of `explode`'s pairs; tells `spaces` all numbers."""
         root = args.root if args.root is not None else Path()
         folder = ImageFolder(root / self.image_folder, check=args.images != "none", decode=args.decode)
 
-        def convert(where: str, row: dict[str, Any]) -> Iterator[Item]:
+        def convert(where: str, pair: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[Item]:
+            whole, row = pair
             stem = _stem(where)
             values = lookup(row, self.image)
+            # width and height of an element are its own, those of the row its image's
+            size = whole if self.image in whole or self.each is None else row
             placed = [
-                _image(value, f"{stem}-{index}" if index else stem, folder, row)
+                _image(value, f"{stem}-{index}" if index else stem, folder, size)
                 for index, value in enumerate(values if isinstance(values, list) else [values])
             ]
+            thought = None if self.thought is None else lookup(row, self.thought)
+            if thought is not None and not isinstance(thought, str):
+                raise Rejected("wrong format", f"thought is {type(thought).__name__}")
             sample = Sample(
                 id=where,
                 images=tuple(image for image, _ in placed),
                 instruction=instruction(fill(self.instruction, row)),
-                target=self.target.read(row, placed[0][0]),
+                target=self.target.read(row, [image for image, _ in placed], spaces),
                 source=self.name,
                 licence=self.licence,
-                thought=None if self.thought is None else lookup(row, self.thought),
+                thought=thought,
                 meta={column: _scalar(lookup(row, column)) for column in self.meta},
             )
             yield Item(sample, {image.path: content for image, content in placed}, self._split(row))
@@ -160,7 +221,16 @@ class Mapping:
 
     def _split(self, row: dict[str, Any]) -> Split:
         name = self.split if isinstance(self.split, str) else str(lookup(row, self.split["column"]))
-        return next((split for split in SPLITS if name.startswith(split)), "train")
+        split = _split_of(name)
+        if split is None:
+            raise Rejected("unknown split", name)
+        return split
+
+
+def _split_of(name: str) -> Split | None:
+    """The split that a name stands for: train, val or validation or dev, test or testA."""
+    names: dict[str, Split] = {**{split: split for split in SPLITS}, "dev": "val"}
+    return next((split for prefix, split in names.items() if name.lower().startswith(prefix)), None)
 
 
 def load_mapping(content: Any, where: str) -> Mapping:
@@ -188,15 +258,18 @@ def _build(cls: Any, content: Any, prefix: str) -> Any:
     return cls(**{key: value for key, value in content.items() if value is not None})
 
 
-def lookup(row: dict[str, Any], column: str) -> Any:
-    """The value of a column; dots reach into objects. Raises KeyError."""
-    if column in row:
+def lookup(row: Any, column: str) -> Any:
+    """The value of a column; dots reach into objects, and numbers into lists. Raises KeyError."""
+    if isinstance(row, dict) and column in row:
         return row[column]
     value: Any = row
     for part in column.split("."):
-        if not isinstance(value, dict) or part not in value:
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
             raise KeyError(column)
-        value = value[part]
     return value
 
 
@@ -216,7 +289,7 @@ def _image(value: Any, name: str, folder: ImageFolder, row: dict[str, Any]) -> t
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        return from_bytes(name, value)
+        return from_bytes(name, value, row.get("width"), row.get("height"))
     if isinstance(value, str):
         return folder(value.removeprefix("./"), row.get("width"), row.get("height"))
     raise Rejected("missing image", f"the row holds {type(value).__name__}")

@@ -13,7 +13,7 @@ from typing import Any
 from data_prep import Item, Reject, source
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
-from data_prep.rows import box_from_xyxy, convert_rows, instruction
+from data_prep.rows import box_from_xyxy, convert_rows, instruction, numbered
 from grounding.sample import Sample
 
 FRACTION_SLACK = 0.002
@@ -36,11 +36,13 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
     def rows() -> Iterator[tuple[str, Any]]:
         for where, row in read_annotations(args):
-            if not isinstance(row, dict) or "elements" not in row:
+            elements = row.get("elements") if isinstance(row, dict) else None
+            if not isinstance(elements, list):
                 yield where, row
                 continue
-            for number, element in enumerate(row["elements"], 1):
-                yield f"{where}-{number}", {"img_filename": row.get("img_filename"), **element}
+            for place, element in numbered(where, elements):
+                known = {"img_filename": row.get("img_filename")}
+                yield place, {**known, **element} if isinstance(element, dict) else element
 
     def one(where: str, row: dict[str, Any]) -> Iterator[Item]:
         image, file = folder(row["img_filename"])

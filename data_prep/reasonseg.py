@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.images import ImageFolder
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, number
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, number, numbered
 from grounding.errors import UsageError
 from grounding.sample import Sample
 
@@ -41,7 +41,7 @@ def _files(args: Namespace) -> list[Path]:
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
     folder = ImageFolder.of(args)
 
-    def one(where: str, path: Path) -> Iterator[Item]:
+    def one(where: str, path: Path) -> Iterator[Item | Sample | Reject]:
         split: Any = path.parent.name
         row = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         image, file = folder(f"{split}/{path.stem}.jpg", row.get("imageWidth"), row.get("imageHeight"))
@@ -51,9 +51,10 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             raise Rejected("empty box", "no outline is labelled target")
         xs, ys = zip(*points, strict=True)
         box = box_from_xyxy((min(xs), min(ys), max(xs), max(ys)), image.width, image.height)
-        for index, text in enumerate(row["text"], 1):
+
+        def said(where: str, text: Any) -> Iterator[Item]:
             sample = Sample(
-                id=f"reasonseg-{split}-{path.stem}-{index}",
+                id=where,
                 images=(image,),
                 instruction=instruction(text),
                 target=box,
@@ -62,5 +63,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 meta={"split": split, "sentence": bool(row.get("is_sentence", False))},
             )
             yield Item(sample, {image.path: file}, split)
+
+        yield from convert_rows(numbered(f"reasonseg-{split}-{path.stem}", row["text"]), said)
 
     return convert_rows(((f"{path.parent.name}/{path.name}", path) for path in _files(args)), one)

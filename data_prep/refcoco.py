@@ -19,7 +19,7 @@ from data_prep import Item, Reject, Split, source
 from data_prep.files import read_json_array
 from data_prep.images import ImageFolder
 from data_prep.pickles import load_plain
-from data_prep.rows import Rejected, box_from_xywh, convert_rows, instruction
+from data_prep.rows import Rejected, box_from_xywh, convert_rows, in_pixels, instruction, numbered
 from grounding.errors import UsageError
 from grounding.sample import Sample
 from grounding.targets import Box
@@ -42,19 +42,34 @@ def _files(args: Namespace) -> tuple[Path, Path]:
     return folder / f"refs({args.split_by or RECOMMENDED[args.dataset]}).p", folder / "instances.json"
 
 
-def read_instances(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, list[float]]]:
-    """Images by id (file_name, width, height) and boxes (xywh, pixels) by annotation id."""
-    images: dict[int, dict[str, Any]] = {}
+def read_instances(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Images by id (file_name, width, height) and boxes (xywh, pixels) by annotation id.
+
+    What is there twice under one id with different content is a `Rejected`.
+    """
+    images: dict[int, Any] = {}
     for where, row in read_json_array(path, "images"):
         if isinstance(row, Rejected):
             raise UsageError(f"{where}: {row.detail}")
-        images[row["id"]] = {key: row.get(key) for key in ("file_name", "width", "height")}
-    boxes: dict[int, list[float]] = {}
+        _enter(images, "image", row["id"], {key: row.get(key) for key in ("file_name", "width", "height")})
+    boxes: dict[int, Any] = {}
     for where, row in read_json_array(path, "annotations"):
         if isinstance(row, Rejected):
             raise UsageError(f"{where}: {row.detail}")
-        boxes[row["id"]] = row["bbox"]
+        _enter(boxes, "annotation", row["id"], row["bbox"])
     return images, boxes
+
+
+def _enter(table: dict[int, Any], what: str, key: int, value: Any) -> None:
+    if table.setdefault(key, value) != value:
+        table[key] = Rejected("duplicate id", f"{what} {key} is there twice, with different content")
+
+
+def entry(table: dict[int, Any], key: int) -> Any:
+    """The entry of `read_instances` with an id; raises KeyError, or Rejected "duplicate id"."""
+    if isinstance(table[key], Rejected):
+        raise table[key]
+    return table[key]
 
 
 @source(
@@ -74,14 +89,16 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
     folder = ImageFolder.of(args, args.image_folder)
     splits = set(args.splits or ())
 
-    def one(where: str, ref: dict[str, Any]) -> Iterator[Item]:
+    def one(where: str, ref: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
         split = ref["split"]
         if splits and split not in splits:
             return
-        record = images[ref["image_id"]]
+        record = entry(images, ref["image_id"])
         image, file = folder(record["file_name"], record["width"], record["height"])
-        box: Box = box_from_xywh(boxes[ref["ann_id"]], image.width, image.height)
-        for sentence in ref["sentences"]:
+        size = image.width, image.height
+        box: Box = box_from_xywh(in_pixels(entry(boxes, ref["ann_id"]), *size), *size)
+
+        def said(where: str, sentence: dict[str, Any]) -> Iterator[Item]:
             sample = Sample(
                 id=f"{args.dataset}-{ref['ref_id']}-{sentence['sent_id']}",
                 images=(image,),
@@ -92,6 +109,8 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 meta={"dataset": args.dataset, "split": split, "ref_id": ref["ref_id"], "image_id": ref["image_id"]},
             )
             yield Item(sample, {image.path: file}, SPLIT_FILES.get(split, "test"))
+
+        yield from convert_rows(numbered(where, ref["sentences"]), said)
 
     rows = ((f"{refs_path.name}:{number}", ref) for number, ref in enumerate(references, 1))
     return convert_rows(rows, one)

@@ -17,7 +17,7 @@ from typing import Any
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder, from_bytes
-from data_prep.rows import Rejected, box_from_xywh, box_from_xyxy, convert_rows, instruction
+from data_prep.rows import Rejected, box_from_xywh, box_from_xyxy, convert_rows, in_pixels, instruction, numbered
 from grounding.sample import Sample
 
 _ANNOTATION_ID = re.compile(r"(COCO_train2014_\d{12})_\d+")
@@ -39,17 +39,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
     folder = ImageFolder.of(args, args.image_folder)
 
-    def one(where: str, row: dict[str, Any]) -> Iterator[Item]:
+    def one(where: str, row: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
         name, sentences, to_box = _fields(row)
         content = row.get("image")
         if isinstance(content, dict):
             image, file = from_bytes(name.rpartition(".")[0], content["bytes"], row.get("width"), row.get("height"))
         else:
             image, file = folder(name, row.get("width"), row.get("height"))
-        box = to_box(row["bbox"], image.width, image.height)
-        for number, sentence in enumerate(sentences, 1):
+        box = to_box(in_pixels(row["bbox"], image.width, image.height), image.width, image.height)
+
+        def said(where: str, sentence: Any) -> Iterator[Item]:
             sample = Sample(
-                id=f"{where}-{number}" if len(sentences) > 1 else where,
+                id=where,
                 images=(image,),
                 instruction=instruction(sentence),
                 target=box,
@@ -58,6 +59,8 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 meta={"split": row["split"]} if isinstance(row.get("split"), str) else {},
             )
             yield Item(sample, {image.path: file}, args.as_split)
+
+        yield from convert_rows(numbered(where, sentences) if len(sentences) > 1 else [(where, sentences[0])], said)
 
     return convert_rows(read_annotations(args), one)
 

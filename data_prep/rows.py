@@ -51,6 +51,11 @@ def convert_rows(
             yield Reject(where, "wrong format", str(error))
 
 
+def numbered(where: str, parts: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """The parts of a row as rows of their own: ``"where-1"``, ``"where-2"``, ..."""
+    return ((f"{where}-{count}", part) for count, part in enumerate(parts, 1))
+
+
 def number(value: Any, what: str = "coordinate") -> float:
     """A finite float. Raises Rejected otherwise; numbers in strings are accepted, booleans are not."""
     if isinstance(value, bool):
@@ -83,6 +88,13 @@ def _axis(low: float, high: float, size: float, slack: float) -> tuple[float, fl
     if low == high:
         raise Rejected("empty box", f"{low}..{high}")
     return low / size, high / size
+
+
+def in_pixels(box: Sequence[Any], width: int, height: int) -> Sequence[Any]:
+    """`box`, xyxy or xywh, unless it fits into one pixel: such a box is written in fractions of the sides."""
+    if min(width, height) >= 10 and len(box) == 4 and all(0 <= number(value, "box") <= 1 for value in box):
+        raise Rejected("fractions for pixels", f"{list(box)} in an image of {width}x{height} pixels")
+    return box
 
 
 def box_from_xyxy(

@@ -16,7 +16,7 @@ from data_prep import Item, Reject, source
 from data_prep.conversations import exchanges, image_names, sound
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, number
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, in_pixels, instruction, number
 from data_prep.sharegpt import conversation_arguments
 from data_prep.spaces import Spaces
 from grounding.pictures import words_alone
@@ -52,6 +52,8 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         for pattern in wrapping:
             question = pattern.sub("", question)
         statistics.add([number(n) for n in row["bbox"]], (image.width, image.height), (width, height))
+        if args.unit == "pixel":
+            in_pixels(row["bbox"], image.width, image.height)
         box = box_from_xyxy(row["bbox"], width, height, slack=slack)
         sample = Sample(
             id=where,

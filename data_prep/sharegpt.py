@@ -26,7 +26,7 @@ from data_prep.conversations import (
 )
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
-from data_prep.rows import Rejected, convert_rows, instruction
+from data_prep.rows import Rejected, convert_rows, instruction, numbered
 from data_prep.spaces import Spaces
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
@@ -114,7 +114,7 @@ def convert_conversations(
             )
             yield Item(sample, {image.path: file for image, file in images[:count]}, args.as_split)
 
-        yield from convert_rows(((f"{where}-{n}", pair) for n, pair in enumerate(exchanges(row), 1)), answered)
+        yield from convert_rows(numbered(where, exchanges(row)), answered)
 
     return statistics.watch(convert_rows(read_annotations(args), one))
 

@@ -15,7 +15,7 @@ from data_prep import Item, Reject, source
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
 from data_prep.os_atlas import FRACTION_SLACK
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, point_from_xy
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, numbered, point_from_xy
 from grounding.sample import Sample
 from grounding.targets import Target
 
@@ -38,11 +38,10 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
     def rows() -> Iterator[tuple[str, Any]]:
         for where, row in read_annotations(args):
-            if isinstance(row, Rejected) or not isinstance(row.get("element"), list):
-                yield where, row
-                continue
-            for number, element in enumerate(row["element"], 1):
-                yield f"{where}-{number}", (row, element)
+            if isinstance(row, dict) and isinstance(row.get("element"), list):
+                yield from numbered(where, ((row, element) for element in row["element"]))
+            else:
+                yield where, row if isinstance(row, Rejected) else Rejected("wrong format", "no list of elements")
 
     def one(where: str, pair: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[Item]:
         screen, element = pair

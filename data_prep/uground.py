@@ -15,7 +15,7 @@ from data_prep import Item, Reject, source, spaces
 from data_prep.conversations import Exchange, exchanges, sound
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import from_bytes
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, point_from_xy
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, numbered, point_from_xy
 from data_prep.spaces import Spaces
 from grounding.pictures import words_alone
 from grounding.sample import Sample
@@ -60,7 +60,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             )
             yield Item(sample, {image.path: data})
 
-        yield from convert_rows(((f"{where}-{n}", pair) for n, pair in enumerate(exchanges(row), 1)), answered)
+        yield from convert_rows(numbered(where, exchanges(row)), answered)
 
     return statistics.watch(convert_rows(read_annotations(args), one))
 

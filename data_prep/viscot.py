@@ -15,7 +15,7 @@ from typing import Any
 from data_prep import Item, Reject, Split, source
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, in_pixels, instruction
 from grounding.sample import Sample
 from grounding.targets import Target, TextBox
 
@@ -52,7 +52,8 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         if part in folders:
             name = f"{folders[part]}/{name}"
         image, file = folder(name, row.get("width"), row.get("height"))
-        regions = tuple(box_from_xyxy(box, image.width, image.height) for box in boxes)
+        size = image.width, image.height
+        regions = tuple(box_from_xyxy(in_pixels(box, *size), *size) for box in boxes)
         if not regions:
             raise Rejected("empty box", "no region")
         target: Target = regions[0] if answer is None else TextBox(answer, regions)

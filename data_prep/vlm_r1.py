@@ -16,7 +16,7 @@ from typing import Any
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.files import add_files, annotation_files, read_annotations
 from data_prep.images import ImageFolder
-from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction
+from data_prep.rows import Rejected, box_from_xyxy, convert_rows, in_pixels, instruction
 from grounding.sample import Sample
 
 _WRAPPING = re.compile(
@@ -48,7 +48,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             id=where,
             images=(image,),
             instruction=instruction(_WRAPPING.sub("", text).removesuffix(".")),
-            target=box_from_xyxy(box, image.width, image.height),
+            target=box_from_xyxy(in_pixels(box, image.width, image.height), image.width, image.height),
             source="vlm_r1",
             licence="Apache-2.0",
             meta={"dataset": str(row["dataset"])} if "dataset" in row else {},

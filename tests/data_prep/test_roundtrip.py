@@ -18,7 +18,7 @@ from data_prep import SOURCES
 from grounding.sample import regions_of
 from tests.data_prep.helpers_data import convert, picture, write_json, write_jsonl, write_picture
 
-SIZES = [(200, 100), (64, 300)]
+SIZES = [(400, 200), (64, 300)]
 Row = tuple[str, tuple[int, ...]]
 """What is asked for, and thousandths: x1, y1, x2, y2 of a box; x, y of a point; start, end of a span."""
 

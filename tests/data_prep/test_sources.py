@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pyarrow as pa
@@ -49,7 +50,7 @@ def test_refcoco_pickle(tmp_path):
     }
     (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([ref, {**ref, "ann_id": 99}], protocol=0))
     items, rejects = convert("refcoco", tmp_path)
-    assert [item.sample.instruction for item in items] == ["left man"]
+    assert [item.sample.instruction for item in items] == ["left man", "guy"]
     assert approx(items[0].sample.target, 0.1, 0.1, 0.6, 0.6)  # 20..120 of 200, 10..60 of 100
     assert items[0].sample.id == "refcoco-3-5" and items[0].split == "test"
     assert items[0].sample.meta["split"] == "testA"
@@ -334,3 +335,39 @@ def test_hub_mapping(tmp_path):
     sample = items[0].sample
     assert sample.instruction == "the cat" and sample.source == "mine" and sample.meta == {"kind": "x"}
     assert approx(sample.target, 0.2, 0.1, 0.4, 0.3) and items[0].split == "val"
+
+
+def test_a_bad_sentence_costs_no_other(tmp_path):
+    said = [{"sent_id": n, "sent": text} for n, text in enumerate(("a", " ", "b"))]
+    ref = {"ref_id": 1, "image_id": 7, "split": "train", "ann_id": [1], "sentences": said}
+    instances(tmp_path, "grefcoco", {1: [0, 0, 20, 10]})
+    write_json(tmp_path / "grefcoco" / "grefs(unc).json", [ref])
+    hub = {"file_name": f"{COCO_NAME}_0.jpg", "answer": ["a", "", "b"], "bbox": [20, 10, 30, 40]}
+    write_json(tmp_path / "hub.json", [hub])
+    write_picture(tmp_path / "train2014" / f"{COCO_NAME}.jpg", 200, 100)
+    write_picture(tmp_path / "train" / "s.jpg", 200, 100)
+    outline = {"label": "target", "points": [[10, 10], [50, 10], [50, 50]]}
+    write_json(tmp_path / "train" / "s.json", {"text": ["a", "", "b"], "shapes": [outline]})
+    for name, flags in (
+        ("grefcoco", ()),
+        ("refcoco_json", ("--annotations", "hub.json")),
+        ("reasonseg", ("--splits", "train")),
+    ):
+        items, rejects = convert(name, tmp_path, *flags)
+        assert ([item.sample.instruction for item in items], reasons(rejects)) == (["a", "b"], ["empty instruction"])
+
+
+def test_an_id_that_two_annotations_have_is_nobodys(tmp_path):
+    instances(tmp_path, "grefcoco", {1: [0, 0, 20, 10], 2: [0, 0, 20, 10]})
+    path = tmp_path / "grefcoco" / "instances.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append({**content["annotations"][0], "bbox": [5, 5, 20, 10]})
+    write_json(path, content)
+    refs = [
+        {"ref_id": n, "image_id": 7, "split": "train", "ann_id": [n], "sentences": [{"sent_id": n, "sent": "a"}]}
+        for n in (1, 2)
+    ]
+    write_json(tmp_path / "grefcoco" / "grefs(unc).json", refs)
+    items, rejects = convert("grefcoco", tmp_path)
+    assert [item.sample.id for item in items] == ["grefcoco-2-2"]
+    assert [(reject.reason, reject.detail[:12]) for reject in rejects] == [("duplicate id", "annotation 1")]
