@@ -2,7 +2,9 @@
 
 `scan` takes any string: prose, code fences, several or nested or truncated JSON values, Python literals. It keeps a
 stack instead of recursing, looks at each character a bounded number of times (quantifiers are possessive, a string
-that is never closed is consumed), and never raises. It says what stands where, not what it means: dialects decide.
+that is never closed is consumed to the end of its line), and never raises. A string may go on over several lines if
+what follows its closing quote is what follows a value in JSON. It says what stands where, not what it means: dialects
+decide.
 """
 
 from __future__ import annotations
@@ -38,6 +40,17 @@ _INSIDE = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _NUMBER_TOKEN = re.compile(rf"{NUMBER}|{_SPECIAL}")
+_AFTER_STRING = re.compile(r"\s*+(?:[,:}\]]|\Z)")
+_CLOSES = {'"': re.compile(r'(?:[^"\\]|\\.)*+"', re.DOTALL), "'": re.compile(r"(?:[^'\\]|\\.)*+'", re.DOTALL)}
+_CLOSES["“"] = re.compile(r"[^”]*+”")
+_ARGUMENT = r"'(?:[^'\\]|\\.|'(?!\s*+[,)]))*+'|\"(?:[^\"\\]|\\.|\"(?!\s*+[,)]))*+\""
+_TYPED = re.compile(
+    r"\b(?:type|type_text|typewrite|input|input_text|write|press|press_key|hotkey|key|keydown|keyup|finished|answer"
+    r"|open_app|response)\(\s*+(?:\w++\s*+=\s*+)?+"
+    rf"(?:{_ARGUMENT}|['\"][^\n]*+)|\b(?:TYPE|OPEN_APP|SCROLL)\s*+\[[^\]\n]*+\]?+"
+    rf"|\b(?:content|text|message|keys?)\s*+=\s*+(?:{_ARGUMENT})",
+    re.IGNORECASE | re.DOTALL,
+)
 _QUOTED_NUMBERS = re.compile(rf"\s*+[\[(]?+\s*+(?:{_NUMBERS}|{_SPECIAL})\s*+[\])]?+\s*+")
 
 
@@ -52,6 +65,7 @@ class Group:
         key: the key it (or a list around it) stands under, lower case; None without one.
         owner: the object it belongs to, an index into `Scan.objects`; -1 without one.
         parent: the list it stands in; -1 without one. Groups of one list share it.
+        quoted: it stands in a string, so it may be words.
     """
 
     numbers: tuple[float, ...]
@@ -61,13 +75,26 @@ class Group:
     key: str | None
     owner: int
     parent: int
+    quoted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an object stands: its key, the object and the list around it, as in `Group`."""
+
+    key: str | None
+    owner: int
+    parent: int
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A value of an object that is not a list: its source text, unquoted, and where it stands (without quotes)."""
+    """A value of an object that is not a list: its source text, unquoted, and where it stands (without quotes).
 
-    kind: Literal["string", "number", "word"]
+    A string of several numbers ("numbers") is a group as well.
+    """
+
+    kind: Literal["string", "numbers", "number", "word"]
     text: str
     start: int
     end: int
@@ -80,11 +107,13 @@ class Scan:
     Attributes:
         groups: in the order of the text.
         objects: scalar values by object and lower-case key, for objects that have any; the first of a key counts.
+        places: where every object stands.
         cut: there are more than `MAX_PLACES` groups, and reading stopped there.
     """
 
     groups: list[Group] = field(default_factory=list)
     objects: dict[int, dict[str, Scalar]] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
     cut: bool = False
 
 
@@ -123,6 +152,14 @@ def normalise(text: str) -> str:
     return text if text.isascii() else text.translate(_TO_ASCII)
 
 
+def without_typed(text: str) -> str:
+    """`text` with what an action types, presses or reports blanked out; every other character in its place.
+
+    ``type(content='(555, 123)')`` names no place.
+    """
+    return _TYPED.sub(lambda match: " " * len(match.group()), text) if "(" in text else text
+
+
 def numbers_in(text: str) -> tuple[float, ...]:
     """Every number in `text`, in order."""
     return tuple(float(number) for number in _NUMBER_TOKEN.findall(text))
@@ -133,7 +170,7 @@ def unquote(source: str) -> str:
     if "\\" not in source:
         return source
     try:
-        value = json.loads(f'"{source}"')
+        value = json.loads(f'"{source}"', strict=False)  # models write line ends and tabs as they are
     except ValueError:
         return source
     return value if isinstance(value, str) else source
@@ -152,6 +189,9 @@ class _Scanner:
         self.open_count = {True: 0, False: 0}  # by _Frame.brace: is there anything a closing bracket could close?
         self.frames = 0
         self.loose_key: tuple[str, int] | None = None  # a key outside of any bracket, and where it ends
+        self.closing: dict[
+            str, int
+        ] = {}  # by quote: where the next one that closes a string stands, see `_string_end`
 
     def run(self) -> Scan:
         text, position, size = self.text, 0, len(self.text)
@@ -162,7 +202,9 @@ class _Scanner:
             match = _INSIDE.match(text, position) if self.stack else _OUTSIDE.search(text, position)
             if match is None:
                 break
-            kind = match.lastgroup
+            kind, end = match.lastgroup, match.end()
+            if kind == "string":
+                end = self._string_end(match)
             if kind == "leaf":
                 self._leaf(match)
             elif kind == "open":
@@ -172,12 +214,28 @@ class _Scanner:
             elif kind == "key":
                 self._key(match)
             elif kind != "blank":
-                self._inside(kind, match)
-            position = match.end()
+                self._inside(kind, text[match.start() : end], match.start(), end)
+            position = end
         while self.stack:
             self._pop(size, whole=False)
         self.result.groups.sort(key=lambda group: group.start)
         return self.result
+
+    def _string_end(self, match: re.Match[str]) -> int:
+        """Where a string ends: at its closing quote, even lines away, if a value could end there; else with its line.
+
+        `closing` keeps by quote how far the last search went, and the end it found. Before that end lie only escaped
+        quotes, so that it holds for every string that starts there, and each character is looked at once.
+        """
+        text, begin, end = self.text, match.start() + 1, match.end()
+        quote = text[match.start()]
+        if _is_closed(match.group()):
+            return end
+        if self.closing.get(quote, (0, None))[0] <= begin:
+            closes = _CLOSES[quote].match(text, begin)
+            found = closes.end() if closes and _AFTER_STRING.match(text, closes.end()) else None
+            self.closing[quote] = (closes.end() if closes else len(text) + 1, found)
+        return self.closing[quote][1] or end
 
     def _context(self, start: int) -> tuple[str | None, int, int]:
         """Key, owner and parent of a value that begins here; it takes the awaited key."""
@@ -201,10 +259,12 @@ class _Scanner:
 
     def _open(self, match: re.Match[str]) -> None:
         brace = match.group() == "{"
-        key, owner, _ = self._context(match.start())
+        key, owner, parent = self._context(match.start())
         index = self.frames
         self.frames += 1
         self.open_count[brace] += 1
+        if brace:
+            self.result.places[index] = Place(key, owner, parent)
         self.stack.append(_Frame(brace, match.start(), index, key, index if brace else owner))
 
     def _close(self, match: re.Match[str]) -> None:
@@ -227,7 +287,7 @@ class _Scanner:
         )
 
     def _key(self, match: re.Match[str]) -> None:
-        name = match.group().rstrip(":= \t\r\n").strip("\"'“”").lower()
+        name = match.group().rstrip(":= \t\r\n").strip("\"'“”").lower().replace("-", "_").replace(" ", "_")
         if not self.stack:
             self.loose_key = (name, match.end())
         elif self.stack[-1].brace:
@@ -235,7 +295,7 @@ class _Scanner:
         else:
             self.stack[-1].clean = False
 
-    def _inside(self, kind: str | None, match: re.Match[str]) -> None:
+    def _inside(self, kind: str | None, source: str, start: int, end: int) -> None:
         top = self.stack[-1]
         if kind == "comma":
             if top.last in ("comma", "open"):
@@ -245,36 +305,43 @@ class _Scanner:
                 top.pending = None
         elif top.brace:
             if top.pending is not None and kind in ("string", "number", "word"):
-                self._field(kind, match)
+                self._field(kind, source, start, end)
         elif kind == "number":
-            top.clean = top.clean and not (top.last == "number" and top.last_end == match.start())
-            top.numbers.append(float(match.group()))
-            top.last, top.last_end = "number", match.end()
-        elif kind == "string" and _QUOTED_NUMBERS.fullmatch(match.group().strip("\"'“”")):
-            self._quoted(match)
+            top.clean = top.clean and not (top.last == "number" and top.last_end == start)
+            top.numbers.append(float(source))
+            top.last, top.last_end = "number", end
+        elif kind == "string" and _QUOTED_NUMBERS.fullmatch(source.strip("\"'“”")):
+            numbers = numbers_in(source)
+            if len(numbers) > 1:  # several numbers are a list of their own, one is an element of the list it is in
+                self._quoted(numbers, start, end)
+            else:
+                top.numbers.append(numbers[0])
+                top.last, top.last_end = "number", end
         else:
             top.clean = False
 
-    def _quoted(self, match: re.Match[str]) -> None:
-        """Numbers written as a string: one is an element of the list, several are a list."""
-        top, numbers = self.stack[-1], numbers_in(match.group())
-        if len(numbers) == 1 and not top.brace:
-            top.numbers.append(numbers[0])
-            top.last, top.last_end = "number", match.end()
-            return
-        key, owner, parent = self._context(match.start())
-        self.result.groups.append(Group(numbers, match.start(), match.end(), True, key, owner, parent))
+    def _quoted(self, numbers: tuple[float, ...], start: int, end: int) -> None:
+        key, owner, parent = self._context(start)
+        self.result.groups.append(Group(numbers, start, end, True, key, owner, parent, quoted=True))
 
-    def _field(self, kind: str, match: re.Match[str]) -> None:
-        top, source, start = self.stack[-1], match.group(), match.start()
+    def _field(self, kind: str, source: str, start: int, end: int) -> None:
+        top = self.stack[-1]
         key = top.pending or ""
         if kind == "string":
-            inner = source[1:-1] if len(source) > 1 and source[-1] in "\"'”" else source[1:]
-            if "," in inner and _QUOTED_NUMBERS.fullmatch(inner):
-                self._quoted(match)
-                return
-            scalar = Scalar("string", inner, start + 1, start + 1 + len(inner))
+            inner = source[1:-1] if _is_closed(source) else source[1:]
+            numbers = "," in inner and _QUOTED_NUMBERS.fullmatch(inner)
+            scalar = Scalar("numbers" if numbers else "string", inner, start + 1, start + 1 + len(inner))
+            if numbers:
+                self._quoted(numbers_in(inner), start, end)
         else:
-            scalar = Scalar("number" if kind == "number" else "word", source, start, match.end())
+            scalar = Scalar("number" if kind == "number" else "word", source, start, end)
         top.pending, top.last = None, "value"
         self.result.objects.setdefault(top.owner, {}).setdefault(key, scalar)
+
+
+def _is_closed(string: str) -> bool:
+    """Whether the source of a string ends in its closing quote."""
+    if len(string) < 2 or string[-1] != ("”" if string[0] == "“" else string[0]):
+        return False
+    escapes = len(string) - 1 - len(string[:-1].rstrip("\\"))
+    return string[0] == "“" or escapes % 2 == 0

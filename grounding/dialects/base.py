@@ -14,7 +14,7 @@ from grounding.answer import Answer, ImageSize, Status, Stray
 from grounding.completion import THINK, Grammar, matches_grammar, split_completion
 from grounding.dialects.space import Space
 from grounding.errors import UsageError
-from grounding.parsing import MAX_PLACES, NUMBER, normalise, numbers_in
+from grounding.parsing import MAX_PLACES, NUMBER, normalise, numbers_in, without_typed
 from grounding.pictures import split_head
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
 from grounding.thought import rewrite_places
@@ -22,16 +22,22 @@ from grounding.thought import rewrite_places
 _FAR = 1000.0  # image sizes; what is written further out is no place
 ONE = frozenset({"box", "point", "span"})  # kinds of which exactly one is asked for
 
+_SEEN = r"(?:present|visible|there|here|shown|found|seen|displayed|depicted|detected|located|identified)"
+_IMAGE = r"(?:in|on) (?:the|this|that) (?:given |provided )?(?:image|picture|photo|screen|screenshot|scene|page)"
 _DECLINES = re.compile(
     r"\b(?:"
-    r"(?:is|are|was|were)(?: not|n't) (?:present|visible|there|shown|found|in the|on the)"
-    r"|(?:do|does)(?: not|n't) (?:exist|appear|contain)"
-    r"|(?:can(?:not|'t| not)|could not|couldn't) (?:be found|be located|find|locate)"
-    r"|not found|no such|no matching|there (?:is|are) (?:no|none)|infeasible"
-    r")\b",
+    rf"(?:is|are|was|were)(?: not|n't) (?:{_SEEN}|in the|on the|any\b)"
+    r"|(?:do|does|did)(?: not|n't) (?:exist|appear|contain|show|see|find)"
+    r"|(?:can(?:not|'t| not)|could not|couldn't|(?:am|is|was|were|are) unable to|unable to) "
+    rf"(?:be {_SEEN}|find|locate|see|identify|detect|spot)"
+    rf"|no (?:[\w'-]++ ){{1,8}}(?:(?:is|are|was|were|can be|could be) (?:{_SEEN}|{_IMAGE})|{_IMAGE})"
+    r"|not (?:found|visible|present)|no such|no matching|there (?:is|are) (?:no|none)|infeasible"
+    r")\b"
+    r"|(?:没有|没)(?:找到|发现|看到|看见|出现|检测到|任何|符合|这|该|此)|不存在|(?:找|看|见)不(?:到|见)|不可见"
+    r"|未(?:能)?(?:找到|发现|看到|出现|检测到)|(?:无法|不能)(?:找到|看到|定位|识别|检测)|(?:中|里|上)(?:并)?没有",
     re.IGNORECASE,
 )
-_DECLINES_ALONE = re.compile(r"\W*+(none|null|nothing|absent|no target|n/?a)\W*+", re.IGNORECASE)
+_DECLINES_ALONE = re.compile(r"\W*+(none|null|nothing|absent|no target|n/?a|无|没有)\W*+", re.IGNORECASE)
 _THOUGHT_PLACE = re.compile(
     rf"(?:\bimage (?P<image>[0-9]{{1,4}}) )?+(?P<place>[\[(]\s*+{NUMBER}(?:\s*+,\s*+{NUMBER})++\s*+[\])])"
 )
@@ -63,11 +69,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything a dialect finds in an answer text, in the order of the text; `text` is the answer in words."""
+    """Everything a dialect finds in an answer text, in the order of the text; `text` is the answer in words.
+
+    contradicts: the answer is given in words more than once, in different ones.
+    """
 
     found: Sequence[Found] = ()
     text: str | None = None
     text_range: tuple[int, int] | None = None
+    contradicts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +279,7 @@ class Dialect(ABC):
                 return Answer(Status.OK, (region,), thought=thought, strict=strict, where=where)
             if isinstance(region, Point):
                 return Answer(Status.OK, points=(region,), thought=thought, strict=strict, where=where)
-        reading = self._read(normalise(answer), answer, sizes, expect)
+        reading = self._read(without_typed(normalise(answer)), answer, sizes, expect)
         return self._decide(reading, _Completion(text, answer, offset, thought, grammar, expect))
 
     def _quick(self, answer: str, sizes: Sequence[ImageSize], expect: str | None) -> Found | None:
@@ -346,6 +356,7 @@ class Dialect(ABC):
         read_from = [found for found in good if found.kind == said.expect] if one else good
         read_from = read_from or good
         contradicts = (one and len(read_from) > 1) or refused is not None or Status.OUT_OF_RANGE in failed
+        contradicts = contradicts or reading.contradicts
         regions = [found.region for found in good]
         return Answer(
             Status.AMBIGUOUS if contradicts else Status.OK,
@@ -366,18 +377,18 @@ class Dialect(ABC):
         if refused is not None:
             where, absent = (refused.start, refused.end), True
         elif where is None:
-            plain = normalise(said.answer)
+            plain = normalise(said.answer).replace("’", "'")
             alone = _DECLINES_ALONE.fullmatch(plain)
             match = alone or _DECLINES.search(plain)
             if match is None:
                 return Answer(Status.NO_ANSWER, text=reading.text, thought=said.thought)
             where, absent = match.span(1 if alone else 0), True
         return Answer(
-            Status.OK,
+            Status.AMBIGUOUS if reading.contradicts else Status.OK,
             text=reading.text,
             absent=absent,
             thought=said.thought,
-            strict=self._is_strict(said),
+            strict=not reading.contradicts and self._is_strict(said),
             where=said.range(*where),
         )
 

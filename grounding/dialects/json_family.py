@@ -7,9 +7,9 @@
     {"answer": "42", "evidence": [{"bbox_2d": [...]}]}            words with the regions that prove them
     {"bbox_2d": null}                                             not there
 
-`"image"` counts from 1 and is written for every image but the first. When reading, other common keys, flat lists,
-code fences, tool calls, ``{"x1": ...}``, mm:ss times and cut-off ends are understood. Lists under a key of the
-dialect beat lists without: ``near [1, 2, 3, 4]: {"bbox_2d": [5, 6, 7, 8]}`` is one box.
+`"image"` counts from 1 and is written for every image but the first. When reading, other common keys and shapes
+(`grounding.dialects.json_places`), code fences, tool calls, mm:ss times and cut-off ends are understood. Lists under
+a key of the dialect beat lists without: ``near [1, 2, 3, 4]: {"bbox_2d": [5, 6, 7, 8]}`` is one box.
 """
 
 from __future__ import annotations
@@ -17,22 +17,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
 from grounding.dialects.base import Dialect, Found, Reading, forms
+from grounding.dialects.json_places import (
+    BOX_KEYS,
+    CORNER_KEYS,
+    POINT_KEYS,
+    SPAN_KEYS,
+    WORD_KEYS,
+    groups_of,
+    paired,
+)
 from grounding.dialects.space import Space
 from grounding.dialects.spans import prose_spans, seconds, span_found
 from grounding.dialects.xml_points import xml_points
 from grounding.parsing import Group, Scalar, Scan, scan, unquote
 from grounding.targets import Box, Point, Span, TextBox
 
-BOX_KEYS = frozenset({"bbox_2d", "bbox", "box_2d", "box", "bounding_box", "bboxes", "boxes", "bounding_boxes"})
-POINT_KEYS = frozenset({"point_2d", "point", "points", "coordinate", "coordinates", "click", "position", "center"})
-SPAN_KEYS = frozenset({"span", "time", "times", "timestamp", "timestamps", "segment", "interval"})
 _START_KEYS = ("start", "start_time", "begin", "from")
 _END_KEYS = ("end", "end_time", "stop", "to")
-_TEXT_KEYS = ("answer", "text")
+_CALLS = ("arguments", "parameters")
 
 _STRING = r'"(?:[^"\\\n]|\\.)*+"'
 _EXTRAS = rf'(?:,\s*+"label":\s*+{_STRING})?+(?:,\s*+"image":\s*+[0-9]++)?+'
@@ -133,53 +140,52 @@ class JsonDialect(Dialect):
         scanned = scan(text)
         if scanned.cut:
             return Reading([Found("box", Status.MALFORMED, 0, len(text))])
-        found = list(self._from_groups(scanned, original, sizes, expect))
-        found += self._from_objects(scanned, sizes)
+        found = list(self._from_groups(scanned, text, original, sizes, expect))
+        found += self._from_objects(scanned)
         if not found and "<point" in text:
             found += xml_points(text, original, self._found, sizes)
+        if not found:
+            found += self._from_calls(scanned, sizes, expect)
         if expect == "span" and not any(item.kind == "span" for item in found):
             found += prose_spans(text)
         found.sort(key=lambda item: item.start)
-        words, where = None, None
-        for fields in scanned.objects.values():
-            scalar = _first(fields, _TEXT_KEYS)
-            if scalar is not None:
-                words, where = self._string(scalar, original), (scalar.start, scalar.end)
-                break
-        if expect == "text_box" and words is None and not found and original.strip():
-            words = original.strip()
-        return Reading(found, words, where)
+        answers = [fields["answer"] for fields in scanned.objects.values() if "answer" in fields]
+        texts = [fields["text"] for fields in scanned.objects.values() if "text" in fields]
+        if answers or texts:
+            first = (answers or texts)[0]
+            rivals = {self._string(answer, original).strip() for answer in answers}
+            return Reading(found, self._string(first, original), (first.start, first.end), len(rivals) > 1)
+        if expect == "text_box" and not found and original.strip():
+            return Reading(found, original.strip())
+        return Reading(found)
 
     def _from_groups(
-        self, scanned: Scan, original: str, sizes: Sequence[ImageSize], expect: str | None
+        self, scanned: Scan, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None
     ) -> Iterator[Found]:
-        ours = BOX_KEYS | POINT_KEYS | SPAN_KEYS
-        keyed = [group for group in scanned.groups if group.key in ours]
-        bare = [group for group in scanned.groups if len(group.numbers) > 1 or (_is_empty(group) and not group.key)]
-        for group in _paired(keyed or bare, expect):
+        groups = [
+            group
+            for group in groups_of(scanned, y_first=self.y_first)
+            if not (group.quoted and group.key in WORD_KEYS and (group.key != "answer" or expect == "text_box"))
+        ]
+        ours = BOX_KEYS | POINT_KEYS | SPAN_KEYS | CORNER_KEYS
+        keyed = [group for group in groups if group.key in ours]
+        bare = [group for group in groups if len(group.numbers) > 1 or (_is_empty(group) and not group.key)]
+        for group in paired(keyed or bare, text, expect):
             fields = scanned.objects.get(group.owner, {})
             label = self._string(fields["label"], original) if "label" in fields else None
+            pair = len(group.numbers) == 2
             if _is_empty(group):
                 yield Found("absent", Status.OK, group.start, group.end)
-            elif len(group.numbers) == 2 and (group.key in SPAN_KEYS or (expect == "span" and group.key is None)):
+            elif pair and (group.key in SPAN_KEYS or (expect == "span" and group.key is None)):
                 yield span_found(*group.numbers, group.start, group.end, label)
-            elif not group.whole or (len(group.numbers) == 2 and group.key in BOX_KEYS and expect == "box"):
+            elif not group.whole or (pair and (group.key in CORNER_KEYS or _lone_corner(group, expect))):
                 yield Found("box", Status.MALFORMED, group.start, group.end)
             else:
                 yield self._found(group.numbers, sizes, group.start, group.end, image=_image(fields), label=label)
 
-    def _from_objects(self, scanned: Scan, sizes: Sequence[ImageSize]) -> Iterator[Found]:
-        """Places whose numbers are the fields of an object, and keys of the dialect with something else as value."""
+    def _from_objects(self, scanned: Scan) -> Iterator[Found]:
+        """Spans and refusals in the fields of objects, and keys of the dialect with something else as value."""
         for fields in scanned.objects.values():
-            for names in (("x1", "y1", "x2", "y2"), ("x", "y")):
-                if all(name in fields for name in names):
-                    parts = [fields[name] for name in names]
-                    numbers = [seconds(part.text) for part in parts]
-                    if self.y_first:  # named coordinates have no order of their own
-                        numbers[::2], numbers[1::2] = numbers[1::2], numbers[::2]
-                    start, end = min(part.start for part in parts), max(part.end for part in parts)
-                    yield self._found(numbers, sizes, start, end, image=_image(fields))
-                    break
             first, last = _first(fields, _START_KEYS), _first(fields, _END_KEYS)
             if first is not None and last is not None:
                 label = unquote(fields["label"].text) if "label" in fields else None
@@ -189,10 +195,25 @@ class JsonDialect(Dialect):
                 if failure.text == "failure":
                     yield Found("absent", Status.OK, failure.start, failure.end)
             for key, scalar in fields.items():
-                if key in BOX_KEYS or key in POINT_KEYS:
+                if scalar.kind != "numbers" and (key in BOX_KEYS or key in POINT_KEYS):
                     refuses = scalar.text.strip().lower() in ("null", "none", "absent", "n/a", "")
                     kind = "absent" if refuses else "box"
                     yield Found(kind, Status.OK if refuses else Status.MALFORMED, scalar.start, scalar.end)
+
+    def _from_calls(self, scanned: Scan, sizes: Sequence[ImageSize], expect: str | None) -> Iterator[Found]:
+        """The places in tool calls whose arguments are JSON in a string."""
+        for fields in scanned.objects.values():
+            call = _first(fields, _CALLS)
+            if call is None or call.kind != "string" or "{" not in call.text:
+                continue
+            inner = unquote(call.text)
+            scanned_call = scan(inner)
+            if not scanned_call.cut:
+                found = [
+                    *self._from_groups(scanned_call, inner, inner, sizes, expect),
+                    *self._from_objects(scanned_call),
+                ]
+                yield from (replace(item, start=call.start, end=call.end) for item in found)
 
     def _string(self, scalar: Scalar, original: str) -> str:
         return unquote(original[scalar.start : scalar.end])
@@ -214,24 +235,9 @@ def _image(fields: dict[str, Scalar]) -> int:
     return int(text) - 1 if text.isdecimal() and len(text) < 6 else -1
 
 
-def _paired(groups: Sequence[Group], expect: str | None) -> Iterator[Group]:
-    """Corners written as two points, [[x1, y1], [x2, y2]], become one group of four."""
-    waiting: Group | None = None
-    for group in groups:
-        corner = len(group.numbers) == 2 and group.whole and group.parent >= 0
-        corner = corner and (group.key in BOX_KEYS or (group.key is None and expect in ("box", "boxes")))
-        if waiting is not None and corner and group.parent == waiting.parent:
-            numbers = waiting.numbers + group.numbers
-            yield Group(numbers, waiting.start, group.end, True, group.key, group.owner, group.parent)
-            waiting = None
-            continue
-        if waiting is not None:
-            yield waiting
-        waiting = group if corner else None
-        if not corner:
-            yield group
-    if waiting is not None:
-        yield waiting
+def _lone_corner(group: Group, expect: str | None) -> bool:
+    """Two numbers under the key of a box, where nobody asked for a point."""
+    return group.key in BOX_KEYS and expect not in ("point", "points")
 
 
 for _name in ("qwen3_vl", "mai_ui", "gui_owl", "holo"):

@@ -1,8 +1,9 @@
 """Families that write coordinates as bare lists, perhaps in tags or calls: Qwen-VL, InternVL and the GUI models.
 
 One lenient reader serves them all; a family declares its space, how it writes, and how it refuses. Read are
-``(x1,y1),(x2,y2)`` as a box, any bracketed list of two or more numbers, ``<point>x y</point>``, and an answer that is
-nothing but ``x, y``. A label is what the last ``<ref>`` or ``<|object_ref_start|>`` before a list holds.
+``(x1,y1),(x2,y2)`` and, where no points were asked for, ``[x1,y1],[x2,y2]`` as a box, any bracketed list of two or
+more numbers, ``<point>x y</point>``, and an answer that is nothing but ``x, y``. A label is what the last ``<ref>``
+or ``<|object_ref_start|>`` before a list holds.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from grounding.targets import Box, Point, TextBox
 
 _N = rf"(?:{NUMBER}|[-+]?+(?:nan|NaN|inf|Infinity)\b)"
 _PAIR = rf"\(\s*+{_N}\s*+,\s*+{_N}\s*+\)"
+_SQUARES = rf"\[\s*+{_N}\s*+,\s*+{_N}\s*+\]\s*+,?+\s*+\[\s*+{_N}\s*+,\s*+{_N}\s*+\]"
 _TOKEN = re.compile(
     rf"""(?P<ref>(?:<ref>|<\|object_ref_start\|>)(?P<label>[^<]*+))
     |{_PAIR}\s*+,?+\s*+{_PAIR}
+    |(?P<squares>{_SQUARES})
     |(?P<cut>{_PAIR}(?=\s*+,\s*+(?:\Z|\(\s*+(?:\Z|[-+.0-9]))))
     |\(\s*+{_N}(?:\s*+,\s*+{_N})++\s*+\)
     |\[\s*+{_N}(?:\s*+,\s*+{_N})++\s*+\]
     |<(?:point|bbox|box)>\s*+{_N}(?:[\s,]\s*+{_N})++\s*+(?=</)""",
     re.VERBOSE,
 )
+_SIZED = re.compile(r"(?:xywh|ltwh|cxcywh)\W{0,4}\Z", re.IGNORECASE)
 _BEGUN = re.compile(rf"<\|?box|<point\b|<bbox\b|start_box|[\[(]\s*+{_N}\s*+,|\w\(\s*+[xy]\s*+=")
 _ONLY_NUMBERS = re.compile(rf"\s*+(?P<place>{_N}(?:\s*+,\s*+{_N})++)\s*+\.?\s*+")
 
@@ -55,7 +59,7 @@ class MarkupDialect(Dialect):
         begin = text.rfind("Action:") if self.after_action else -1
         begin = 0 if begin < 0 else begin + len("Action:")
         refused = text.find(self.refusal, begin) if self.refusal != "none" else -1
-        found = list(islice(self._places(text, original, sizes, begin), MAX_PLACES + 1))
+        found = list(islice(self._places(text, original, sizes, begin, expect), MAX_PLACES + 1))
         if refused >= 0:
             found.append(Found("absent", Status.OK, refused, refused + len(self.refusal)))
         if not found:
@@ -68,7 +72,9 @@ class MarkupDialect(Dialect):
             words = original[: first.start() if first else len(original)].split("<", 1)[0].strip() or None
         return Reading(found, words)
 
-    def _places(self, text: str, original: str, sizes: Sequence[ImageSize], begin: int) -> Iterator[Found]:
+    def _places(
+        self, text: str, original: str, sizes: Sequence[ImageSize], begin: int, expect: str | None
+    ) -> Iterator[Found]:
         alone = _ONLY_NUMBERS.fullmatch(text, begin)
         label = None
         for match in [alone] if alone else _TOKEN.finditer(text, begin):
@@ -80,6 +86,14 @@ class MarkupDialect(Dialect):
                 yield Found("box", Status.MALFORMED, *where)
                 continue
             numbers = numbers_in(text[slice(*where)])
+            if not alone and match["squares"] is not None and expect in ("point", "points"):
+                middle = text.index("]", where[0]) + 1
+                yield self._found(numbers[:2], sizes, where[0], middle, label=label)
+                yield self._found(numbers[2:], sizes, text.index("[", middle), where[1], label=label)
+                continue
+            if _SIZED.search(text, max(0, where[0] - 12), where[0]):  # x y width height, in words of another family
+                yield Found("box", Status.MALFORMED, *where)
+                continue
             if self.refuses_by_minus_one and numbers == (-1, -1):
                 yield Found("absent", Status.OK, *where)
                 continue
