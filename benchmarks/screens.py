@@ -1,4 +1,4 @@
-"""Held-out samples of a Fovea data set folder: the embedded model's screens, or anything in the sample schema."""
+"""Samples of a Fovea data set folder: the embedded model's screens, or anything in the sample schema."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Screens(Benchmark):
     rule = Rule(pick="only")
     splits = ("test", "val", "train")
     card = Card(
-        title="Fovea's held-out screens",
+        title="A Fovea data set",
         paper="this repository",
         get="python -m data_prep screens --out DIR",
         licence="CC0-1.0",
@@ -33,6 +33,10 @@ class Screens(Benchmark):
         "14 % of the sides from a target that is a point; on an absent target the answer declines; words are equal "
         "up to case, articles and punctuation; a span has a temporal IoU of 0.5 or more. Contradictions are wrong.",
     )
+
+    def title(self, root: Path | None) -> str:
+        """The data set's own name: whether the model has seen it is not ours to say."""
+        return self.card.title if root is None else root.resolve().name
 
     def read(self, root: Path, split: str) -> list[Item]:
         return read_split(root, split, manifest_asks(root))

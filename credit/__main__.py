@@ -10,7 +10,6 @@ python -m credit attention --model runs/x/final --data data/web/train.jsonl --ou
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from credit.attended import known_ids, target_scores
+from credit.attended import target_scores
 from credit.config import CreditConfig
 from credit.describe import Describer, table
 from credit.gather import prompt_and_response
@@ -31,7 +30,10 @@ from credit.show import examine, render, write
 from credit.tokens import TextReader, decoder_of, image_cells, merge_size, region_coverage
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
+from grounding.fingerprint import model_fingerprint
+from grounding.folders import PAGE, check_new
 from grounding.io import open_image, read_samples
+from grounding.journal import Journal
 from grounding.sample import Sample, regions_of
 from models.asking import encode, messages, prompt_text, question
 from models.loading import SeenSizes, load_policy
@@ -88,6 +90,8 @@ def _show(args: argparse.Namespace) -> int:
     policy = _Policy(args)
     samples = _find(policy.file, args.sample, args.limit)
     pages = _pages(args.out, samples)
+    for page in pages:
+        check_new(page, PAGE)
     heads, text = None, policy.model.config.get_text_config()
     if args.heads is not None:
         layers = tuple(config.layers) if args.layers else range(text.num_hidden_layers)
@@ -148,21 +152,22 @@ def _describe(args: argparse.Namespace) -> int:
 
 
 def _attention(args: argparse.Namespace) -> int:
-    policy, done = _Policy(args), set(known_ids(args.out))
+    policy = _Policy(args)
     layers = tuple(args.layers) if args.layers else "middle"
     config = MapConfig(rows="response", layers=layers, image_share=1.0)
     maps = AttentionMaps(config, policy.model, policy.processor)
     samples = islice(read_samples(policy.file), args.limit)
-    todo = [s for s in samples if len(s.images) == 1 and regions_of(s.target) and s.id not in done]
-    with args.out.open("a", encoding="utf-8") as file:
+    header = {"kind": "attention scores", "model": model_fingerprint(args.model), "layers": layers}
+    with Journal(args.out, header) as journal:
+        done = len(journal.ids)
+        todo = [s for s in samples if len(s.images) == 1 and regions_of(s.target) and s.id not in journal.ids]
         for start in tqdm(range(0, len(todo), args.batch_size), desc="batches", disable=None):
             part = todo[start : start + args.batch_size]
             inputs = policy.prompts(part)
             ids = policy.generate(inputs, args.max_new_tokens)
             for sample, scores in zip(part, _scores(policy, maps, part, inputs, ids), strict=True):
-                file.write(json.dumps({"id": sample.id, **scores}) + "\n")
-            file.flush()
-    print(f"{args.out}: {len(todo)} samples, {len(done)} were there already")
+                journal.append({"id": sample.id, **scores})
+    print(f"{args.out}: {len(todo)} samples, {done} were there already")
     return 0
 
 

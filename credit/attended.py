@@ -7,14 +7,7 @@ how much of its attention is on the image at all.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 from torch import Tensor
-
-from grounding.errors import BrokenRow
 
 
 def target_scores(attention: Tensor, coverage: Tensor) -> dict[str, float]:
@@ -33,18 +26,3 @@ def target_scores(attention: Tensor, coverage: Tensor) -> dict[str, float]:
         "inside": min(1.0, inside),
         "overall": float(values.mean()),
     }
-
-
-def known_ids(file: Path) -> Iterator[str]:
-    """Ids a file of scores holds already; a last line that a kill cut off is removed from it."""
-    if not file.exists():
-        return
-    whole = file.read_bytes()
-    complete = whole[: whole.rfind(b"\n") + 1]
-    if len(complete) < len(whole):
-        os.truncate(file, len(complete))
-    for number, line in enumerate(complete.splitlines(), 1):
-        try:
-            yield json.loads(line)["id"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BrokenRow(f"{file}:{number}", "not a line of scores, {id, peak, inside, overall}") from error

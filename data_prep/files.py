@@ -26,10 +26,14 @@ _MAX_VALUE = 256 << 20
 
 
 def require(path: Path) -> Path:
-    """`path`, if it exists; UsageError otherwise."""
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; see `python -m data_prep list` for where to get it")
-    return path
+    """`path`, if it is a file (a pipe or a device would block); UsageError otherwise."""
+    try:
+        if path.is_file():
+            return path
+        what = "is no regular file" if path.exists() else "does not exist"
+    except OSError as error:  # a name too long, no permission
+        what = f"cannot be opened ({error.strerror})"
+    raise UsageError(f"{str(path)[:300]} {what}; see `python -m data_prep list` for where to get it")
 
 
 def add_files(parser: ArgumentParser, annotations: str, images: str = ".") -> None:
@@ -52,7 +56,7 @@ def annotation_files(args: Namespace) -> list[Path]:
     files: list[Path] = []
     for pattern in args.annotations:
         path = args.root / pattern
-        found = [path] if path.is_file() else sorted(args.root.glob(pattern))
+        found = [path] if path.is_file() else sorted(file for file in args.root.glob(pattern) if file.is_file())
         if not found:
             raise UsageError(
                 f"--annotations {pattern}: nothing of that name in {args.root}{elsewhere(args.root, pattern)}"

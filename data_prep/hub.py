@@ -41,7 +41,7 @@ from typing import Any
 import yaml
 
 from data_prep import Item, Reject, source, spaces
-from data_prep.files import elsewhere, read_rows
+from data_prep.files import elsewhere, read_rows, require
 from data_prep.mapping import Mapping, load_mapping
 from data_prep.rows import convert_rows
 from data_prep.spaces import Spaces
@@ -59,7 +59,7 @@ def _files(args: Namespace, mapping: Mapping) -> list[Path]:
         raise UsageError("--root is needed: the mapping names files")
     found: list[Path] = []
     for pattern in mapping.files:
-        matches = sorted(args.root.glob(pattern))
+        matches = sorted(path for path in args.root.glob(pattern) if path.is_file())
         if not matches:
             raise UsageError(
                 f"{args.mapping}: files: nothing matches {pattern} in {args.root}{elsewhere(args.root, pattern)}"
@@ -70,7 +70,7 @@ def _files(args: Namespace, mapping: Mapping) -> list[Path]:
 
 def _mapping(args: Namespace) -> Mapping:
     try:
-        content = yaml.safe_load(args.mapping.read_text())
+        content = yaml.safe_load(require(args.mapping).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise UsageError(f"{args.mapping}: {error}") from error
     return load_mapping(content, str(args.mapping))

@@ -113,15 +113,16 @@ def inside(root: Path, name: str) -> Path:
         raise Rejected("path leaves the root", repr(name))
     path = os.path.join(root, name)  # noqa: PTH118  called once a row: pathlib takes five times as long
     if os.path.islink(path) or not _inside(os.path.dirname(path), str(root)):  # noqa: PTH114, PTH120
-        resolved = Path(path).resolve()
-        if not resolved.is_relative_to(root.resolve()):
+        resolved = Path(os.path.realpath(path))
+        if not resolved.is_relative_to(os.path.realpath(root)):
             raise Rejected("path leaves the root", f"{name!r} is a link to {resolved}")
     return Path(path)
 
 
 @lru_cache(maxsize=4096)
 def _inside(folder: str, root: str) -> bool:
-    return Path(folder).resolve().is_relative_to(Path(root).resolve())
+    # realpath: Path.resolve raises RuntimeError for links that lead in a circle
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
 def image_size(data: Path | bytes, decode: bool = False) -> tuple[int, int]:

@@ -8,13 +8,11 @@ The seed draws the same problem again, so that a model can answer a batch of scr
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -23,7 +21,10 @@ from data_prep.miniwob import page_mode, page_seed, png, to_box
 from data_prep.miniwob_page import CROPS, WINDOW, Outcome, TaskPage, html_folder
 from data_prep.miniwob_target import Searcher
 from grounding.errors import UsageError
+from grounding.folders import claim
 from grounding.io import replacing
+from grounding.journal import Journal, read_journal
+from grounding.locks import writing
 
 log = logging.getLogger(__name__)
 
@@ -89,36 +90,35 @@ def collect(
     have = {(e.task, e.seed): e for e in read_episodes(folder)} if (folder / EPISODES).is_file() else {}
     if any(e.crop != crop for e in have.values()):
         raise UsageError(f"{folder}: holds screenshots of another crop than {crop!r}; use another folder")
+    header = {"kind": "MiniWoB++ episodes", "split": split, "seed": seed, "crop": crop}
     wanted = [(task, page_seed(split, seed, task, n), f"{task}/{n:04d}") for task in tasks for n in range(per_task)]
     progress(len([w for w in wanted if w[:2] in have]))
     missing = [w for w in wanted if w[:2] not in have]
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / EPISODES).open("a", encoding="utf-8") as stream:
+        if not (folder / EPISODES).is_file():
+            claim(folder, header["kind"])
+        with writing(folder), Journal(folder / EPISODES, header) as journal:
             for episode in _show(folder, missing, page_mode(split), crop, chromium):
-                stream.write(json.dumps(asdict(episode), ensure_ascii=False) + "\n")
-                stream.flush()
+                journal.append(asdict(episode))
                 have[episode.task, episode.seed] = episode
                 progress(1)
     return [have[task, page] for task, page, _ in wanted]
 
 
 def read_episodes(folder: Path) -> list[Episode]:
-    """What `collect` wrote; a line cut off by a kill is dropped from the file.
+    """What `collect` wrote, up to where it was interrupted.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is of something else.
+        BrokenRow: a line cannot be read.
     """
     path = folder / EPISODES
     if not path.is_file():
         raise UsageError(f"{path} is missing: python -m benchmarks.miniwob --policy oracle --data {folder} makes it")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-        with replacing(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [Episode(**{**r, "elements": _boxes(r["elements"]), "regions": _boxes(r["regions"])}) for r in rows]
+    return [
+        Episode(**{**row, "elements": _boxes(row["elements"]), "regions": _boxes(row["regions"])})
+        for row in read_journal(path)
+    ]
 
 
 def _boxes(rows: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:

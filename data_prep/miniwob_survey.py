@@ -8,7 +8,6 @@ A line per task is appended as it is done; a rerun skips those. Exit code 1 when
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from data_prep.miniwob_page import WINDOW, TaskPage, all_tasks, html_folder
 from data_prep.miniwob_target import Searcher
 from data_prep.miniwob_tasks import OTHERS, SINGLE_CLICK, SOMETIMES
 from grounding.errors import FoveaError
+from grounding.journal import Journal, read_journal
 
 
 def survey(browser: Browser, task: str, problems: int, real: bool) -> dict[str, Any]:
@@ -71,14 +71,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--chromium", help="path of the Chromium to use")
     args = parser.parse_args(argv)
     tasks = check_tasks(args.tasks) if args.tasks else all_tasks()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.is_file() else []
-    rows = {row["task"]: row for row in map(json.loads, lines)}
-    with Browser(html_folder(), executable=args.chromium) as browser, args.out.open("a", encoding="utf-8") as stream:
-        for task in tqdm([task for task in tasks if task not in rows], unit="task", disable=None):
-            rows[task] = survey(browser, task, args.problems, args.real)
-            stream.write(json.dumps(rows[task], ensure_ascii=False) + "\n")
-            stream.flush()
+    header = {"kind": "survey of MiniWoB++ tasks", "problems": args.problems, "real": args.real}
+    with Journal(args.out, header) as journal, Browser(html_folder(), executable=args.chromium) as browser:
+        for task in tqdm([task for task in tasks if task not in journal.ids], unit="task", disable=None):
+            journal.append({"id": task, **survey(browser, task, args.problems, args.real)})
+    rows = {row["id"]: row for row in read_journal(args.out)}
     wrong = [task for task in tasks if found(rows[task]) != expected(task)]
     for task in tasks:
         row, mark = rows[task], "  TABLE SAYS " + expected(task) if task in wrong else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import SPLITS, Item, Reject, source
+from data_prep.files import require
 from data_prep.images import ImageFolder
 from data_prep.rows import Rejected, box_from_xyxy, convert_rows, instruction, number, numbered
 from grounding.errors import UsageError
@@ -43,7 +44,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
     def one(where: str, path: Path) -> Iterator[Item | Sample | Reject]:
         split: Any = path.parent.name
-        row = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        row = json.loads(require(path).read_text(encoding="utf-8", errors="surrogateescape"))
         image, file = folder(f"{split}/{path.stem}.jpg", row.get("imageWidth"), row.get("imageHeight"))
         outlines = [shape["points"] for shape in row["shapes"] if shape["label"] == "target"]
         points = [(number(x), number(y)) for outline in outlines for x, y in outline]

@@ -23,6 +23,8 @@ from grounding.journal import Journal, read_header, read_journal
 from grounding.locks import LOCK_NAME, writing
 
 LISTING = ".fovea.jsonl"
+PAGE = b'<meta name="generator" content="Fovea">'
+"""In the first lines of every HTML page of ours."""
 STAGING = ".fovea.new"
 _NEXT = ".fovea.next.jsonl"
 
@@ -34,6 +36,12 @@ def check_apart(out: Path, inputs: Iterable[Path], option: str = "--out") -> Non
         UsageError: `out` is one of `inputs`, inside it, or above it.
     """
     place = real(out)
+    try:
+        place.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name too long, a file where a folder is needed
+        raise UsageError(f"{option} {str(out)[:200]}: {error.strerror}; give a new or empty folder") from error
     for path in inputs:
         read = real(path)
         for relation, wrong in (
@@ -76,6 +84,40 @@ def check_owned(folder: Path, kind: str) -> None:
         raise UsageError(f"{folder}: holds a {header.get('kind')}, no {kind}; give a new or empty folder")
 
 
+def claim(folder: Path, kind: str) -> None:
+    """Make `folder` and mark it as one of `kind` of ours. Several processes may do so at once.
+
+    Raises:
+        UsageError: as `check_owned`.
+        FoveaError: the operating system refuses.
+    """
+    check_owned(folder, kind)
+    if read_header(folder / LISTING) is None:
+        with replacing(folder / LISTING) as part, Journal(part, {"kind": kind}):
+            pass
+
+
+def check_new(file: Path, mark: bytes | None = None, option: str = "--out") -> None:
+    """Refuse to write over a file that is there, unless it begins as all of this command's files do.
+
+    Args:
+        mark: what the first 4 KiB of each file of this command hold.
+
+    Raises:
+        UsageError: it is the user's.
+    """
+    try:
+        if not os.path.lexists(file):
+            return
+        if mark is not None and file.is_file():
+            with file.open("rb") as stream:
+                if mark in stream.read(4096):
+                    return
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{option} {str(file)[:200]!r}: cannot be looked at: {error}; give another name") from error
+    raise UsageError(f"{option} {file}: exists and was not made by this command; give another name, or move it away")
+
+
 @contextmanager
 def owning(folder: Path, kind: str) -> Iterator[None]:
     """Hold `folder` as its only writer; it is made, marked as ours, and an interrupted publication is completed.
@@ -86,9 +128,7 @@ def owning(folder: Path, kind: str) -> Iterator[None]:
     """
     check_owned(folder, kind)
     with writing(folder):
-        check_owned(folder, kind)
-        with Journal(folder / LISTING, {"kind": kind}):
-            pass
+        claim(folder, kind)
         _put_in_place(folder, kind)
         yield
 

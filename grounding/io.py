@@ -113,12 +113,15 @@ def open_image(root: str | Path, ref: ImageRef, max_pixels: int = MAX_PIXELS) ->
             `max_pixels`, or of another size than `ref` says.
     """
     where = ref.path
-    base = Path(root).resolve()
-    path = (base / ref.path).resolve()
-    if not path.is_relative_to(base):
-        raise BrokenRow(where, f"image lies outside the data set's folder {base}")
-    if not path.is_file():
-        raise BrokenRow(where, f"no such image in {base}")
+    try:  # realpath: Path.resolve raises RuntimeError for links that lead in a circle
+        base = Path(os.path.realpath(root))
+        path = Path(os.path.realpath(base / ref.path))
+        if not path.is_relative_to(base):
+            raise BrokenRow(where, f"image lies outside the data set's folder {base}")
+        if not path.is_file():
+            raise BrokenRow(where, f"no such image in {base}")
+    except (OSError, ValueError) as error:
+        raise BrokenRow(where[:200], f"is no path of a file: {error}") from error
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > max_pixels:

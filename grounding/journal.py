@@ -104,6 +104,15 @@ class Journal:
         self.close()
 
 
+def is_journal(path: str | Path) -> bool:
+    """Whether a file begins as journals do."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_HEADER)) == _HEADER
+
+
 def read_header(path: str | Path) -> dict[str, Any] | None:
     """The header of a journal; None when there is no file, or one whose writer was killed in its first line.
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from grounding.errors import FoveaError
+from grounding.io import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,10 @@ class RepliesFolder:
         row = {"reply": text, "input": reply.input_tokens, "output": reply.output_tokens}
         path = self._file(name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-                json.dump(row, file)
-            Path(file.name).replace(path)
-        except OSError as error:
-            raise FoveaError(
-                f"{self._purpose} {self._folder}: {error.strerror}; free space or name another folder"
-            ) from error
+            with replacing(path) as part:
+                part.write_text(json.dumps(row), encoding="utf-8")
+        except FoveaError as error:
+            raise FoveaError(f"{self._purpose} {error}; free space or name another folder") from error
 
 
 class RepliesFile:
@@ -89,6 +85,9 @@ class RepliesFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._store = sqlite3.connect(path, check_same_thread=False, timeout=60)
+            tables = {name for (name,) in self._store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not tables <= {"replies"}:
+                raise FoveaError(f"{path}: holds something else than replies; name another file")
             self._store.execute("PRAGMA journal_mode=WAL")
             self._store.execute(
                 "CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply TEXT, input INT, output INT)"

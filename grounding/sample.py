@@ -202,7 +202,7 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
             source=row["source"],
             licence=row["licence"],
             thought=row["thought"],
-            meta=json.loads(row["meta"]),
+            meta=_meta(row["meta"]),
         )
     except KeyError as error:
         raise BrokenRow(where, f"column {error} is missing") from error
@@ -248,3 +248,17 @@ def _box(region: Mapping[str, Any]) -> Box:
 def _point(region: Mapping[str, Any]) -> Point:
     x, y = region["coords"]
     return Point(x, y, region["image"], region["label"])
+
+
+def _meta(text: str) -> dict[str, Any]:
+    """The object that a row's text of meta stands for. Raises ValueError for any other value."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("meta is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"meta is a {type(found).__name__} where an object is needed")
+    for key, value in found.items():
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"meta.{key} is a {type(value).__name__}; give a text, a number, true, false or null")
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import UsageError
+from grounding.io import replacing
 
 FILE_NAME = "fovea.json"
 _FAMILIES = {
@@ -50,7 +51,8 @@ class Profile:
 
     def write(self, folder: Path) -> None:
         """Say so in a model folder."""
-        (folder / FILE_NAME).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        with replacing(folder / FILE_NAME) as part:
+            part.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
 def read_profile(

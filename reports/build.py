@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from grounding.folders import PAGE, check_new
 from grounding.io import replacing
 from grounding.redact import redact
 from reports import charts, compare
@@ -53,12 +54,13 @@ def build(run_dir: Path | str, against: Path | str | None = None, out: Path | st
         out: where to write; ``report.html`` in `run_dir` by default.
 
     Raises:
-        UsageError: a folder is missing or is no run folder.
+        UsageError: a folder is missing or is no run folder; or `out` is a file of the user's.
         FoveaError: the page cannot be written.
     """
     first = read_run(Path(run_dir))
     second = read_run(Path(against)) if against is not None else None
     path = Path(out) if out is not None else first.folder / "report.html"
+    check_new(path, PAGE)
     with replacing(path) as temporary:
         temporary.write_text(render(first, second), encoding="utf-8")
     return path

@@ -14,9 +14,9 @@ from reports.run import Evaluation, Stage
 from rewards.monitor import HELD_OUT
 
 # title, keys with the name of each in the legend, values are shares
-LOSS = {"loss": "training", "eval_loss": "held out"}
+LOSS = {"loss": "training", "eval_loss": "evaluation"}
 PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (
-    ("Token accuracy", {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "held out"}, True),
+    ("Token accuracy", {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "evaluation"}, True),
     ("Completion length, tokens", {"completions/mean_length": "mean"}, False),
     ("Groups whose rewards are all equal", {"frac_reward_zero_std": "share"}, True),
     ("Spread of the reward in a group", {"reward_std": "standard deviation"}, False),
@@ -48,9 +48,9 @@ class Learning:
 
 
 def main_charts(learnings: Sequence[Learning]) -> list[Markup]:
-    """What is optimised beside what is wanted: the reward (or the loss) and accuracy on held-out questions."""
+    """What is optimised beside what is wanted: the reward (or the loss) and accuracy where it was evaluated."""
     reward = line_chart("Reward in training", _series(learnings, {"reward": "reward"}))
-    accuracy = line_chart("Accuracy on held-out questions", _accuracy(learnings), percent=True)
+    accuracy = line_chart("Accuracy in evaluation", _accuracy(learnings), percent=True)
     loss = line_chart("Loss", _series(learnings, LOSS))
     return [chart for chart in (reward or loss, accuracy) if chart]
 

@@ -95,11 +95,15 @@ class Evaluation:
 
     @property
     def benchmark(self) -> str:
-        return str(self.metrics.get("benchmark") or "held-out questions")
+        """What the questions are: evaluations of the same are compared, others are not."""
+        return f"{self.metrics.get('benchmark') or ''} {self.benchmark_title}"
 
     @property
     def benchmark_title(self) -> str:
-        return str(self.metrics.get("title") or self.benchmark)
+        """The benchmark's or data set's own name, and the split."""
+        title = self.metrics.get("title") or self.metrics.get("benchmark") or "unnamed data"
+        split = self.metrics.get("split")
+        return f"{title}, {split}" if split else str(title)
 
 
 @dataclass(frozen=True, slots=True)

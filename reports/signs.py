@@ -1,4 +1,4 @@
-"""Signs that the reward went up for the wrong reason: the alarms of the training log, and the held-out answers.
+"""Signs that the reward went up for the wrong reason: the alarms of the training log, and the evaluated answers.
 
 Each check says "fine", "warning", or nothing where the run does not hold what it needs.
 """
@@ -29,7 +29,7 @@ class Sign:
 
 
 def signs(stage: Stage, before: Evaluation | None, after: Evaluation | None) -> list[Sign]:
-    """The alarms of `rewards.monitor`, and every check that the held-out answers allow, for an RL stage.
+    """The alarms of `rewards.monitor`, and every check that the evaluated answers allow, for an RL stage.
 
     Args:
         stage: the stage.
@@ -57,7 +57,7 @@ def ends(stage: Stage, key: str) -> tuple[float, float] | None:
 
 
 def reward_without_accuracy(stage: Stage, before: Evaluation | None, after: Evaluation | None) -> Sign | None:
-    """The reward of training rose, and pointing on held-out screens did not."""
+    """The reward of training rose, and accuracy in evaluation did not."""
     reward = ends(stage, "reward")
     if reward is None or before is None or after is None:
         return None
@@ -70,9 +70,9 @@ def reward_without_accuracy(stage: Stage, before: Evaluation | None, after: Eval
     low, high = change["interval"]
     rose = reward[1] > reward[0]
     return Sign(
-        "Reward and held-out accuracy",
+        "Reward and accuracy in evaluation",
         rose and low <= 0,
-        f"reward {reward[0]:.3g} → {reward[1]:.3g}, held-out accuracy {100 * change['difference']:+.1f} points "
+        f"reward {reward[0]:.3g} → {reward[1]:.3g}, accuracy in evaluation {100 * change['difference']:+.1f} points "
         f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
         + ("; the reward may pay for something else than pointing" if rose and low <= 0 else ""),
     )
@@ -134,11 +134,11 @@ def clipped(stage: Stage) -> Sign | None:
 
 
 def unreadable(after: Evaluation | None) -> Sign | None:
-    """Many held-out answers cannot be read."""
+    """Many evaluated answers cannot be read."""
     if after is None or not after.rows:
         return None
     share = sum(places.verdict(row) == "unreadable" for row in after.rows) / len(after.rows)
-    return Sign("Unreadable answers", share > 0.1, f"{share:.1%} of the held-out answers cannot be read")
+    return Sign("Unreadable answers", share > 0.1, f"{share:.1%} of the evaluated answers cannot be read")
 
 
 def broken_numbers(stage: Stage) -> Sign | None:

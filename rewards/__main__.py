@@ -24,7 +24,8 @@ import yaml
 
 from grounding.completion import GRAMMARS
 from grounding.errors import BrokenRow, FoveaError, UsageError
-from grounding.io import read_samples
+from grounding.folders import check_new
+from grounding.io import read_samples, replacing
 from grounding.sample import Sample, to_row
 from rewards import REWARDS, Reward
 from rewards.compose import build_rewards, read_specs, weights
@@ -85,6 +86,7 @@ def show_reward(arguments: argparse.Namespace) -> None:
     print(f"params   {', '.join(f'{key}={value!r}' for key, value in entry.params.items()) or 'none'}")
     print(f"source   {entry.source}")
     if arguments.plot:
+        check_new(Path(arguments.plot), option="--plot")
         draw_heat_map(entry).save(arguments.plot)
         print(f"plot     {arguments.plot}")
     elif has_heat_map(entry):
@@ -97,6 +99,8 @@ def _needs(entry: Reward) -> str:
 
 def score_completions(arguments: argparse.Namespace) -> None:
     """Print a table of means and, with --out, write every value."""
+    if arguments.out:
+        check_new(arguments.out)
     specs = read_specs(_reward_list(arguments.rewards))
     samples = {sample.id: sample for sample in read_samples(arguments.data)}
     rows = list(_completions(arguments.completions, samples))
@@ -116,7 +120,7 @@ def score_completions(arguments: argparse.Namespace) -> None:
         figures = (fmean(known), min(known), max(known)) if known else (float("nan"),) * 3
         print(f"{name:28} {figures[0]:8.4f} {figures[1]:8.4f} {figures[2]:8.4f} {len(known):8d}")
     if arguments.out:
-        with arguments.out.open("w", encoding="utf-8") as file:
+        with replacing(arguments.out) as part, part.open("w", encoding="utf-8") as file:
             for i, row in enumerate(rows):
                 record = {"id": row["id"], **{name: values[i] for name, values in scores.items()}, "total": totals[i]}
                 file.write(json.dumps(record) + "\n")

@@ -46,6 +46,10 @@ class Benchmark:
         """Folder the items' image paths are relative to."""
         return root if root.is_dir() else root.parent
 
+    def title(self, root: Path | None) -> str:
+        """What tables and reports call it, read from `root`."""
+        return self.card.title
+
     def prompt(self, item: Item) -> str:
         """The instruction handed to the dialect's own prompt."""
         return item.instruction

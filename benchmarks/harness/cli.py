@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace) -> int:
 def _facts(benchmark: Benchmark, args: argparse.Namespace, **more: Any) -> dict[str, Any]:
     return {
         "benchmark": args.benchmark,
-        "title": benchmark.card.title,
+        "title": benchmark.title(args.data),
         "split": args.split or benchmark.splits[0],
         "data": None if args.data is None else str(args.data),
         "image_root": None if args.data is None else str(args.images or benchmark.image_root(args.data)),

@@ -23,6 +23,7 @@ from data_prep.state import write_json
 from grounding.completion import split_completion
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
+from grounding.folders import check_new
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point
 from grounding.thought import write_place
@@ -131,6 +132,8 @@ def _from_teacher(args: Namespace) -> Iterator[Proposal]:
         output_price=args.prices[1],
     )
     cache = args.cache or args.out.with_name(args.out.name + ".replies.sqlite")
+    cost = cache.with_suffix(".cost.json")
+    check_new(cost, b'"output_tokens": ', option="--cache")
     teacher = Teacher(settings, cache)
     form = FORMS[args.form]
 
@@ -154,7 +157,7 @@ def _from_teacher(args: Namespace) -> Iterator[Proposal]:
         for (split, sample), thoughts in in_order(work, read_dataset(args), args.parallel):
             yield split, sample, thoughts
     finally:
-        write_json(cache.with_suffix(".cost.json"), teacher.cost())
+        write_json(cost, teacher.cost())
         teacher.close()
 
 
@@ -167,6 +170,8 @@ def messages(sample: Sample, args: Namespace) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     for image in () if args.no_image else sample.images:
         path = inside(args.root, image.path)
+        if path.exists() and not path.is_file():  # a pipe or a device would block
+            raise Rejected("bad image", f"{image.path}: no regular file")
         try:
             data = path.read_bytes()
         except OSError as error:

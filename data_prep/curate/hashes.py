@@ -6,7 +6,6 @@ layout is alike (64 bits are not). Two images within `distance` bits count as th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import imagehash
 import numpy as np
 
 from data_prep.cot.teacher import in_order
-from data_prep.files import read_jsonl
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import open_image
+from grounding.journal import Journal, read_journal
 from grounding.sample import ImageRef
 
 BITS = 256
@@ -34,7 +33,7 @@ class ImageHashes:
 
     Args:
         root: folder of the data set.
-        cache: JSON lines {"path", "stamp", "hash" | "error"}; appended to.
+        cache: a journal of {"id", "path", "stamp", "hash" | "error"}; appended to.
         parallel: images decoded at once.
     """
 
@@ -48,29 +47,24 @@ class ImageHashes:
 
     def read(self, images: Iterable[ImageRef]) -> np.ndarray:
         """Hash every distinct image; rows of the result belong to `index[path]`: (N, 32) uint8."""
-        kept: dict[str, tuple[str, dict[str, str]]] = {}
-        self._cache.parent.mkdir(parents=True, exist_ok=True)
-        if self._cache.exists():
-            _drop_torn_line(self._cache)
-            for _, row in read_jsonl(self._cache):
-                if isinstance(row, dict):
-                    kept[row["path"]] = (row["stamp"], row)
+        kept: dict[str, dict[str, str]] = {}
 
         def work(ref: ImageRef) -> dict[str, str]:
             stamp = self._stamp(ref)
             found = kept.get(ref.path)
-            if found and found[0] == stamp:
-                return found[1]
-            row = {"path": ref.path, "stamp": stamp}
+            if found and found["stamp"] == stamp:
+                return found
+            row = {"id": f"{ref.path} {stamp}", "path": ref.path, "stamp": stamp}
             try:
                 return {**row, "hash": image_hash(self._root, ref).tobytes().hex()}
             except BrokenRow as error:
                 return {**row, "error": error.reason}
 
-        with self._cache.open("a") as log:
+        with Journal(self._cache, {"kind": "image hashes", "bits": BITS}) as journal:
+            kept.update((row["path"], row) for row in read_journal(self._cache))
             for ref, row in in_order(work, _distinct(images), self._parallel):
-                if ref.path not in kept or kept[ref.path][1] is not row:
-                    log.write(json.dumps(row) + "\n")
+                if row["id"] not in journal.ids:
+                    journal.append(row)
                 if "error" in row:
                     self.errors[ref.path] = row["error"]
                 else:
@@ -84,13 +78,6 @@ class ImageHashes:
         except OSError:
             return "missing"
         return f"{status.st_size}-{status.st_mtime_ns}-{ref.width}x{ref.height}"
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off the last line of a run that was killed while it wrote it."""
-    with path.open("r+b") as file:
-        whole = sum(len(line) for line in file if line.endswith(b"\n"))
-        file.truncate(whole)
 
 
 def _distinct(images: Iterable[ImageRef]) -> Iterable[ImageRef]:

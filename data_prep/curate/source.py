@@ -20,6 +20,7 @@ from data_prep.dataset import carry, dataset_files, read_dataset, samples_of
 from data_prep.files import read_jsonl
 from data_prep.rows import Rejected
 from grounding.errors import UsageError
+from grounding.journal import is_journal, read_journal
 from grounding.sample import Sample, to_row
 
 
@@ -128,7 +129,7 @@ def _measure(args: Namespace, limits: Limits) -> Measured:
 def _pass_rates(path: Path) -> dict[str, float]:
     right: dict[str, list[bool]] = {}
     for where, row in read_jsonl(path):
-        if isinstance(row, Rejected) or not isinstance(row.get("correct"), bool) or "id" not in row:
+        if not isinstance(row, dict) or not isinstance(row.get("correct"), bool) or "id" not in row:
             raise UsageError(f"{path}: {where} has no id and correct (true or false), as eval.py writes them")
         right.setdefault(row["id"], []).append(row["correct"])
     return {name: sum(marks) / len(marks) for name, marks in right.items()}
@@ -136,9 +137,10 @@ def _pass_rates(path: Path) -> dict[str, float]:
 
 def _by_id(path: Path) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
-    for where, row in read_jsonl(path):
+    rows = ((str(path), row) for row in read_journal(path)) if is_journal(path) else read_jsonl(path)
+    for where, row in rows:
         if (
-            isinstance(row, Rejected)
+            not isinstance(row, dict)
             or "id" not in row
             or not ("score" in row or {"peak", "inside", "overall"} <= set(row))
         ):

@@ -109,7 +109,7 @@ def test_collecting_goes_on_where_it_stopped(folder, tmp_path, chromium):
     before = read_episodes(folder)
     path = tmp_path / "episodes.jsonl"
     lines = (folder / "episodes.jsonl").read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:4]) + lines[4][:50])  # killed while writing the fifth
+    path.write_text("".join(lines[:5]) + lines[5][:50])  # killed while writing the fifth
     made = []
     after = collect(tmp_path, TASKS, 3, chromium=str(chromium), progress=made.append)
     assert after == before == read_episodes(tmp_path)

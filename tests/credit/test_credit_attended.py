@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from credit.__main__ import main
-from credit.attended import known_ids, target_scores
+from credit.attended import target_scores
 from data_prep.__main__ import main as data_prep
 from data_prep.screens import example
-from grounding.errors import BrokenRow
 from grounding.io import write_samples
+from grounding.journal import read_journal
 
 MODEL = "assets/fovea-tiny"
 
@@ -49,7 +49,7 @@ def test_a_trained_model_looks_at_the_target_and_curation_keeps_what_it_looks_at
     with scores.open("a") as file:
         file.write('{"id": "cut o')  # as a kill leaves it
     assert main([*command, *options]) == 0
-    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    rows = list(read_journal(scores))
     assert len({row["id"] for row in rows}) == len(rows) == 12
     looks = [row for row in rows if row["peak"] > 0.2 and row["inside"] > row["overall"]]
     assert len(looks) >= 10
@@ -63,7 +63,10 @@ def test_a_trained_model_looks_at_the_target_and_curation_keeps_what_it_looks_at
     assert kept
 
 
-def test_a_file_of_something_else_is_named(tmp_path):
+def test_a_file_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "scores.jsonl").write_text('{"score": 1}\n')
-    with pytest.raises(BrokenRow, match=r"scores\.jsonl:1.*not a line of scores"):
-        list(known_ids(tmp_path / "scores.jsonl"))
+    data = tmp_path / "train.jsonl"
+    data.touch()
+    assert main(["attention", "--model", MODEL, "--data", str(data), "--out", str(tmp_path / "scores.jsonl")]) == 2
+    assert "scores.jsonl: is not a file of this command" in capsys.readouterr().err
+    assert (tmp_path / "scores.jsonl").read_text() == '{"score": 1}\n'

@@ -22,6 +22,7 @@ from data_prep.rows import Rejected
 from data_prep.writer import run
 from grounding.errors import UsageError
 from grounding.io import read_samples, write_samples
+from grounding.journal import read_journal
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Point, Span
 from tests.data_prep.helpers_data import convert, parse, reasons, write_json
@@ -282,7 +283,7 @@ def test_curated_data_set_on_disk_and_cached_hashes(tmp_path):
     assert manifest["rows"] == {"train": 1} and manifest["rejects"] == {"vague instruction": 1}
     assert [s.id for s in read_samples(tmp_path / "out/train.jsonl")] == ["s0"]
     cache = tmp_path / "out.hashes.jsonl"
-    assert len(cache.read_text().splitlines()) == 1
+    assert len(list(read_journal(cache))) == 1
     with cache.open("a") as handle:
         handle.write('{"path": "images/cut')
     run(SOURCES.get("curate"), parse("curate", root, tmp_path / "out2"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from data_prep import writer
 from data_prep.__main__ import main
 from data_prep.state import State
+from grounding.errors import FoveaError
+from grounding.replies import RepliesFile
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture
 
 GOOD = {"image": "a.png", "problem": "the red thing", "solution": [1, 1, 20, 20]}
@@ -172,6 +177,47 @@ def test_a_finished_data_set_can_be_asked_for_again_without_write_permission(raw
     assert convert(raw, tmp_path / "out") == 0
     monkeypatch.setattr(writer, "owning", None)
     assert convert(raw, tmp_path / "out") == 0
+
+
+def test_pipes_loops_and_long_names_are_rows_that_are_rejected(raw, tmp_path, capsys):
+    os.mkfifo(raw / "images/pipe.png")
+    (raw / "images/loop").symlink_to(raw / "images/loop")
+    names = ["pipe.png", "loop", "loop/a.png", "x" * 5000 + ".png", "a\0b.png", "a.png/b.png"]
+    write_json(raw / "a.json", [GOOD, *({**GOOD, "image": name} for name in names)])
+    assert convert(raw, tmp_path / "out", "--max-rejects", "1") == 0
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["rejected"] == len(names)
+    os.mkfifo(raw / "pipe.json")
+    assert convert(raw, tmp_path / "other", annotations="pipe.json") == 2
+    assert convert(raw, tmp_path / "other", annotations="*pe.json") == 2
+    assert convert(raw, tmp_path / ("x" * 5000)) == 2
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert convert(raw, tmp_path / "loop") == 2
+    assert main(["view", "--root", str(tmp_path / "loop")]) == 2
+    assert error(capsys)
+
+
+@pytest.mark.parametrize("suffix", [".hashes.jsonl", ".replies.sqlite", ".replies.cost.json"])
+def test_files_beside_a_data_set_are_not_written_over(raw, tmp_path, suffix, capsys):
+    assert convert(raw, tmp_path / "in") == 0
+    mine = tmp_path / f"out{suffix}"
+    mine.write_bytes(b"mine\n")
+    if suffix == ".hashes.jsonl":
+        command = ["curate"]
+    else:
+        command = ["cot", "--teacher", "http://127.0.0.1:9/v1", "--model", "m", "--retries", "0"]
+    assert main([*command, "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) in (1, 2)
+    assert mine.name in error(capsys)
+    assert mine.read_bytes() == b"mine\n"
+
+
+def test_a_database_of_something_else_is_left_alone(tmp_path):
+    path = tmp_path / "mine.sqlite"
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("CREATE TABLE photos (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(FoveaError, match=r"mine\.sqlite: holds something else"):
+        RepliesFile(path)
+    assert path.read_bytes() == before and not list(tmp_path.glob("mine.sqlite-*"))
 
 
 def test_the_state_knows_its_own_shape():

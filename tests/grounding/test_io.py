@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,10 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
         ({"images": []}, "no images"),
         ({"images": [{"path": "../a.png", "width": 1, "height": 1}]}, "must be relative"),
         ({"meta": "{"}, "Expecting property name"),
+        ({"meta": "[1]"}, "meta is a list where an object is needed"),
+        ({"meta": "1"}, "meta is a int where an object is needed"),
+        ({"meta": "[" * 100_000}, "meta is nested too deeply"),
+        ({"meta": '{"size": [1]}'}, r"meta\.size is a list; give a text, a number"),
         ({"target": {"kind": "circle", "text": None, "regions": []}}, "unknown target kind 'circle'"),
         ({"target": {"kind": "box", "text": None, "regions": []}}, "target box has 0 regions"),
         (
@@ -278,6 +283,14 @@ def test_a_path_that_leaves_the_folder_through_a_link(root: Path) -> None:
     (root / "images" / "b.png").symlink_to(root.parent / "secret.png")
     with pytest.raises(BrokenRow, match="outside the data set's folder"):
         open_image(root, ImageRef("images/b.png", 4, 3))
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/a.png", "images/a.png/b", "x" * 5000, "x/" * 3000, "pipe", "images"])
+def test_paths_that_lead_nowhere_are_one_line(root: Path, name: str) -> None:
+    (root / "loop").symlink_to(root / "loop")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(BrokenRow, match=r"no such image|is no path of a file"):
+        open_image(root, ImageRef(name, 4, 3))
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(root: Path) -> None:

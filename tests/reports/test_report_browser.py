@@ -1,6 +1,8 @@
 """The page in a real Chromium: it renders, nothing is logged as an error, and its controls do what they say."""
 
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -156,3 +158,45 @@ def test_text_stands_out_from_its_background(open_page, report, scheme):
     )
     assert len(ratios) > 10
     assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
+
+
+HOSTILE = """<!doctype html><meta http-equiv="refresh" content="1; url={url}/refresh">
+<img src="{url}/image"><link rel="stylesheet" href="{url}/style"><script src="{url}/script"></script><script>
+console.log("its script ran");
+fetch("{url}/fetch").catch(() => 0); navigator.sendBeacon("{url}/beacon");
+try {{ new WebSocket("{url}/socket".replace("http", "ws")) }} catch (error) {{}}
+new Image().src = "{url}/picture"; setTimeout(() => {{ location = "{url}/location" }}, 50);
+</script><form action="{url}/form"></form><script>document.forms[0].submit()</script>"""
+
+
+def test_an_embedded_page_runs_but_sends_nothing(browser, workshop):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    run = workshop.run()
+    (run / "attention").mkdir()
+    (run / "attention/q46.html").write_text(HOSTILE.format(url=f"http://127.0.0.1:{server.server_port}"))
+    page, said = browser.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    try:
+        page.goto(build(run).as_uri())
+        page.locator("iframe").first.scroll_into_view_if_needed()
+        page.wait_for_timeout(2000)
+    finally:
+        page.close()
+        server.shutdown()
+        server.server_close()
+    assert "its script ran" in said
+    assert asked == []

@@ -105,10 +105,10 @@ def test_two_runs_of_one_name_are_told_apart(workshop, tmp_path):
 def test_reward_that_rises_alone_is_a_warning(workshop):
     run = read_run(workshop.run(right=30))  # GRPO ends where SFT ended
     found = {s.title: s for s in signs(run.stages[1], *run.evaluations[1:])}
-    assert found["Reward and held-out accuracy"].warning
+    assert found["Reward and accuracy in evaluation"].warning
     run = read_run(workshop.run())
     found = {s.title: s for s in signs(run.stages[1], *run.evaluations[1:])}
-    assert not found["Reward and held-out accuracy"].warning
+    assert not found["Reward and accuracy in evaluation"].warning
 
 
 def test_clicking_one_place_and_huge_boxes_are_warnings(workshop):

@@ -110,3 +110,24 @@ def test_no_run_folder_is_a_usage_error(tmp_path, capsys):
 def test_a_page_that_cannot_be_written_is_one_line(workshop, capsys):
     assert main([str(workshop.run()), "--out", "/proc/report.html"]) == 1
     assert capsys.readouterr().err.startswith("reports: /proc/report.html: cannot be written")
+
+
+def test_a_file_of_the_users_is_not_written_over(workshop, tmp_path, capsys):
+    mine = tmp_path / "notes.html"
+    mine.write_text("<html>mine")
+    assert main([str(workshop.run()), "--out", str(mine)]) == 2
+    assert "notes.html: exists and was not made by this command" in capsys.readouterr().err
+    assert mine.read_text() == "<html>mine"
+    for _ in range(2):
+        assert main([str(workshop.run()), "--out", str(tmp_path / "report.html")]) == 0
+
+
+def test_evaluations_are_called_what_they_are(workshop):
+    run = workshop.run()
+    for label, split in (("base", "train"), ("sft", "test")):
+        path = run / "eval" / label / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "title": "mine", "split": split}))
+    first, second = (next(e for e in read_run(run).evaluations if e.label == label) for label in ("base", "sft"))
+    assert (first.benchmark_title, second.benchmark_title) == ("mine, train", "mine, test")
+    assert first.benchmark != second.benchmark
+    assert "held-out" not in build(run).read_text()
