@@ -47,9 +47,9 @@ FREE = re.compile(
     r"save_(?!only)\w+|log\w+|eval_(steps|strategy|delay|on_start)|per_device_eval_batch_size|dataloader_\w+|hub_\w+"
     r"|push_to_hub|report_to|run_name|disable_tqdm|num_completions_to_print|max_steps|num_train_epochs"
 )
-STRAY = re.compile(
-    r"\.(DONE|final\.new|[\w.-]+\.(json|jsonl|yaml|md))(\.\w{8})?"
-)  # what a kill leaves of `replacing`
+STRAY = re.compile(  # what a kill leaves of `replacing`: nobody else's dot files
+    r"\.final\.new|\.(DONE|resolved\.yaml|(environment|settings|training|wandb)\.json|metrics\.jsonl)\.[a-z0-9_]{8}"
+)
 
 
 def jobs_of(recipe: Recipe) -> list[Job]:
@@ -197,6 +197,8 @@ def mark_done(job: Job) -> None:
 def link_final(recipe: Recipe, job: Job) -> None:
     """Point `final` at the last stage's model."""
     link = recipe.folder / "final"
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link}: is not the link that a run makes; move it away and run again")
     temporary = recipe.folder / ".final.new"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(Path(job.folder.name) / "model", target_is_directory=True)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import torch
 
-from grounding.locks import writing
+from grounding.folders import owning
 from recipes.config import Recipe
 from recipes.processes import on_main, this_process
 from recipes.run_folder import claim, jobs_of, link_final, mark_done, open_run
@@ -31,7 +31,7 @@ def run_recipe(recipe: Recipe) -> None:
     for job in jobs:
         STAGES.get(job.spec.kind)(job).check()
     with ExitStack() as stack:
-        on_main(lambda: stack.enter_context(writing(recipe.folder)))
+        on_main(lambda: stack.enter_context(owning(recipe.folder, "run")))
         on_main(lambda: open_run(recipe))
         for job in jobs:
             run_stage(job)

@@ -23,7 +23,7 @@ from benchmarks.harness.items import RULE_CHOICES, Item, Rule
 from benchmarks.harness.predictions import SPACES, Reading, match_rows, space_warning
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
-from grounding.locks import writing
+from grounding.folders import owning
 from models.hub import find_model
 from models.profile import Profile, read_profile
 
@@ -147,7 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError(f"--data DIR is needed: get it from {benchmark.card.get}")
     metrics: dict[str, Any] | None
     if args.predictions:
-        with writing(args.out) if args.out else nullcontext():
+        with owning(args.out, "evaluation") if args.out else nullcontext():
             metrics = _score_file(benchmark, args)
     else:
         metrics = _score_model(benchmark, args)
@@ -244,7 +244,7 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
     from benchmarks.harness import backends  # noqa: PLC0415
 
     share, wait = backends.processes()
-    with writing(args.out) if share[0] == 0 else nullcontext():
+    with owning(args.out, "evaluation") if share[0] == 0 else nullcontext():
         backend = backends.open_backend(args, profile, source)
         seen = backend.seen
         settings = backends.fingerprint(args, backend, profile, items, image_root)

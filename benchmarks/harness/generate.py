@@ -20,7 +20,7 @@ from benchmarks.harness.items import Item
 from grounding.errors import UsageError
 from grounding.fingerprint import differences, digest
 from grounding.io import open_image
-from grounding.journal import Journal, read_header, read_journal
+from grounding.journal import Journal, is_journal, read_header, read_journal
 from grounding.sample import ImageRef
 
 _PATCH_AREA = 28 * 28  # pixels per image token of the Qwen family: only used to compare lengths
@@ -210,7 +210,7 @@ def read_generations(folder: Path) -> dict[tuple[str, int], Generated]:
 
 def forget_generations(folder: Path) -> None:
     """Remove every answer in `folder`."""
-    for file in _files(folder):
+    for file in filter(is_journal, _files(folder)):
         file.unlink()
 
 

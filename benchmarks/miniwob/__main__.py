@@ -17,6 +17,7 @@ from data_prep.miniwob_live import collect
 from data_prep.miniwob_page import CROPS
 from data_prep.miniwob_tasks import SINGLE_CLICK
 from grounding.errors import FoveaError
+from grounding.folders import owning
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
         where = ["--data", str(args.data), "--out", str(args.out)]
         return cli.main(["--model", args.policy, "--benchmark", "miniwob", *where, *more])
     facts = {"model": args.policy, "data": str(args.data), "seed": args.seed}
-    metrics = evaluate(baseline(args.policy, args.seed), episodes, args.out, **facts)
+    with owning(args.out, "evaluation"):
+        metrics = evaluate(baseline(args.policy, args.seed), episodes, args.out, **facts)
     sys.stdout.write(tables.score(metrics) + "\n")
     return 0
 

@@ -132,7 +132,8 @@ def test_what_an_endpoint_cannot_do_is_refused_before_it_is_asked(few, tmp_path,
 
 def test_an_endpoint_is_asked_with_its_key_and_its_name_belongs_to_the_answers(few, tmp_path, monkeypatch):
     monkeypatch.setenv("SERVER_KEY", "s3cret")
-    flags = ["--data", str(few), "--out", str(tmp_path), "--dialect", "qwen2_5_vl", "--max-pixels", "50176",
+    out = tmp_path / "out"
+    flags = ["--data", str(few), "--out", str(out), "--dialect", "qwen2_5_vl", "--max-pixels", "50176",
              "--key-variable", "SERVER_KEY"]  # fmt: skip
     with serve(chat('{"bbox_2d": [1, 2, 3, 4]}')) as server:
         url = server.url.replace("//", "//ann:pa55@")
@@ -142,9 +143,9 @@ def test_an_endpoint_is_asked_with_its_key_and_its_name_belongs_to_the_answers(f
             main(["--endpoint", url, "--model", "n", *flags])
     with pytest.raises(UsageError, match="another endpoint"):
         main(["--endpoint", "http://other:1/v1", "--model", "m", *flags])
-    for file in tmp_path.glob("*.json*"):
+    for file in out.glob("*.json*"):
         assert "s3cret" not in file.read_text() and "pa55" not in file.read_text()
-    row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])
+    row = json.loads((out / "results.jsonl").read_text().splitlines()[0])
     assert row["images"][0]["seen"] == [84, 84]  # 96 to the nearest multiple of 28
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grounding.errors import FoveaError, UsageError
-from grounding.folders import LISTING, check_apart, check_owned, owning, rebuilding
+from grounding.folders import LISTING, PAGE, check_apart, check_new, check_owned, claim, owning, rebuilding
 from grounding.journal import read_journal
 from grounding.locks import LOCK_NAME
 
@@ -172,3 +172,23 @@ def test_paths_that_no_file_can_have(tmp_path: Path) -> None:
     for path in (tmp_path / "loop", tmp_path / ("x" * 5000)):
         with pytest.raises(FoveaError, match=r"loop|xxx"):
             build(path, FIRST)
+
+
+def test_claiming_twice_and_by_several_processes_is_one_mark(tmp_path: Path) -> None:
+    for _ in range(3):
+        claim(tmp_path / "run", "run")
+        fill(tmp_path / "run", {"mine.txt": "mine"})
+    assert (tmp_path / "run" / LISTING).read_text() == '{"header": {"kind": "run"}}\n'
+    with owning(tmp_path / "run", "run"), pytest.raises(UsageError, match="holds a run, no evaluation"):
+        claim(tmp_path / "run", "evaluation")
+
+
+def test_only_files_with_the_mark_are_written_over(tmp_path: Path) -> None:
+    page, mine = tmp_path / "page.html", tmp_path / "mine.html"
+    page.write_bytes(b"<!doctype html>" + PAGE)
+    mine.write_bytes(b"<!doctype html>" + b" " * 5000 + PAGE)
+    check_new(page, PAGE)
+    check_new(tmp_path / "new.html", PAGE)
+    for path, mark in ((mine, PAGE), (page, None), (tmp_path, PAGE)):
+        with pytest.raises(UsageError, match="exists and was not made by this command; give another name"):
+            check_new(path, mark)
