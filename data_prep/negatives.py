@@ -22,6 +22,7 @@ from data_prep import dataset as datasets
 from data_prep.dataset import dataset_files, samples_of, transform
 from data_prep.rows import Rejected
 from grounding.geometry import iou
+from grounding.phrases import quoted, thing
 from grounding.sample import Sample
 from grounding.targets import Absent, Box, TextBox
 from grounding.thought import write_place
@@ -69,7 +70,7 @@ class Pool:
             image = sample.images[0].path
             key = zlib.crc32(image.encode())  # two images under one key only make the choice stricter
             pool.known[key] = pool.known.get(key, 0) | _mask(sample.instruction)
-            entry = (sample.instruction, image)
+            entry = (sample.words, image)
             if len(pool.phrases) < args.pool:
                 pool.phrases.append(entry)
             elif (slot := dice.randrange(number + 1)) < args.pool:
@@ -132,7 +133,7 @@ def corrupted_pairs(args: Namespace) -> Iterator[Item | Sample | Reject]:
         box = sample.target
         if not isinstance(box, Box) or dice.random() >= args.share:
             return
-        phrase, shown = sample.instruction, box
+        phrase, shown = sample.words, box
         corruption = dice.choice(("none", "phrase", "box"))
         if corruption == "phrase":
             phrase = pool.foreign(sample, dice)
@@ -142,7 +143,7 @@ def corrupted_pairs(args: Namespace) -> Iterator[Item | Sample | Reject]:
         yield replace(
             sample,
             id=f"pair-{sample.id}",
-            instruction=f"Does {write_place(shown)} show this: {phrase}? Answer yes or no.",
+            instruction=f"{does_it_fit(write_place(shown), phrase)} Answer yes or no.",
             target=TextBox("yes" if corruption == "none" else "no", evidence),
             source="corrupted_pairs",
             thought=None,
@@ -150,6 +151,16 @@ def corrupted_pairs(args: Namespace) -> Iterator[Item | Sample | Reject]:
         )
 
     return transform(args, change)
+
+
+def does_it_fit(place: str, instruction: str) -> str:
+    """The question whether a place is what an instruction asks for."""
+    named = thing(instruction)
+    if named is not None:
+        return f"Does {place} show {named}?"
+    if instruction.rstrip().endswith("?"):
+        return f"Does {place} answer the question {quoted(instruction)}"
+    return f"Does {place} fit the request {quoted(instruction)}?"
 
 
 def moved(box: Box, dice: random.Random) -> Box:

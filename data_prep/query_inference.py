@@ -47,7 +47,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             sample,
             id=f"query-{sample.id}",
             instruction=question.format(place=write_place(target)),
-            target=TextBox(sample.instruction, (target,) if isinstance(target, Box) else ()),
+            target=TextBox(sample.words, (target,) if isinstance(target, Box) else ()),
             source="query_inference",
             thought=None,
             meta={**sample.meta, "task": "query_inference"},

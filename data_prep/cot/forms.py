@@ -10,9 +10,10 @@ knowledge  what is known of the thing asked for, then what is seen that fits (De
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from grounding.phrases import request
 from grounding.sample import Sample, regions_of
 from grounding.targets import Absent, Box, Point, Polygon, Span
 from grounding.thought import write_place
@@ -61,71 +62,85 @@ def position_words(region: Box | Point) -> str:
     return f"in the {row} {column} of the image" if row and column else f"in the {row or column} part of the image"
 
 
-def around(region: Box | Point) -> Box:
-    """The region of interest that a look around would give: the target with a margin, inside the image."""
-    x1, y1, x2, y2 = region.xyxy if isinstance(region, Box) else (region.x, region.y, region.x, region.y)
+def around(*regions: Box | Point) -> Box:
+    """The region of interest that a look around regions of one image would give: a margin around all of them."""
+    corners = [region.xyxy if isinstance(region, Box) else (region.x, region.y) * 2 for region in regions]
+    x1, y1 = (min(corner[axis] for corner in corners) for axis in (0, 1))
+    x2, y2 = (max(corner[axis] for corner in corners) for axis in (2, 3))
     dx, dy = MARGIN + (x2 - x1) / 2, MARGIN + (y2 - y1) / 2
-    return Box(max(0.0, x1 - dx), max(0.0, y1 - dy), min(1.0, x2 + dx), min(1.0, y2 + dy), region.image)
+    return Box(max(0.0, x1 - dx), max(0.0, y1 - dy), min(1.0, x2 + dx), min(1.0, y2 + dy), regions[0].image)
 
 
-def _asked(sample: Sample) -> str:
-    return sample.instruction.rstrip(" .")
+def _interest(regions: Sequence[Box | Point]) -> list[Box]:
+    """One region of interest for each image that has a region."""
+    images = dict.fromkeys(region.image for region in regions)
+    return [around(*(region for region in regions if region.image == image)) for image in images]
+
+
+def _listed(words: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _places(regions: Iterable[Box | Point]) -> str:
+    return _listed(write_place(region) for region in regions)
+
+
+def _positions(regions: Sequence[Box | Point]) -> str:
+    return _listed(dict.fromkeys(position_words(region) for region in regions))
 
 
 def _without_region(sample: Sample) -> str:
-    asked = f'I am asked for "{_asked(sample)}".'
+    asked = request(sample.words)
     if isinstance(sample.target, Absent):
-        return f"{asked} I look over the whole image and find nothing that fits, so it is not there."
+        whole = "the whole image" if len(sample.images) == 1 else "all images"
+        return f"{asked} I look over {whole} and find nothing that fits, so it is not there."
     if isinstance(sample.target, Span):
         start, end = sample.target.start, sample.target.end
-        return f"{asked} I follow the frames; it starts at {start:.1f} s and ends at {end:.1f} s."
-    return asked
+        return f"{asked} I follow the frames: it starts at {start:.1f} s and ends at {end:.1f} s."
+    return f"{asked} I read the answer off the image."
+
+
+_COMPARING = ("I compare it with what the image shows", "I go through what the image shows", "I look over the image")
 
 
 def _free(sample: Sample, dice: random.Random) -> str:
     regions = _regions(sample)
     if not regions:
         return _without_region(sample)
-    opening = dice.choice(("I am asked for", "I look for", "The target is"))
-    found = " and ".join(dict.fromkeys(position_words(region) for region in regions[:4]))
-    many = "it is" if len(regions) == 1 else f"there are {len(regions)}, "
-    return f'{opening} "{_asked(sample)}". Comparing what the image shows with this, {many} {found}.'
+    found = "it is" if len(regions) == 1 else f"there are {len(regions)},"
+    return f"{request(sample.words)} {dice.choice(_COMPARING)}: {found} {_positions(regions)}."
 
 
 def _grounded(sample: Sample, dice: random.Random) -> str:
     regions = _regions(sample)
     if not regions:
         return _without_region(sample)
-    first = around(regions[0])
-    steps = [
-        f'I am asked for "{_asked(sample)}".',
-        f"I look {position_words(regions[0])}, around {write_place(_centre(first))}.",
-    ]
-    steps += [f"What fits is at {write_place(region)}." for region in regions]
-    return " ".join(steps)
+    look = f"I look {position_words(regions[0])}, around {write_place(_centre(around(regions[0])))}."
+    found = "What fits is" if len(regions) == 1 else f"The {len(regions)} that fit are"
+    return f"{request(sample.words)} {look} {found} at {_places(regions)}."
 
 
 def _region(sample: Sample, dice: random.Random) -> str:
     regions = _regions(sample)
     if not regions:
         return _without_region(sample)
-    found = " and ".join(write_place(region) for region in regions)
-    return (
-        f'To find "{_asked(sample)}" I first look at the region {write_place(around(regions[0]))}.'
-        f" Inside it the target is at {found}."
-    )
+    wide = _interest(regions)
+    look = f"I first look at the region{'s' if len(wide) > 1 else ''} {_places(wide)}."
+    found = "the target is" if len(regions) == 1 else f"the {len(regions)} targets are"
+    return f"{request(sample.words)} {look} There, {found} at {_places(regions)}."
 
 
 def _fast_slow(sample: Sample, dice: random.Random) -> str:
     regions = _regions(sample)
     if not regions:
         return _without_region(sample)
-    place = " and ".join(write_place(region) for region in regions)
     if len(regions) == 1 and isinstance(regions[0], Box) and regions[0].area >= EASY_AREA:
-        return f'Fast: "{_asked(sample)}" is easy to see at {place}.'
+        return f"Fast: {request(sample.words)} It is easy to see at {_places(regions)}."
     return (
-        f'Slow. Summary: the image is searched for "{_asked(sample)}".'
-        f" Focus: what is {position_words(regions[0])}, {write_place(around(regions[0]))}. Point: {place}."
+        f"Slow. Summary: {request(sample.words)} Focus: {_positions(regions)}, in {_places(_interest(regions))}."
+        f" Point: {_places(regions)}."
     )
 
 
@@ -133,10 +148,10 @@ def _knowledge(sample: Sample, dice: random.Random) -> str:
     regions = _regions(sample)
     if not regions:
         return _without_region(sample)
-    place = " and ".join(write_place(region) for region in regions)
+    found = "The one that fits is" if len(regions) == 1 else f"The {len(regions)} that fit are"
     return (
-        f'I recall what tells "{_asked(sample)}" from things that look alike, and compare each candidate with it.'
-        f" The one that fits is {position_words(regions[0])}, at {place}."
+        f"{request(sample.words)} I recall what tells it from things that look alike, and compare each candidate with"
+        f" that. {found} {_positions(regions)}, at {_places(regions)}."
     )
 
 

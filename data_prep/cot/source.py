@@ -24,13 +24,15 @@ from grounding.completion import split_completion
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import check_new
+from grounding.phrases import quoted
+from grounding.pictures import arrange, split_head
 from grounding.sample import Sample, regions_of
-from grounding.targets import Box, Point
+from grounding.targets import Absent, Box, Point, Span, TextBox
 from grounding.thought import write_place
 
 _ASK = (
     "You write the reasoning of somebody who looks at the image for the first time and finds what is asked for."
-    ' The request is: "{instruction}". {answer} Never mention that the answer was given to you. {form}'
+    " The request is {request}. {answer} Never mention that the answer was given to you. {form}"
     " Use the words of the request. Reply with the reasoning only, no tags, no JSON, at most 150 words."
 )
 
@@ -164,11 +166,12 @@ def _from_teacher(args: Namespace) -> Iterator[Proposal]:
 def messages(sample: Sample, args: Namespace) -> list[dict[str, Any]]:
     """The request for one thought: the images, the instruction, the answer, the form."""
     regions = [region for region in regions_of(sample.target) if isinstance(region, (Box, Point))]
-    places = " and ".join(write_place(region) for region in regions)
-    answer = f"It is at {places}." if regions else f"The answer is: {sample.target}."
-    text = _ASK.format(instruction=sample.instruction, answer=answer, form=FORMS[args.form].request)
-    content: list[dict[str, Any]] = []
-    for image in () if args.no_image else sample.images:
+    answer = _told(sample, " and ".join(write_place(region) for region in regions))
+    text = _ASK.format(request=quoted(sample.words), answer=answer, form=FORMS[args.form].request)
+    if args.no_image:
+        return [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    pictures: list[dict[str, Any]] = []
+    for image in sample.images:
         path = inside(args.root, image.path)
         if path.exists() and not path.is_file():  # a pipe or a device would block
             raise Rejected("bad image", f"{image.path}: no regular file")
@@ -176,8 +179,24 @@ def messages(sample: Sample, args: Namespace) -> list[dict[str, Any]]:
             data = path.read_bytes()
         except OSError as error:
             raise Rejected("missing image", f"{image.path}: {error.strerror}") from None
-        content.append({"type": "image_url", "image_url": {"url": data_url(data, path.suffix)}})
-    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+        pictures.append({"type": "image_url", "image_url": {"url": data_url(data, path.suffix)}})
+    head, _ = split_head(sample.question)
+    shown = iter(pictures)
+    parts = arrange(head + text, len(pictures))
+    return [
+        {"role": "user", "content": [{"type": "text", "text": p} if p is not None else next(shown) for p in parts]}
+    ]
+
+
+def _told(sample: Sample, places: str) -> str:
+    """The right answer in words."""
+    target = sample.target
+    if isinstance(target, Absent):
+        return "It is not there."
+    if isinstance(target, Span):
+        return f"It lasts from {target.start:.1f} s to {target.end:.1f} s."
+    said = f"The answer is {quoted(target.text)}." if isinstance(target, TextBox) else ""
+    return f"{said} {f'It is at {places}.' if places else ''}".strip()
 
 
 def _from_completions(args: Namespace) -> Iterator[Proposal]:

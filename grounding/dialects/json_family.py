@@ -35,6 +35,7 @@ from grounding.dialects.space import Space
 from grounding.dialects.spans import prose_spans, seconds, span_found
 from grounding.dialects.xml_points import xml_points
 from grounding.parsing import Group, Scalar, Scan, scan, unquote
+from grounding.phrases import quoted
 from grounding.targets import Box, Point, Span, TextBox
 
 _START_KEYS = ("start", "start_time", "begin", "from")
@@ -109,17 +110,18 @@ class JsonDialect(Dialect):
         return f'{{"{self._box_key}": null}}'
 
     def _question(self, instruction: str, kind: str) -> str:
+        named = quoted(instruction)
         if kind == "point":
-            return f'Locate "{instruction}" with a point. Report its {self._point_key} coordinates in JSON format.'
+            return f"Locate {named} with a point. Report its {self._point_key} coordinates in JSON format."
         if kind == "points":
-            return f'Point to every "{instruction}". Report {self._point_key} coordinates in JSON format.'
+            return f"Point to every {named}. Report {self._point_key} coordinates in JSON format."
         if kind == "boxes":
-            return f'Locate every instance of "{instruction}". Report {self._box_key} coordinates in JSON format.'
+            return f"Locate every instance of {named}. Report {self._box_key} coordinates in JSON format."
         if kind == "span":
-            return f'When does "{instruction}" happen in the video? Report start and end in seconds in JSON format.'
+            return f"When does {named} happen in the video? Report start and end in seconds in JSON format."
         if kind == "text_box":
             return f"{instruction} Report the answer and the {self._box_key} of its evidence in JSON format."
-        return f'Locate "{instruction}". Report its {self._box_key} coordinates in JSON format.'
+        return f"Locate {named}. Report its {self._box_key} coordinates in JSON format."
 
     # Reading
 

@@ -363,3 +363,32 @@ def test_the_request_shows_the_place_and_asks_for_the_form(tmp_path):
     (message,) = messages(a_sample(), args)
     (part,) = message["content"]
     assert "[0.500, 0.500, 0.750, 0.750]" in part["text"] and "recall the knowledge" in part["text"]
+
+
+@pytest.mark.parametrize("asked", ["Locate the red mug.", "red mug", 'Click "Red Mug".', "Where is the red mug?"])
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_templates_are_sentences(form, asked):
+    boxes = Boxes((Box(0.1, 0.1, 0.2, 0.2), Box(0.7, 0.7, 0.9, 0.9)))
+    for target in (BOX, boxes, Absent(), TextBox("yes", ())):
+        sample = replace(a_sample(target), instruction=asked)
+        thought = FORMS[form].template(sample, random.Random(0))
+        verify(thought, sample, FORMS[form])
+        assert "Locate" not in thought and "Where" not in thought and '""' not in thought and thought[-1] == "."
+
+
+def test_a_region_holds_all_its_targets():
+    boxes = Boxes((Box(0.1, 0.1, 0.2, 0.2), Box(0.7, 0.7, 0.8, 0.8)))
+    wide, *targets = read_places(FORMS["region"].template(a_sample(boxes), random.Random(0)))
+    assert len(targets) == 2
+    assert all(wide.x1 <= t.x1 and wide.y1 <= t.y1 and wide.x2 >= t.x2 and wide.y2 >= t.y2 for t in targets)
+
+
+def test_the_teacher_is_told_the_answer_in_words(tmp_path):
+    args = parse("cot", tmp_path, tmp_path / "o", "--no-image")
+    for target, told in (
+        (Absent(), "It is not there."),
+        (Span(1, 2.5), "It lasts from 1.0 s to 2.5 s."),
+        (TextBox("42", ()), 'The answer is "42".'),
+    ):
+        (message,) = messages(a_sample(target), args)
+        assert told in message["content"][0]["text"]
