@@ -4,7 +4,7 @@ Where annotations carry a caption (`caption`, `phrase`, `expression`; `--instruc
 is what is asked for, with all boxes of the same caption as target. `--instruction category` asks for the categories
 all the same.
 
-Annotations come in no order of images, so they are gathered first: some 60 bytes each, and their captions. Crowds
+Annotations come in no order of images, so they are gathered first: some 80 bytes each, and their captions. Crowds
 (iscrowd = 1, one box around many) are left out. What is asked for "every" object of is rejected when one of them was.
 """
 

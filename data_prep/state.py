@@ -36,6 +36,7 @@ class State:
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     kinds: dict[str, int] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
+    first_reject: str = ""
     finished: bool = False
 
     @property

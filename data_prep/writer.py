@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import Item, Reject, Source
+from data_prep.files import elsewhere
 from data_prep.images import inside
 from data_prep.publish import publish
 from data_prep.state import KIND, NAMES, NOT_IDENTITY, REJECTS, WORK, State, encode, read_json, sha256, write_json
@@ -104,7 +105,9 @@ def _hash_inputs(spec: Source, args: Namespace) -> dict[str, dict[str, Any]]:
     hashes = {}
     for path in spec.inputs(args) if spec.inputs else ():
         if not path.is_file():
-            raise UsageError(f"{path} does not exist; {spec.name} reads {spec.reads}")
+            inside_root = args.root is not None and path.is_relative_to(args.root)
+            hint = elsewhere(args.root, str(path.relative_to(args.root))) if inside_root else ""
+            raise UsageError(f"{path} does not exist; {spec.name} reads {spec.reads}{hint}")
         name = path.relative_to(args.root) if args.root and path.is_relative_to(args.root) else path.name
         hashes[str(name)] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     return hashes
@@ -194,7 +197,7 @@ def _convert(
         _close(converting)  # what it still has to put away must be done when the run counts as finished
         _check(state, args)
         if not state.kept:
-            raise FoveaError(f"{spec.name}: nothing was converted from {args.root}{_summary(state)}")
+            raise FoveaError(f"{spec.name}: nothing was converted from {args.root}{_summary(state, args)}")
         state.finished = True
         _commit(work, files, state, sizes)
     finally:
@@ -211,6 +214,8 @@ def _close(converting: Iterable[Any]) -> None:
 def _append(handle: Any, name: str, row: Sample | Reject, state: State) -> None:
     if isinstance(row, Reject):
         state.rejects[row.reason] = state.rejects.get(row.reason, 0) + 1
+        told = f"{row.where}: {row.reason}, {row.detail[:200]}".removesuffix(", ")
+        state.first_reject = state.first_reject or told.encode("utf-8", "replace").decode()
         encoded: dict[str, Any] = {"where": row.where, "reason": row.reason, "detail": row.detail}
     else:
         state.rows[name.removesuffix(".jsonl")] += 1
@@ -270,10 +275,13 @@ def _check(state: State, args: Namespace) -> None:
     if state.items and state.rejected / state.items > args.max_rejects:
         raise FoveaError(
             f"stopped: {state.rejected} of {state.items} rows rejected, more than --max-rejects"
-            f" {args.max_rejects:g}{_summary(state)}; see {args.out / WORK / REJECTS}"
+            f" {args.max_rejects:g}{_summary(state, args)}"
         )
 
 
-def _summary(state: State) -> str:
+def _summary(state: State, args: Namespace) -> str:
+    if not state.rejects:
+        return ""
     reasons = sorted(state.rejects.items(), key=lambda pair: (-pair[1], pair[0]))
-    return " (" + ", ".join(f"{count} {reason}" for reason, count in reasons[:6]) + ")" if reasons else ""
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons[:6])
+    return f" ({told}; the first: {state.first_reject}); see {args.out / WORK / REJECTS}"

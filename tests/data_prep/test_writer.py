@@ -104,7 +104,7 @@ def test_limit_counts_samples_not_rejects(tmp_path):
 
 def test_too_many_rejects_stop_with_a_summary(tmp_path):
     spec = toy(10, every_reject=2)
-    with pytest.raises(FoveaError, match=r"5 of 10 rows rejected.*5 empty box"):
+    with pytest.raises(FoveaError, match=r"5 of 10 rows rejected.*5 empty box; the first: .*rejects\.jsonl$"):
         run(spec, arguments(tmp_path / "o", spec, "--max-rejects", "0.4"))
     assert not (tmp_path / "o" / "manifest.json").exists()
     assert run(spec, arguments(tmp_path / "o", spec, "--max-rejects", "0.5"))["rejected"] == 5
@@ -112,7 +112,7 @@ def test_too_many_rejects_stop_with_a_summary(tmp_path):
 
 def test_nothing_converted_is_an_error(tmp_path):
     spec = toy(4, every_reject=1)
-    with pytest.raises(FoveaError, match="nothing was converted"):
+    with pytest.raises(FoveaError, match=r"nothing was converted.*4 empty box; the first: .*rejects\.jsonl$"):
         run(spec, arguments(tmp_path / "o", spec, "--max-rejects", "1"))
 
 
