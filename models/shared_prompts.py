@@ -17,7 +17,7 @@ The packed row holds at most U (P - 1) + B (T + 1) tokens where the batch had B 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,23 +156,22 @@ def pack(
     if unknown:
         raise FoveaError(f"shared prompts: inputs {', '.join(unknown)} of {type(inner).__name__} are not known")
     part = range(len(ids)) if part is None else part
-    pictures = Pictures.of(
-        inner.config, (ids[:, :-keep], ids[:, -keep:]), fields
-    )  # texts 2 b and 2 b + 1 are row b's
+    # texts 2 b and 2 b + 1 are the prompt and the completion of row b
+    pictures = Pictures.of_pixels(inner.config, (ids[:, :-keep], ids[:, -keep:]), fields)
     ids, valid = ids[part.start : part.stop], valid[part.start : part.stop].bool()
     first, group = distinct_prompts(ids[:, :-keep], valid[:, :-keep], pictures.sources([2 * row for row in part]))
     batch = _Batch(ids, valid, keep, first, group)
     shown = [2 * part[row] for row in first.tolist()]
+    grid = fields.get("image_grid_thw")
     layout = batch.layout(inner, kernel.removeprefix(PREFIX))
 
     labels = torch.nn.functional.pad(ids[:, -keep:].masked_fill(~valid[:, -keep:], -100), (0, 1), value=-100)
-    if (
-        pictures.grid is None or fields.get("mm_token_type_ids") is None
-    ):  # transformers counts columns, padding and all
+    if grid is None or fields.get("mm_token_type_ids") is None:
         positions = batch.columns()
     else:
         kinds = fields["mm_token_type_ids"][part.start : part.stop]
-        positions = batch.rope(inner.base_model.get_rope_index, kinds, pictures, shown, part)
+        grids = grid[pictures.of(shown)], grid[pictures.of(range(2 * part.start, 2 * part.stop))]
+        positions = batch.rope(inner.base_model.get_rope_index, kinds, *grids)
     inputs = {
         "input_ids": layout.pack(batch.prefixes(ids), batch.rows(ids)),
         "position_ids": layout.pack(*positions),
@@ -180,8 +179,12 @@ def pack(
         # four axes: transformers takes it for a finished mask and makes none of L x L
         "attention_mask": torch.ones(1, 1, 1, 1, device=ids.device),
         "shared": layout,
-        **pictures.select(shown + [2 * row + 1 for row in part]),
     }
+    chosen = pictures.of(shown + [2 * row + 1 for row in part])
+    if chosen:
+        inputs["pixel_values"] = torch.cat([pictures.parts[0][index] for index in chosen])
+        if grid is not None:
+            inputs["image_grid_thw"] = grid[chosen]
     return Packed(inputs, layout.rows[:, :-1], valid[:, -keep:])
 
 
@@ -241,16 +244,18 @@ class _Batch:
         columns = torch.arange(self.ids.shape[1], device=self.ids.device).expand(self.ids.shape)
         return self.prefixes(columns), self.rows(columns)
 
-    def rope(
-        self, rule: Any, kinds: Tensor, pictures: Pictures, shown: Sequence[int], part: range
-    ) -> tuple[Tensor, Tensor]:
-        """The same with the three axes of Qwen-VL, (3, U, P - 1) and (3, B, T + 1), by the model's own `rule`."""
+    def rope(self, rule: Any, kinds: Tensor, prompt_grids: Tensor, all_grids: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with the three axes of Qwen-VL, (3, U, P - 1) and (3, B, T + 1), by the model's own `rule`.
+
+        Args:
+            kinds: (B, N) 1 for image tokens.
+            prompt_grids, all_grids: of the pictures in the distinct prompts, and in all rows.
+        """
         if kinds[:, -self.keep :].any():  # pictures in completions
-            grids = pictures.grids(range(2 * part.start, 2 * part.stop))
-            whole, _ = rule(self.ids, kinds, image_grid_thw=grids, attention_mask=self.valid)
+            whole, _ = rule(self.ids, kinds, image_grid_thw=all_grids, attention_mask=self.valid)
             return self.prefixes(whole), self.rows(whole)
         ids, kinds, valid = (table[self.first, : -self.keep] for table in (self.ids, kinds, self.valid))
-        prompts, _ = rule(ids, kinds, image_grid_thw=pictures.grids(shown), attention_mask=valid)
+        prompts, _ = rule(ids, kinds, image_grid_thw=prompt_grids, attention_mask=valid)
         last = prompts[:, self.group, -1:]
         return prompts[:, :, :-1], torch.cat([last, last + self.valid[:, -self.keep :].cumsum(1)], 2)
 

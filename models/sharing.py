@@ -90,17 +90,17 @@ class Pictures:
     """The pictures (or tiles of pictures) of some texts, in their order.
 
     Attributes:
-        pixels: (patches, D) with a `grid`, else (pictures, C, H, W); None where there are none.
-        grid: (pictures, 3) patches of each in time, height and width.
+        parts: of every picture, what there is of it: its pixels, or its features of each level.
+        shapes: (time, height, width) in patches where the pixels alone do not say it.
         starts: of each text's pictures, and the end of the last one's.
     """
 
-    pixels: torch.Tensor | None
-    grid: torch.Tensor | None
+    parts: tuple[Sequence[torch.Tensor], ...]
+    shapes: Sequence[tuple[int, ...]]
     starts: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: Any, texts: Sequence[torch.Tensor], fields: Mapping[str, Any]) -> Pictures:
+    def of_pixels(cls, config: Any, texts: Sequence[torch.Tensor], fields: Mapping[str, Any]) -> Pictures:
         """Give every text the pictures that its image tokens stand for.
 
         Args:
@@ -113,55 +113,52 @@ class Pictures:
         """
         pixels, grid = fields.get("pixel_values"), fields.get("image_grid_thw")
         if pixels is None:
-            return cls(None, None, (0,) * (len(texts) * len(texts[0]) + 1))
-        counts = torch.stack([(table == config.image_token_id).sum(1) for table in texts], 1).flatten().tolist()
+            return cls((), (), (0,) * (len(texts) * len(texts[0]) + 1))
         if grid is None:
-            lengths = [config.image_seq_length] * len(pixels)
+            parts, shapes, tokens = pixels.split(1), [()] * len(pixels), [config.image_seq_length] * len(pixels)
         else:
-            lengths = (grid.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
-        ends = {end: index + 1 for index, end in enumerate(accumulate(lengths))}
-        starts = [{0: 0, **ends}.get(total) for total in accumulate(counts, initial=0)]
-        if None in starts or starts[-1] != len(lengths):
-            raise FoveaError(
-                f"{sum(counts)} image tokens do not fit pictures of {lengths} tokens; was a prompt cut off, or did "
-                "the model write an image token?"
-            )
-        return cls(pixels, grid, tuple(starts))
+            parts, shapes = pixels.split(grid.prod(-1).tolist()), [tuple(row) for row in grid.tolist()]
+            tokens = (grid.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
+        return cls((parts,), shapes, _starts(config, texts, tokens))
 
-    def sources(self, texts: Sequence[int]) -> list[tuple[int, ...]]:
-        """The pictures of some texts, each by the index of the first one that is alike."""
-        chosen = self._of(texts)
-        if self.pixels is None or not chosen:
-            return [()] * len(texts)
-        parts = self._split()
-        shapes = [()] * len(parts) if self.grid is None else [tuple(row) for row in self.grid.tolist()]
-        source = iter(first_alike([parts[index] for index in chosen], [shapes[index] for index in chosen]))
-        return [tuple(islice(source, self.starts[text + 1] - self.starts[text])) for text in texts]
+    @classmethod
+    def of_features(cls, config: Any, ids: torch.Tensor, features: Any) -> Pictures:
+        """The same for what the vision tower made of the pictures of `ids` (B, P): transformers' output."""
+        pooled = list(features.pooler_output)
+        levels = getattr(features, "deepstack_features", None) or ()
+        starts = _starts(config, [ids], [len(picture) for picture in pooled])
+        return cls((pooled, *levels), [()] * len(pooled), starts)
 
-    def select(self, texts: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The model's inputs for the pictures of some texts, in that order."""
-        chosen = self._of(texts)
-        if self.pixels is None or not chosen:
-            return {}
-        parts = self._split()
-        inputs = {"pixel_values": torch.cat([parts[index] for index in chosen])}
-        if self.grid is not None:
-            inputs["image_grid_thw"] = self.grids(texts)
-        return inputs
-
-    def grids(self, texts: Sequence[int]) -> torch.Tensor:
-        """The rows of `grid` for the pictures of some texts, in that order."""
-        return self.grid[torch.tensor(self._of(texts), dtype=torch.long, device=self.grid.device)]
-
-    def _of(self, texts: Sequence[int]) -> list[int]:
+    def of(self, texts: Sequence[int]) -> list[int]:
+        """The indices of the pictures of some texts, in that order."""
         return [index for text in texts for index in range(self.starts[text], self.starts[text + 1])]
 
-    def _split(self) -> tuple[torch.Tensor, ...]:
-        return self.pixels.split(1 if self.grid is None else self.grid.prod(-1).tolist())
+    def sources(self, texts: Sequence[int]) -> list[tuple[Any, ...]]:
+        """The pictures of some texts, each by the index of the first one that is alike, part by part."""
+        chosen = self.of(texts)
+        if not chosen:
+            return [()] * len(texts)
+        shapes = [self.shapes[index] for index in chosen]
+        alike = [first_alike([part[index] for index in chosen], shapes) for part in self.parts]
+        source = zip(*alike, strict=True)
+        return [tuple(islice(source, self.starts[text + 1] - self.starts[text])) for text in texts]
+
+
+def _starts(config: Any, texts: Sequence[torch.Tensor], tokens: Sequence[int]) -> tuple[int, ...]:
+    """Where the pictures of each text start, and the last one's end, when they take so many `tokens` each."""
+    counts = torch.stack([(table == config.image_token_id).sum(1) for table in texts], 1).flatten().tolist()
+    ends = {end: index + 1 for index, end in enumerate(accumulate(tokens))}
+    starts = [{0: 0, **ends}.get(total) for total in accumulate(counts, initial=0)]
+    if None in starts or starts[-1] != len(tokens):
+        raise FoveaError(
+            f"{sum(counts)} image tokens do not fit pictures of {list(tokens)} tokens; was a prompt cut off, or did "
+            "the model write an image token?"
+        )
+    return tuple(starts)
 
 
 def distinct_prompts(
-    ids: torch.Tensor, valid: torch.Tensor, pictures: Sequence[tuple[int, ...]]
+    ids: torch.Tensor, valid: torch.Tensor, pictures: Sequence[tuple[Any, ...]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which rows have the same prompt: tokens, padding and pictures.
 

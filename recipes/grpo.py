@@ -81,7 +81,7 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
         """Make the weights of a whole generation batch, before it is split: one more pass, without gradients."""
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         valid = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
-        known = inspect.signature(super()._get_per_token_logps_and_entropies).parameters
+        known = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
         given = {name: output[name] for name in known if name in output}
         given |= {"batch_size": self.args.per_device_train_batch_size, "compute_entropy": True}
         shown = self.model, ids, valid, output["completion_ids"].shape[1]

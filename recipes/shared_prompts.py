@@ -7,16 +7,21 @@ run the model equally often.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from credit.text_attention import pretrained
 from models.shared_prompts import pack, share_prompts, why_not
 
 log = logging.getLogger("fovea")
+
+GROUP = "prompt_group"  # key of the rows' groups in TRL's inputs
 
 
 class SharedPromptTrainer(GRPOTrainer):
@@ -44,6 +49,22 @@ class SharedPromptTrainer(GRPOTrainer):
         if self.model.training:
             return self._share_prompts and min(self.num_generations, args.per_device_train_batch_size) > 1
         return self._share_prompts and min(self.num_generations_eval, args.per_device_eval_batch_size) > 1
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training and self._share_prompts:
+            rows = torch.arange(len(inputs)) + self.accelerator.process_index * len(inputs)
+            output[GROUP] = rows.to(output["prompt_ids"].device) // self.num_generations  # as TRL's sampler lays them
+        return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or not self._share_prompts or self._buffered_inputs is before:
+            return inputs
+        if len(self._buffered_inputs) > 1:
+            self._buffered_inputs = keep_together(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         if not self._shares_prompts():
@@ -75,3 +96,34 @@ class SharedPromptTrainer(GRPOTrainer):
             if compute_entropy:
                 entropies.append(packed.unpack(output.entropy))
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+
+def keep_together(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Deal the rows of a shuffled generation batch out again so that groups stay whole where they fit.
+
+    Groups come in the order in which they first appear, so it stays a random one; with B a multiple of G every batch
+    holds B / G prompts, where independently shuffled rows would show almost as many prompts as there are.
+
+    Args:
+        batches: TRL's parts of one generation batch, of equal size, with the rows' groups in `GROUP`.
+    """
+    apart = [split_pixel_values_by_grid(batch) for batch in batches]
+    whole = {key: _joined([batch[key] for batch in apart]) for key in apart[0]}
+    group = whole[GROUP].tolist()
+    first = {own: group.index(own) for own in set(group)}
+    order = sorted(range(len(group)), key=lambda row: first[group[row]])
+    whole = {key: _in_order(value, order) for key, value in whole.items()}
+    return [unsplit_pixel_values_by_grid(batch) for batch in split_tensor_dict(whole, len(batches))]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One value of all batches: rows behind each other; what has no rows is the same in all."""
+    if isinstance(parts[0], list):
+        return [*chain(*parts)]
+    return torch.cat([*parts]) if isinstance(parts[0], Tensor) and parts[0].ndim else parts[0]
+
+
+def _in_order(value: Any, order: Sequence[int]) -> Any:
+    if isinstance(value, list):
+        return [value[row] for row in order]
+    return value[torch.tensor(order, device=value.device)] if isinstance(value, Tensor) and value.ndim else value

@@ -18,6 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from grounding.errors import FoveaError, UsageError
 from grounding.io import replacing
 from models.loading import load_policy
+from models.shared_prefill import share_prefill
 from models.sharing import share_images
 from recipes.callbacks import Alarms, MetricsFile, NoStubs, ProgressBar, StageState, StopOnDivergence, StopOnSignal
 from recipes.checkpoints import last_checkpoint, state_of, sweep
@@ -103,6 +104,8 @@ def load_for(job: Job, args: TrainingArguments | None = None) -> tuple[Any, Any]
     )
     if spec.share_images:
         share_images(model)
+    if spec.share_prompts:
+        share_prefill(model)
     return model, processor
 
 

@@ -18,6 +18,7 @@ from grounding.decoding import Decoder
 from models.asking import encode, messages, prompt_text
 from models.loading import SeenSizes, processor_sizes
 from models.sampling import generation_config
+from models.shared_prefill import share_prefill
 from models.sharing import share_images
 
 
@@ -40,7 +41,8 @@ class LocalModel:
         system: str | None = None,
     ):
         self.model = model.eval()
-        share_images(model)  # several questions to a picture, several rollouts of a question
+        share_images(model)  # several questions to a picture
+        share_prefill(model)  # several rollouts of a question
         self.processor = processor
         self.seen = SeenSizes(processor).of
         self.decoder = Decoder.of(processor, model.generation_config.eos_token_id)
