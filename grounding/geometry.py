@@ -19,7 +19,19 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Boundary: TypeAlias = Literal["closed", "half_open", "open"]
 
+TIE = 1e-9
+"""Canonical numbers this close are equal: what is exactly 1/2 on paper may come out a hair off in floats."""
 _EDGE = 1e-12  # a point this close to a polygon's edge line, relative to the edge's length, lies on it
+
+
+def above(value: float, threshold: float) -> bool:
+    """Whether `value` is greater than `threshold`, and not just by rounding."""
+    return value > threshold + TIE
+
+
+def at_least(value: float, threshold: float) -> bool:
+    """Whether `value` reaches `threshold`, up to rounding."""
+    return value >= threshold - TIE
 
 
 def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:

@@ -189,9 +189,7 @@ class _Scanner:
         self.open_count = {True: 0, False: 0}  # by _Frame.brace: is there anything a closing bracket could close?
         self.frames = 0
         self.loose_key: tuple[str, int] | None = None  # a key outside of any bracket, and where it ends
-        self.closing: dict[
-            str, int
-        ] = {}  # by quote: where the next one that closes a string stands, see `_string_end`
+        self.closing: dict[str, tuple[int, int | None]] = {}  # see `_string_end`
 
     def run(self) -> Scan:
         text, position, size = self.text, 0, len(self.text)
@@ -231,7 +229,7 @@ class _Scanner:
         quote = text[match.start()]
         if _is_closed(match.group()):
             return end
-        if self.closing.get(quote, (0, None))[0] <= begin:
+        if quote not in self.closing or self.closing[quote][0] <= begin:
             closes = _CLOSES[quote].match(text, begin)
             found = closes.end() if closes and _AFTER_STRING.match(text, closes.end()) else None
             self.closing[quote] = (closes.end() if closes else len(text) + 1, found)

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -63,7 +65,8 @@ class Registry(Generic[T]):
         """The entry called `name`; a dotted name that is not ours is imported.
 
         Raises:
-            UsageError: no such entry (with the nearest name), or the import path does not resolve.
+            UsageError: no such entry (with the nearest name); the import path does not resolve, or leads into the
+                standard library.
         """
         self._load()
         if name in self._entries:
@@ -95,8 +98,18 @@ class Registry(Generic[T]):
 
     def _import(self, path: str) -> T:
         module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+        refusal = f"{self.kind} {path!r} is a part of Python's standard library, which has no {self.kind}s"
+        if _of_python(module_name):
+            raise UsageError(refusal)
         try:
             found: T = getattr(importlib.import_module(module_name), attribute)
-            return found
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"{self.kind} {path!r} cannot be imported: {error}") from error
+        if (inspect.isroutine(found) or inspect.isclass(found)) and _of_python(found.__module__ or ""):
+            raise UsageError(refusal)
+        return found
+
+
+def _of_python(module: str) -> bool:
+    """Whether a module belongs to the interpreter: a file that names `subprocess.run` as a reward means harm."""
+    return module.partition(".")[0] in sys.stdlib_module_names

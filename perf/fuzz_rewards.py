@@ -30,7 +30,6 @@ from grounding.errors import UsageError
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
 from rewards import REWARDS, Reward
-from rewards.tools import tool_calls
 
 SIZES = (ImageSize(1280, 720, 1288, 728),)
 TRUE, FAR = Box(0.2, 0.3, 0.4, 0.5), Box(0.86, 0.86, 0.95, 0.95)
@@ -220,8 +219,8 @@ def value_of(entry: Reward, answer: Answer, sample: Sample, text: str, dialect: 
             extras[need] = range(len(text))
         elif need == "places":
             extras[need] = dialect.read_thought(answer.thought or "", SIZES)
-        elif need == "calls":
-            extras[need] = tool_calls(text, SIZES, dialect)
+        elif need == "executed_calls?":
+            extras["executed_calls"] = None
     params = {"enough": 3} if "enough" in entry.params else {}
     return float(entry([answer] * 2, sample)[0] if entry.group else entry(answer, sample, **extras, **params))
 

@@ -34,7 +34,7 @@ class Reward:
         remote: it waits for a network; answers are scored on several threads, and it may return None for
             "could not be judged".
         needs: keyword arguments beyond answer and sample: ``text``, ``tokens``, ``messages``, ``prompt``, ``sizes``,
-            ``places`` of the thought, tool ``calls``, else the name of a data set or rollout column. With "?" at the
+            ``places`` of the thought, else the name of a data set or rollout column. With "?" at the
             end, the argument is None where there is no such column.
         params: what a recipe may set, with the defaults.
     """

@@ -9,14 +9,12 @@ from typing import Any
 from grounding.errors import UsageError
 from rewards import Reward
 from rewards.reader import Completion, Reader, Rollout, required_column
-from rewards.tools import tool_calls
 
 DERIVED: dict[str, Callable[[Rollout, Reader], Any]] = {
     "text": lambda rollout, reader: rollout.text,
     "sizes": lambda rollout, reader: rollout.sizes,
     "messages": lambda rollout, reader: rollout.completion,
     "places": lambda rollout, reader: reader.dialect.read_thought(rollout.answer.thought or "", rollout.sizes),
-    "calls": lambda rollout, reader: tool_calls(rollout.completion, rollout.sizes, reader.dialect),
 }
 COLUMN = {"tokens": "completion_ids", "prompt": "prompts"}  # what a reward calls it: what TRL calls it
 

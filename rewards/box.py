@@ -37,9 +37,9 @@ def iou(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE) -> flo
 
 @reward("iou_above", range=(0, 1), source="Seg-Zero (arXiv 2503.06520), LISA evaluation", kinds=SINGLE)
 def iou_above(answer: Answer, sample: Sample, *, threshold: float = 0.5, max_area: float = WHOLE_IMAGE) -> float:
-    """1 if IoU(p, g) > threshold, else 0."""
+    """1 if IoU(p, g) > threshold, else 0. An IoU equal to it up to rounding is not above it."""
     pair = _pair(answer, sample, max_area)
-    return float(pair is not None and overlap(*pair) > threshold)
+    return float(pair is not None and geometry.above(overlap(*pair), threshold))
 
 
 @reward("giou", range=(0, 1), source="Generalized IoU (arXiv 1902.09630)", kinds=SINGLE)

@@ -16,6 +16,7 @@ from typing import Any
 from grounding.completion import Grammar
 from grounding.dialects import Dialect
 from grounding.errors import UsageError
+from grounding.geometry import at_least
 from rewards.batch import Batch
 from rewards.monitor import statistics
 from rewards.reader import Completion, Reader
@@ -135,7 +136,7 @@ def _condition_scorer(condition: Condition, spec: RewardSpec, labels: Mapping[st
 
 def _met(condition: Condition, scorer: Scorer | None, batch: Batch, wanted: Sequence[bool]) -> list[bool]:
     if scorer is not None:
-        return [s is not None and s >= condition.at_least for s in scorer(batch, wanted)]
+        return [s is not None and at_least(s, condition.at_least) for s in scorer(batch, wanted)]
     if condition.format == "strict":
         return [rollout.answer.ok and rollout.answer.strict for rollout in batch.rollouts]
     return [rollout.answer.ok for rollout in batch.rollouts]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot
+from math import exp, hypot
 
 import numpy as np
 
 from grounding.answer import Answer
 from grounding.errors import UsageError
-from grounding.geometry import FloatArray
+from grounding.geometry import TIE, FloatArray
 from grounding.sample import Sample
 from grounding.targets import Box
 from rewards import reward
@@ -25,8 +25,11 @@ def region_consistency(
 
     Every answer's box votes for the area it covers; a click counts as a square of side `point_size`. The vote is
     exact, over the grid all edges span, so it does not depend on a resolution. A box over more than `max_area` of
-    the image neither votes nor scores: a group that agrees on everything has agreed on nothing.
+    the image neither votes nor scores: a group that agrees on everything has agreed on nothing. Nor does a box
+    without area.
     """
+    if not 0 < point_size <= 1:
+        raise UsageError(f"point_size {point_size} must lie above 0 and be at most 1")
     boxes = [_voter(answer, point_size, max_area) for answer in answers]
     scores = [0.0] * len(boxes)
     for image in {box.image for box in boxes if box is not None}:
@@ -39,7 +42,7 @@ def region_consistency(
 
 def _voter(answer: Answer, point_size: float, max_area: float) -> Box | None:
     box = single_box(answer)
-    if box is None or box.area <= 0.0:
+    if box is None:
         click = single_click(answer)
         if click is None:
             return None
@@ -51,7 +54,7 @@ def _voter(answer: Answer, point_size: float, max_area: float) -> Box | None:
             min(1.0, click.y + half),
             click.image,
         )
-    return box if box.area <= max_area else None
+    return box if 0.0 < box.area <= max_area else None
 
 
 def _agreement(corners: FloatArray) -> list[float]:
@@ -64,7 +67,9 @@ def _agreement(corners: FloatArray) -> list[float]:
     for cell in cells:
         votes[cell] += 1
     area = np.outer(np.diff(xs), np.diff(ys))
-    most = votes.max()
+    # Edges that are equal on paper may differ in the last bit; what lies between them is no place to agree on
+    real = np.outer(np.diff(xs) > TIE, np.diff(ys) > TIE)
+    most = votes[real].max() if real.any() else votes.max()
     return [min(1.0, float((votes[cell] * area[cell]).sum() / (most * area[cell].sum()))) for cell in cells]
 
 
@@ -97,15 +102,26 @@ def diversity(answers: Sequence[Answer], sample: Sample, *, scale: float = 0.2) 
 
 @reward("difficulty_weighted_iou", range=(0, 1), source="UniVG-R1 (arXiv 2505.14231)", kinds=SINGLE, group=True)
 def difficulty_weighted_iou(
-    answers: Sequence[Answer], sample: Sample, *, power: float = 1.0, max_area: float = WHOLE_IMAGE
+    answers: Sequence[Answer],
+    sample: Sample,
+    *,
+    form: str = "power",
+    power: float = 1.0,
+    max_area: float = WHOLE_IMAGE,
 ) -> list[float]:
-    """IoU * ((1.05 - mean IoU of the group) / 1.05)^power: hard prompts count more.
+    """IoU * w, with m the group's mean IoU: w = ((1.05 - m) / 1.05)^power, or exp(-m) with `form: exp`.
+
+    Hard prompts count more. The paper gives the first form, the launch script of its code exp(1 - m), e times the
+    second.
 
     Published as a weight on the group's loss. Scaling the rewards of a group scales its advantages, hence its loss,
     by as much when TRL runs with `scale_rewards: none`; any other setting divides the weight out again.
     """
     if power < 0:
         raise UsageError(f"power {power} must not be negative")
+    if form not in ("power", "exp"):
+        raise UsageError(f"form {form!r} must be power or exp")
     values = [float(iou(answer, sample, max_area=max_area)) for answer in answers]
-    weight = ((1.05 - sum(values) / len(values)) / 1.05) ** power
+    mean = sum(values) / len(values)
+    weight = exp(-mean) if form == "exp" else ((1.05 - mean) / 1.05) ** power
     return [value * weight for value in values]

@@ -10,7 +10,7 @@ from grounding.errors import UsageError
 from grounding.sample import Sample
 from rewards import reward
 
-SENTENCE_END = re.compile(r"[.!?;\n。！？；]+")
+SENTENCE_END = re.compile(r"[.!?;\n。！？；]+|</?(?:think|answer)>")
 
 
 @reward(
@@ -25,9 +25,14 @@ def overlong(answer: Answer, sample: Sample, *, tokens: Sequence[int], limit: in
 
 @reward("repetition", range=(-1, 0), source="non-repeat reward of VisionReasoner (arXiv 2505.12081)", needs=("text",))
 def repetition(answer: Answer, sample: Sample, *, text: str) -> float:
-    """-(1 - distinct sentences / sentences), in the whole completion; 0 when no sentence returns."""
+    """-(1 - distinct sentences / sentences); 0 when no sentence returns.
+
+    A sentence has a letter in it. What the answer was read from is no prose: pretty-printed boxes are alike.
+    """
+    if answer.ok and answer.where is not None:
+        text = text[: answer.where[0]] + "\n" + text[answer.where[1] :]
     sentences = [" ".join(part.split()).casefold() for part in SENTENCE_END.split(text)]
-    sentences = [sentence for sentence in sentences if sentence]
+    sentences = [sentence for sentence in sentences if any(map(str.isalpha, sentence))]
     return len(set(sentences)) / len(sentences) - 1.0 if sentences else 0.0
 
 

@@ -14,10 +14,11 @@ from scipy.optimize import linear_sum_assignment
 
 from grounding.answer import Answer
 from grounding.errors import BrokenRow
-from grounding.geometry import FloatArray, iou_matrix
+from grounding.geometry import TIE, FloatArray, at_least, iou_matrix
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point
 from rewards import reward
+from rewards.point import hits
 from rewards.read import WHOLE_IMAGE
 
 BOXES = ("boxes", "box", "text_box")
@@ -45,7 +46,7 @@ def overlaps(answers: Sequence[Box], targets: Sequence[Box], max_area: float) ->
     """IoU of every answer with every target, (P, G); 0 across images and where an answer is the whole image."""
     matrix = iou_matrix(np.array([b.xyxy for b in answers]), np.array([b.xyxy for b in targets]))
     same_image = np.equal.outer([b.image for b in answers], [b.image for b in targets])
-    too_large = np.array([b.area > max_area for b in answers])[:, None] & (matrix < 0.5)
+    too_large = np.array([b.area > max_area for b in answers])[:, None] & (matrix < 0.5 - TIE)
     return np.where(same_image & ~too_large, matrix, 0.0)
 
 
@@ -78,25 +79,29 @@ def matched_objects(
     """Best matching of (1{IoU > 0.5} + 1{L1 < box_px} + 1{point near and inside}) / 3, divided by max(|P|, |G|).
 
     L1 is the mean absolute difference of the four coordinates. Pixels are those of a `frame` x `frame` image, the
-    size that recipe trains on. The point is the answer's own where it gives as many points as boxes, else the centre
-    of its box; near is within `point_px` of the target's centre, inside is inside the target's box. Published as a
-    sum up to 3.
+    size that recipe trains on. The k-th point belongs to the k-th box; near is within `point_px` of the target's
+    centre, inside is inside the box it belongs to. An answer without a point for each box earns nothing for points.
+    Published as a sum up to 3.
     """
     targets = _targets(sample)
     answers = _answers(answer, targets)
     if not answers:
         return 0.0
-    points = answer.points if len(answer.points) == len(answers) else tuple(b.center for b in answers)
     p, g = np.array([b.xyxy for b in answers]), np.array([b.xyxy for b in targets])
     usable = np.equal.outer([b.image for b in answers], [b.image for b in targets])
     matrix = overlaps(answers, targets, max_area)
-    usable &= ~(np.array([b.area > max_area for b in answers])[:, None] & (matrix < 0.5))
-    near_box = np.abs(p[:, None] - g[None]).mean(axis=2) * frame < box_px
-    click = np.array([(q.x, q.y) for q in points])[:, None]  # (P, 1, 2)
-    centre = (g[None, :, :2] + g[None, :, 2:]) / 2
-    near_point = np.hypot(*np.moveaxis(click - centre, 2, 0)) * frame < point_px
-    inside = ((g[None, :, :2] <= click) & (click <= g[None, :, 2:])).all(axis=2)
-    worth = ((matrix > 0.5).astype(float) + near_box + (near_point & inside)) / 3
+    usable &= ~(np.array([b.area > max_area for b in answers])[:, None] & (matrix < 0.5 - TIE))
+    near_box = np.abs(p[:, None] - g[None]).mean(axis=2) * frame < box_px - TIE
+    right_point = np.zeros_like(near_box)
+    if len(answer.points) == len(answers):
+        click = np.array([(q.x, q.y) for q in answer.points])[:, None]  # (P, 1, 2)
+        centre = (g[None, :, :2] + g[None, :, 2:]) / 2
+        near = np.hypot(*np.moveaxis(click - centre, 2, 0)) * frame < point_px - TIE
+        own = p[:, None]
+        inside = ((own[..., :2] - TIE <= click) & (click <= own[..., 2:] + TIE)).all(axis=2)
+        same = np.array([q.image == b.image for q, b in zip(answer.points, answers, strict=True)])
+        right_point = near & inside & same[:, None]
+    worth = ((matrix > 0.5 + TIE).astype(float) + near_box + right_point) / 3
     return best_matching(np.where(usable, worth, 0.0)) / max(len(answers), len(targets))
 
 
@@ -121,9 +126,10 @@ def matched_points(answer: Answer, sample: Sample, *, tolerance: float = 0.05) -
 
 def _belongs(click: Point, target: object, tolerance: float) -> bool:
     if isinstance(target, Box):
-        return target.image == click.image and target.x1 <= click.x <= target.x2 and target.y1 <= click.y <= target.y2
+        return hits(click, target)
     if isinstance(target, Point):
-        return target.image == click.image and float(np.hypot(click.x - target.x, click.y - target.y)) <= tolerance
+        near = at_least(tolerance, float(np.hypot(click.x - target.x, click.y - target.y)))
+        return target.image == click.image and near
     return False
 
 
@@ -134,7 +140,7 @@ def detection_f1(answer: Answer, sample: Sample, *, threshold: float = 0.5, max_
     answers = _answers(answer, targets)
     if not answers:
         return 0.0
-    hits = best_matching((overlaps(answers, targets, max_area) > threshold).astype(float))
+    hits = best_matching((overlaps(answers, targets, max_area) > threshold + TIE).astype(float))
     return 2 * hits / (len(answers) + len(targets))
 
 
@@ -172,7 +178,7 @@ def average_precision(answers: Sequence[Box], targets: Sequence[Box], max_area: 
     if not answers:
         return 0.0
     matrix = overlaps(answers[:100], targets, max_area)
-    if matrix.max() < THRESHOLDS[0] - 1e-9:
+    if matrix.max() < THRESHOLDS[0] - TIE:
         return 0.0
     return float(np.mean([_precision_at(matrix, threshold) for threshold in THRESHOLDS]))
 
@@ -180,10 +186,9 @@ def average_precision(answers: Sequence[Box], targets: Sequence[Box], max_area: 
 def _precision_at(matrix: FloatArray, threshold: float) -> float:
     free = np.ones(matrix.shape[1], dtype=bool)
     hit = np.zeros(matrix.shape[0], dtype=bool)
-    # COCO's greedy rule: each answer in turn takes its best target still free, of equals the last one. The tolerance
-    # is for canonical coordinates, whose overlap of just 0.5 may come out a hair below.
+    # COCO's greedy rule: each answer in turn takes its best target still free, of equals the last one.
     for i, row in enumerate(matrix):
-        candidates = np.where(free & (row >= threshold - 1e-9), row, -1.0)
+        candidates = np.where(free & (row >= threshold - TIE), row, -1.0)
         best = len(candidates) - 1 - int(np.argmax(candidates[::-1]))
         if candidates[best] >= 0:
             free[best] = False

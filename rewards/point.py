@@ -25,7 +25,8 @@ def hits(click: Point, target: Box | Polygon) -> bool:
         return False
     if isinstance(target, Polygon):
         return bool(geometry.point_in_polygon(np.array([click.x, click.y]), np.array(target.vertices)))
-    return target.x1 <= click.x <= target.x2 and target.y1 <= click.y <= target.y2
+    edge = geometry.TIE
+    return target.x1 - edge <= click.x <= target.x2 + edge and target.y1 - edge <= click.y <= target.y2 + edge
 
 
 def _region(sample: Sample) -> Box | Polygon:
@@ -40,8 +41,9 @@ def _region(sample: Sample) -> Box | Polygon:
 )
 def click_in_box(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE) -> float:
     """1 if x1 <= x <= x2 and y1 <= y <= y2, else 0; for a polygon, inside its outline (even-odd rule)."""
-    click = single_click(answer, max_area)
-    return float(click is not None and hits(click, _region(sample)))
+    region = _region(sample)
+    click = single_click(answer, max_area, region.bounds if isinstance(region, Polygon) else region)
+    return float(click is not None and hits(click, region))
 
 
 @reward(
@@ -69,8 +71,8 @@ def dense_point(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE
 
     d: distance of the click to the box centre; d_max: the largest distance from that centre to an image corner.
     """
-    click = single_click(answer, max_area)
     box = target_box(sample)
+    click = single_click(answer, max_area, box)
     if click is None or click.image != box.image:
         return 0.0
     centre = box.center
@@ -88,8 +90,8 @@ def gaussian_point(answer: Answer, sample: Sample, *, alpha: float = 0.5, max_ar
     """
     if alpha <= 0:
         raise UsageError(f"alpha {alpha} must be positive")
-    click = single_click(answer, max_area)
     box = target_box(sample)
+    click = single_click(answer, max_area, box)
     if click is None or click.image != box.image:
         return 0.0
     dx = (click.x - box.center.x) / (alpha * (box.x2 - box.x1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from grounding.answer import Answer
 from grounding.errors import BrokenRow
-from grounding.geometry import iou_pair
+from grounding.geometry import at_least, iou_pair
 from grounding.sample import Sample
 from grounding.targets import Box, Point, Polygon
 
@@ -29,10 +29,11 @@ def single_box(answer: Answer) -> Box | None:
     return first
 
 
-def single_click(answer: Answer, max_area: float = WHOLE_IMAGE) -> Point | None:
+def single_click(answer: Answer, max_area: float = WHOLE_IMAGE, target: Box | None = None) -> Point | None:
     """Where the one click of an answer lands: its only point, else the centre of its only box.
 
-    A box over more than `max_area` of the image is no click: its centre says nothing about the target.
+    A box over more than `max_area` of the image is no click, because its centre says nothing about the target; unless
+    it is half right about the box of the target (`is_whole_image`), where that is given.
     """
     if not answer.ok:
         return None
@@ -43,7 +44,10 @@ def single_click(answer: Answer, max_area: float = WHOLE_IMAGE) -> Point | None:
                 return None
         return first
     box = single_box(answer)
-    return box.center if box is not None and box.area <= max_area else None
+    if box is None:
+        return None
+    refuses = box.area > max_area if target is None else is_whole_image(box, target, max_area)
+    return None if refuses else box.center
 
 
 def target_box(sample: Sample) -> Box:
@@ -71,4 +75,4 @@ def is_whole_image(box: Box, target: Box, max_area: float) -> bool:
 
     Without this rule the box of the whole image earns the target's area for nothing.
     """
-    return box.area > max_area and overlap(box, target) < 0.5
+    return box.area > max_area and not at_least(overlap(box, target), 0.5)

@@ -10,12 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from grounding.answer import Answer, Status
 from grounding.errors import FoveaError, UsageError
 from grounding.registry import nearest
-from grounding.sample import Sample
+from grounding.sample import ImageRef, Sample
+from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
 from rewards import REWARDS, Reward
 from rewards.batch import Batch
 from rewards.spec import RewardSpec
+
+# What a reward is given to look at its parameters with, before there is any data
+PROBE: dict[str, Any] = {"text": "", "tokens": (), "messages": (), "prompt": "", "sizes": (), "places": ()}
+PROBE |= {"executed_calls": None, "attention": [[1.0]], "general": [[1.0]], "sinks": None}
+_BOX, _POINT = Box(0.1, 0.1, 0.2, 0.2), Point(0.1, 0.1)
+PROBES: dict[str, Target] = {"box": _BOX, "boxes": Boxes((_BOX,)), "point": _POINT, "points": Points((_POINT,))}
+PROBES |= {"span": Span(0.0, 1.0), "text_box": TextBox("B", (_BOX,)), "absent": Absent()}
+PROBES["polygon"] = Polygon(((0.1, 0.1), (0.2, 0.1), (0.2, 0.2)))
 
 Scores: TypeAlias = list[float | None]
 Scorer: TypeAlias = Callable[[Batch, Sequence[bool]], Scores]  # a batch, which completions count -> values
@@ -40,6 +50,11 @@ def build_scorer(spec: RewardSpec) -> Scorer:
             raise UsageError(f"reward {spec.name!r}: unknown parameter {key!r}{nearest(key, list(found.params))}")
     for key, value in spec.params.items():
         _check_type(spec.name, key, value, found.params[key])
+    for key, knots in spec.schedule.items():
+        for _, value in knots if key != "weight" else ():
+            _check_type(spec.name, key, value, found.params[key])
+    if spec.name in REWARDS:
+        _check_values(spec, found)
     if found.group:
         return GroupScorer(spec, found)
     return RemoteScorer(spec, found) if found.remote else AnswerScorer(spec, found)
@@ -199,6 +214,31 @@ def _listed(values: Any, count: int, name: str) -> list[Any]:
     if len(listed) != count:
         raise FoveaError(f"reward {name!r} returned {len(listed)} values for {count} completions")
     return listed
+
+
+def _check_values(spec: RewardSpec, reward: Reward) -> None:
+    """Raises UsageError for parameters the reward cannot work with, at any step of a schedule.
+
+    A reward looks at its parameters before the answer, so an answer of nothing is enough to ask it.
+    """
+    if reward.remote or not {need.removesuffix("?") for need in reward.needs} <= PROBE.keys():
+        return
+    kind = reward.kinds[0] if reward.kinds else "box"
+    sample = Sample(
+        "probe", (ImageRef("probe", 1, 1),), "?", PROBES[kind], "probe", "CC0-1.0", meta={"duration": 2.0}
+    )
+    nothing = Answer(Status.NO_ANSWER)
+    given = {need.removesuffix("?"): PROBE[need.removesuffix("?")] for need in reward.needs}
+    given = {need: [value] for need, value in given.items()} if reward.group else given
+    for step in spec.steps:
+        try:
+            with NamedErrors(spec.name):
+                reward.function([nothing] if reward.group else nothing, sample, **given, **spec.params_at(step))
+        except UsageError as error:
+            when = f" at step {step} of its schedule" if spec.schedule else ""
+            raise UsageError(f"reward {spec.display!r}{when}: {error}") from error
+        except FoveaError:
+            continue  # it needs more of a sample than there is here; rows are another matter
 
 
 def _check_type(name: str, key: str, value: object, default: object) -> None:

@@ -11,6 +11,7 @@ from math import isfinite
 
 from grounding.answer import Answer
 from grounding.errors import BrokenRow
+from grounding.geometry import at_least
 from grounding.sample import Sample
 from grounding.targets import TextBox
 from rewards import reward
@@ -63,7 +64,7 @@ def text_number(answer: Answer, sample: Sample, *, tolerance: float = 0.05) -> f
     wanted, given = number(reference), number(words)
     if wanted is None or given is None:
         return float(wanted is None and normalise(reference) == normalise(words))
-    return float(abs(given - wanted) <= tolerance * abs(wanted))
+    return float(at_least(tolerance * abs(wanted), abs(given - wanted)))
 
 
 @reward("text_choice", range=(0, 1), source="multiple choice as in VLM-R1 (arXiv 2504.07615)", kinds=("text_box",))

@@ -179,7 +179,7 @@ class JsonDialect(Dialect):
             if _is_empty(group):
                 yield Found("absent", Status.OK, group.start, group.end)
             elif pair and (group.key in SPAN_KEYS or (expect == "span" and group.key is None)):
-                yield span_found(*group.numbers, group.start, group.end, label)
+                yield span_found(group.numbers[0], group.numbers[1], group.start, group.end, label)
             elif not group.whole or (pair and (group.key in CORNER_KEYS or _lone_corner(group, expect))):
                 yield Found("box", Status.MALFORMED, group.start, group.end)
             else:

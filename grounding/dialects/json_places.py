@@ -66,10 +66,10 @@ def groups_of(scanned: Scan, *, y_first: bool) -> list[Group]:
 
     groups = []
     for group in scanned.groups:
-        form = _FORM.fullmatch(group.key or "")
-        if form:
+        written = _FORM.fullmatch(group.key or "")
+        if written:
             good = group.whole and len(group.numbers) == 4
-            numbers = ordered(_as_corners(form["form"], group.numbers)) if good else group.numbers
+            numbers = ordered(_as_corners(written["form"], group.numbers)) if good else group.numbers
             group = replace(group, numbers=numbers, key="bbox", whole=good)  # noqa: PLW2901
         elif group.key in _RANGES and len(group.numbers) == 2:
             group = replace(group, whole=False)  # noqa: PLW2901 - {"x": [x1, x2], "y": [y1, y2]}

@@ -51,6 +51,20 @@ def test_a_click_votes_as_a_small_square():
     assert region_consistency(group, a_sample()) == pytest.approx([0.75, 0.75, 0.5])
 
 
+def test_cells_that_only_rounding_makes_are_no_place_to_agree_on():
+    assert region_consistency([clicks((0.020, 0.5)), clicks((0.060, 0.5))], a_sample()) == pytest.approx([1.0, 1.0])
+
+
+def test_boxes_without_area_neither_vote_nor_score():
+    assert region_consistency([boxes((0.5, 0.5, 0.5, 0.5))] * 4, a_sample()) == [0.0] * 4
+
+
+@pytest.mark.parametrize("size", [0, -0.1, 1.5])
+def test_a_click_needs_a_size_to_vote(size):
+    with pytest.raises(UsageError, match="point_size"):
+        region_consistency([clicks((0.5, 0.5))], a_sample(), point_size=size)
+
+
 def test_unreadable_answers_and_whole_images_neither_vote_nor_score():
     lonely = boxes((0.1, 0.1, 0.3, 0.3))
     group = [*UNREADABLE, ABSENT, *[boxes((0, 0, 1, 1))] * 5, lonely]
@@ -76,6 +90,8 @@ def test_difficulty_weight_by_hand():
     # mean IoU 0.5, weight (1.05 - 0.5) / 1.05
     assert difficulty_weighted_iou(group, a_sample()) == pytest.approx([0.55 / 1.05, 0.0])
     assert difficulty_weighted_iou(group, a_sample(), power=2.0) == pytest.approx([(0.55 / 1.05) ** 2, 0.0])
+    # exp(-m), which is exp(1 - m) / e
+    assert difficulty_weighted_iou(group, a_sample(), form="exp") == pytest.approx([0.60653066, 0.0])
     with pytest.raises(UsageError, match="power"):
         difficulty_weighted_iou(group, a_sample(), power=-1.0)
 

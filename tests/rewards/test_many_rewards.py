@@ -16,8 +16,8 @@ from grounding.answer import Answer, Status
 from grounding.errors import BrokenRow
 from grounding.geometry import iou_matrix
 from grounding.targets import Box, Boxes, Point, Points, TextBox
-from rewards.box import iou
-from rewards.many import detection_f1, detection_map, matched_iou, matched_objects, matched_points
+from rewards.box import iou, iou_above
+from rewards.many import average_precision, detection_f1, detection_map, matched_iou, matched_objects, matched_points
 from tests.rewards.making import ABSENT, UNREADABLE, a_sample, boxes, clicks
 
 LEFT, RIGHT, TOP = (0.1, 0.4, 0.3, 0.6), (0.7, 0.4, 0.9, 0.6), (0.4, 0.05, 0.6, 0.25)
@@ -125,13 +125,28 @@ def test_matched_objects_by_hand():
     # LEFT exactly: 3 of 3. RIGHT half as high: IoU 0.5 is not above 0.5; L1 = 0.1 * 840 / 4 = 21 px is not under 10;
     # its centre is 0.05 * 840 = 42 px off: 0 of 3. TOP moved along x by 0.01: IoU 0.9, two of four coordinates differ
     # by 8.4 px, which is 4.2 in the mean, the centre by 8.4 px: 3 of 3.
-    answer = boxes(LEFT, (0.7, 0.4, 0.9, 0.5), (0.41, 0.05, 0.61, 0.25))
-    assert matched_objects(answer, THREE) == pytest.approx((1 + 0 + 1) / 3)
+    found = tuple(Box(*c) for c in (LEFT, (0.7, 0.4, 0.9, 0.5), (0.41, 0.05, 0.61, 0.25)))
+    pointed = Answer(Status.OK, boxes=found, points=tuple(box.center for box in found))
+    assert matched_objects(pointed, THREE) == pytest.approx((1 + 0 + 1) / 3)
+    assert matched_objects(Answer(Status.OK, boxes=found), THREE) == pytest.approx((2 / 3 + 0 + 2 / 3) / 3)
 
 
 def test_matched_objects_uses_the_answers_own_points():
     answer = Answer(Status.OK, boxes=(Box(*LEFT), Box(*RIGHT), Box(*TOP)), points=(Point(0, 0),) * 3)
     assert matched_objects(answer, THREE) == pytest.approx(2 / 3)
+
+
+def test_a_point_counts_inside_its_own_box_only():
+    sample, centre = a_sample(Box(*LEFT)), Point(0.2, 0.5)
+    assert matched_objects(Answer(Status.OK, boxes=(Box(*LEFT),), points=(centre,)), sample) == 1.0
+    assert matched_objects(Answer(Status.OK, boxes=(Box(*RIGHT),), points=(centre,)), sample) == 0.0
+
+
+@pytest.mark.parametrize(("x", "y", "w", "h"), [(0.1, 0.1, 0.3, 0.3), (0.2, 0.1, 0.7, 0.2), (0.3, 0.6, 0.1, 0.1)])
+def test_an_overlap_of_exactly_a_half_is_not_above_it(x, y, w, h):
+    whole, half = Box(x, y, x + w, y + h), (x, y, x + w / 2, y + h)
+    assert detection_f1(boxes(half), a_sample(whole)) == iou_above(boxes(half), a_sample(whole)) == 0.0
+    assert average_precision([Box(*half)], [whole]) == pytest.approx(0.1)  # COCO counts it, at 0.5 alone
 
 
 def test_f1_by_hand():

@@ -1,5 +1,7 @@
 """Spans, words, format, thought, tools, length, abstention: hand-worked values and properties."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,13 +11,16 @@ from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
 from grounding.targets import Absent, Box, Point, Span, TextBox
 from rewards.abstention import abstention
+from rewards.compose import build_rewards
 from rewards.format import format_
 from rewards.length import overlong, repetition, thought_length
 from rewards.span import temporal_iou, temporal_iou_edges
 from rewards.text import text_choice, text_match, text_number
 from rewards.thought import grounded_thought
-from rewards.tools import tool_calls, tool_when_right, zoom_spread
-from tests.rewards.making import ABSENT, UNREADABLE, a_sample, boxes, clicks, says, spans
+from rewards.tools import ExecutedCall, tool_when_right, zoom_spread
+from tests.rewards.making import ABSENT, TARGET, UNREADABLE, a_sample, boxes, call, clicks, says, spans
+
+RIGHT = get_dialect("qwen3_vl").render(TARGET, [ImageSize(200, 100)])
 
 VIDEO = a_sample(Span(10.0, 20.0), meta={"duration": 100.0})
 
@@ -181,6 +186,15 @@ def test_repetition_by_hand(text, expected):
     assert repetition(ABSENT, a_sample(), text=text) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_a_pretty_printed_answer_does_not_repeat_itself(count):
+    places = [{"bbox_2d": [x, 10, x + 50, 90], "label": "cup"} for x in range(0, 50 * count, 50)]
+    text = f"<think>I see cups. They stand in a row.</think>\n```json\n{json.dumps(places, indent=2)}\n```"
+    (function,) = build_rewards(["repetition"], "qwen3_vl", "think", expect="boxes")
+    assert call(function, [text, text.replace("They", "I see cups. They")], [a_sample()] * 2)[0] == 0.0
+    assert call(function, [text.replace("They", "I see cups. They")], [a_sample()])[0] < 0.0
+
+
 @given(st.text(max_size=200))
 def test_repetition_is_finite_for_any_text(text):
     assert -1 <= repetition(ABSENT, a_sample(), text=text) <= 0
@@ -213,60 +227,57 @@ def test_grounded_thought_counts_distinct_places():
         grounded_thought(ABSENT, a_sample(), places=places, enough=0)
 
 
-def call_of(x, y, name="zoom"):
-    return {"type": "function", "function": {"name": name, "arguments": {"point_2d": [x, y]}}}
+def test_a_thought_left_open_is_not_paid():
+    (function,) = build_rewards(["grounded_thought"], "qwen3_vl", "think", expect="box")
+    assert call(function, ["<think>(3, 4)", "<think>(3, 4)</think>" + RIGHT], [a_sample()] * 2) == [0.0, 1.0]
 
 
-def conversation(*calls, text="done"):
-    turns = [{"role": "assistant", "content": "", "tool_calls": [c]} for c in calls]
-    return [*turns, {"role": "tool", "content": "[900, 900]"}, {"role": "assistant", "content": text}]
-
-
-def read(completion):
-    return tool_calls(completion, [ImageSize(200, 100)], get_dialect("qwen3_vl"))
-
-
-def test_tool_calls_are_read_from_messages_and_from_text():
-    calls = read(conversation(call_of(500, 500)))
-    assert [(c.name, c.region.click) for c in calls] == [("zoom", Point(0.5, 0.5))]
-    written = '<tool_call>{"name": "zoom", "arguments": {"point_2d": [500, 500]}}</tool_call>'
-    assert [c.region.click for c in read(f"<think>look</think>{written}\n{written}")] == [Point(0.5, 0.5)] * 2
-    assert [c.region.click for c in read([{"role": "assistant", "content": written}])] == [Point(0.5, 0.5)]
-    as_text = {"function": {"name": "zoom", "arguments": '{"point_2d": [500, 500]}'}}
-    assert [c.region.click for c in read(conversation(as_text))] == [Point(0.5, 0.5)]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<tool_call>",
-        "<tool_call>[]</tool_call>",
-        "<tool_call>{</tool_call>",
-        "<tool_call>" + "[" * 100_000 + "</tool_call>",
-        '<tool_call>{"name": 3, "arguments": {}}</tool_call>',
-        '<tool_call>{"name": "zoom", "arguments": 7}</tool_call>',
-    ],
-    ids=range(6),
-)
-def test_what_is_no_tool_call(text):
-    assert read(text) == ()
+def zoomed(x, y, *, shown=True):
+    return ExecutedCall("zoom", Box(x - 0.05, y - 0.05, x + 0.05, y + 0.05), shown)
 
 
 def test_zoom_spread_by_hand():
     # 200 x 100 pixels: 0.04 of the width is 8 pixels, 0.06 of it 12
-    calls = read(conversation(call_of(100, 100), call_of(140, 100), call_of(160, 100), call_of(160, 100)))
-    assert zoom_spread(ABSENT, a_sample(), calls=calls) == pytest.approx(2 / 3)
-    assert zoom_spread(ABSENT, a_sample(), calls=calls, enough=2) == 1.0
-    assert (
-        zoom_spread(ABSENT, a_sample(), calls=read(conversation({"function": {"name": "zoom", "arguments": {}}})))
-        == 0.0
-    )
+    calls = [zoomed(0.1, 0.1), zoomed(0.14, 0.1), zoomed(0.16, 0.1), ExecutedCall("zoom", Point(0.16, 0.1), True)]
+    assert zoom_spread(ABSENT, a_sample(), executed_calls=calls) == pytest.approx(2 / 3)
+    assert zoom_spread(ABSENT, a_sample(), executed_calls=calls, enough=2) == 1.0
+
+
+def test_a_call_that_showed_no_picture_pays_nothing():
+    blind = [zoomed(0.1, 0.1, shown=False), ExecutedCall("search", None, True)]
+    assert zoom_spread(ABSENT, a_sample(), executed_calls=blind) == 0.0
+    assert tool_when_right(clicks((0.4, 0.4)), a_sample(), executed_calls=blind[:1]) == 0.0
 
 
 def test_a_tool_pays_only_with_the_right_answer():
-    calls = read(conversation(call_of(100, 100)))
+    calls = [zoomed(0.1, 0.1)]
     right, wrong = clicks((0.4, 0.4)), clicks((0.9, 0.9))
-    assert tool_when_right(right, a_sample(), calls=calls) == 1.0
-    assert tool_when_right(wrong, a_sample(), calls=calls) == tool_when_right(right, a_sample(), calls=()) == 0.0
-    assert tool_when_right(says("42"), worded("42"), calls=calls) == 1.0
-    assert tool_when_right(says("43"), worded("42"), calls=calls) == 0.0
+    assert tool_when_right(right, a_sample(), executed_calls=calls) == 1.0
+    assert tool_when_right(wrong, a_sample(), executed_calls=calls) == 0.0
+    assert tool_when_right(says("42"), worded("42"), executed_calls=calls) == 1.0
+    assert tool_when_right(says("43"), worded("42"), executed_calls=calls) == 0.0
+
+
+WRITTEN = '<tool_call>{"name": "zoom", "arguments": {"point_2d": [%d, 500]}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>" + "".join(WRITTEN % x for x in (100, 300, 500, 700, 900)) + "</think>" + RIGHT,
+        "<think>x</think>" + '<tool_call>{"name":"nonsense"}</tool_call>' + RIGHT,
+        [
+            {"role": "assistant", "tool_calls": [{"function": {"name": "zoom", "arguments": {"point_2d": [1, 2]}}}]},
+            {"role": "tool", "content": "error: no such tool"},
+            {"role": "assistant", "content": "<think>x</think>" + RIGHT},
+        ],
+    ],
+    ids=["in the thought", "nonsense", "answered with an error"],
+)
+def test_calls_that_were_only_written_pay_nothing(completion):
+    spread, when_right = build_rewards(["zoom_spread", "tool_when_right"], "qwen3_vl", "think", expect="box")
+    for function in (spread, when_right):
+        assert call(function, [completion], [a_sample()]) == [0.0]
+    executed = [[zoomed(0.1, 0.1)]]
+    assert call(spread, [completion], [a_sample()], executed_calls=executed) == [pytest.approx(1 / 3)]
+    assert call(when_right, ["<think>x</think>" + RIGHT], [a_sample()], executed_calls=executed) == [1.0]

@@ -148,3 +148,36 @@ def test_ranked_points_of_an_unreadable_answer():
 def test_a_carpet_of_points_earns_less_than_one_honest_guess():
     carpet = [(i / 31, (i * i % 37) / 37) for i in range(32)] + [(0.4, 0.4)]
     assert ranked_points(clicks(*carpet), a_sample(), collinear=True) < 0.25
+
+
+def test_any_three_points_on_one_line_are_a_scan():
+    places = [(0.1, 0.5), (0.13, 0.02), (0.2, 0.5), (0.9, 0.03), (0.3, 0.5)]  # the first, third and fifth
+    sample = a_sample(Box(0.1, 0.1, 0.3, 0.3))
+    assert ranked_points(clicks(*places), sample) == -1.0
+    assert ranked_points(clicks(*places), sample, collinear=True) == pytest.approx(-1 / 5)
+    assert ranked_points(clicks(*places[:3]), sample) == pytest.approx(-1 / 3)
+
+
+def test_small_triangles_on_a_large_screen_are_no_lines():
+    x, y = 2 / 3840, 2 / 2160
+    triangle = [(0.5, 0.5), (0.5 + x, 0.5), (0.5, 0.5 + y)]
+    assert ranked_points(clicks(*triangle), a_sample(width=3840, height=2160)) == pytest.approx(1 / 3**0.5)
+
+
+def test_more_guesses_than_anybody_makes_are_a_scan():
+    circle = [(0.5 + 0.4 * math.cos(k), 0.5 + 0.4 * math.sin(k)) for k in range(101)]
+    assert ranked_points(clicks(*circle), a_sample(width=4000, height=4000)) == -1.0
+    assert ranked_points(clicks(*circle[:100]), a_sample(width=4000, height=4000)) > -1.0
+
+
+@pytest.mark.parametrize("reward", [click_in_box, dense_point, gaussian_point], ids=lambda r: r.name)
+def test_a_right_box_of_nearly_the_whole_image_is_a_click(reward):
+    huge = (0.0, 0.0, 1.0, 0.95)
+    assert reward(boxes(huge), a_sample(Box(*huge))) == pytest.approx(1.0)
+    assert reward(boxes((0.0, 0.0, 1.0, 1.0)), a_sample(Box(0.4, 0.4, 0.6, 0.6))) == 0.0
+
+
+def test_a_border_belongs_to_the_target_up_to_rounding():
+    sample = a_sample(Box(0.1, 0.1, 0.1 + 0.2, 0.5))
+    assert click_in_box(clicks((0.3 + 1e-12, 0.3)), sample) == 1.0
+    assert click_in_box(clicks((0.3 + 1e-6, 0.3)), sample) == 0.0
