@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import signal
 import sys
 import warnings
@@ -34,7 +35,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="change the recipe; list items by index: stages.1.args.beta=0",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, show a prompt and a memory estimate, train nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, open images, try rewards, show what is asked and learned and a memory estimate; "
+        "train nothing",
     )
     return parser.parse_intermixed_args(argv)
 
@@ -69,8 +73,17 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         for line in dry_run(recipe):
             print(line)
+        command = [arguments.recipe, *arguments.overrides]
+        print(f"OK; start it with: {launcher()} train.py {shlex.join(command)}")
     else:
         run_recipe(recipe)
+
+
+def launcher() -> str:
+    """What starts a training here: one process, or one a GPU."""
+    import torch  # noqa: PLC0415
+
+    return "accelerate launch" if torch.cuda.device_count() > 1 else "python"
 
 
 def _fail(error: BaseException) -> int:

@@ -196,7 +196,7 @@ class _Policy:
         self.model, self.processor = load_policy(args.model)
         self.model.eval()
         self.reader = TextReader(
-            decoder_of(self.model, self.processor),
+            decoder_of(self.model, self.processor, grammar),
             partial(self._dialect.parse, grammar=grammar),
             partial(self._dialect.parse, grammar="bare"),
         )

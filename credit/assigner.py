@@ -86,7 +86,7 @@ class CreditAssigner:
         self._strategy = self.config.function
         self.needs: frozenset[str] = getattr(self._strategy, "needs", ATTENTION_FIELDS | TEXT_FIELDS | {"entropy"})
         self._dialect, self._grammar = dialect, grammar
-        self._reader = TextReader(decoder_of(model, processor), self._read, self._read_piece)
+        self._reader = TextReader(decoder_of(model, processor, grammar), self._read, self._read_piece)
         base = pretrained(model).config
         self._image_token = getattr(base, "image_token_id", None)
         self._merge = merge_size(processor)

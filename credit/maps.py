@@ -174,7 +174,7 @@ class AttentionMaps:
         def read(text: str, sizes: Sequence[ImageSize]) -> Any:
             return dialect.parse(text, sizes, grammar=grammar)
 
-        self._reader = TextReader(decoder_of(model, processor), read, read)
+        self._reader = TextReader(decoder_of(model, processor, grammar), read, read)
         self.heads: HeadSelection | None = None
         self.seconds = 0.0  # that the last captured pass took beyond the model's own time
         self._passes = 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from credit.capture import pretrained
 from grounding.answer import Answer, ImageSize
+from grounding.completion import check_grammar
 from grounding.decoding import Decoder
 from grounding.geometry import iou, point_in_box
 from grounding.sample import Sample, regions_of
@@ -96,10 +97,10 @@ def claims(text: str, thought_end: int, sizes: Sequence[ImageSize], sample: Samp
     return values
 
 
-def decoder_of(model: nn.Module, processor: Any) -> Decoder:
+def decoder_of(model: nn.Module, processor: Any, grammar: str = "think") -> Decoder:
     """How the completions of a policy, wrapped or not, are read."""
     config = pretrained(model).generation_config
-    return Decoder.of(processor, None if config is None else config.eos_token_id)
+    return Decoder.of(processor, None if config is None else config.eos_token_id, check_grammar(grammar))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from grounding.completion import ANSWER, END_ANSWER, END_THINK, THINK
+from grounding.completion import ANSWER, END_ANSWER, END_THINK, THINK, Grammar, opened_by
 
 _QUESTION, _ANSWER = "?", "Answer"
 
@@ -35,15 +35,16 @@ class Decoder:
         self._frame = frozenset(frame)
 
     @classmethod
-    def of(cls, processor: Any, ends: int | Iterable[int] | None = None) -> Decoder:
+    def of(cls, processor: Any, ends: int | Iterable[int] | None = None, grammar: Grammar = "think") -> Decoder:
         """The decoder of a processor (or a tokenizer) and its chat template.
 
         Args:
             ends: `eos_token_id` of the model's generation configuration.
+            grammar: what was asked for.
         """
         listed = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         tokenizer = getattr(processor, "tokenizer", processor)
-        return cls(tokenizer, {*listed, *turn_ends(processor)}, opened_by(processor), frame_of(processor))
+        return cls(tokenizer, {*listed, *turn_ends(processor)}, opening(processor, grammar), frame_of(processor))
 
     def __call__(self, ids: Sequence[int]) -> str:
         """The completion's text, what the prompt opened included."""
@@ -91,11 +92,9 @@ class Decoder:
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def opened_by(processor: Any) -> str:
-    """What the generation prompt of a chat template leaves open: a thought, or nothing."""
-    begun = _render(processor, _QUESTION, prompt=True).removeprefix(_render(processor, _QUESTION))
-    at = begun.rfind(THINK)
-    return begun[at:] if at >= 0 and END_THINK not in begun[at:] else ""
+def opening(processor: Any, grammar: Grammar) -> str:
+    """What the generation prompt of a chat template has written of a completion, see `grounding.completion`."""
+    return opened_by(_render(processor, _QUESTION, prompt=True), grammar)
 
 
 def turn_ends(processor: Any) -> frozenset[int]:

@@ -19,6 +19,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -27,13 +28,18 @@ from grounding.errors import UsageError
 
 T = TypeVar("T")
 
+_FEW = 60  # names that can still be read through
+
 
 def nearest(name: str, known: list[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name closest to `name`, else the list of what exists."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}"
+    """`"; did you mean 'x'?"` for a known name that `name` is a slip of, else the list of what exists (if short)."""
+    plain = re.sub(r"[.\s-]", "_", name.lower())
+    for candidate in difflib.get_close_matches(plain, known, n=3, cutoff=0.6):
+        changes = difflib.SequenceMatcher(None, plain, candidate).get_opcodes()
+        edits = sum(max(b - a, d - c) for change, a, b, c, d in changes if change != "equal")
+        if edits <= max(2, len(plain) // 4) or plain.startswith(candidate) or candidate.startswith(plain):
+            return f"; did you mean {candidate!r}?"
+    return f"; known: {', '.join(sorted(known))}" if len(known) <= _FEW else ""
 
 
 class Registry(Generic[T]):
@@ -104,6 +110,9 @@ class Registry(Generic[T]):
         try:
             found: T = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
+            hint = nearest(path, list(self._entries))
+            if "did you mean" in hint:  # a slip of a name of ours, like qwen2.5
+                raise UsageError(f"unknown {self.kind} {path!r}{hint}") from error
             raise UsageError(f"{self.kind} {path!r} cannot be imported: {error}") from error
         if (inspect.isroutine(found) or inspect.isclass(found)) and _of_python(found.__module__ or ""):
             raise UsageError(refusal)

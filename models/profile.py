@@ -30,6 +30,7 @@ _FAMILIES = {
     "kosmos-2": "kosmos2",
     "molmo": "molmo",
 }
+FAMILY_DIALECTS = frozenset(_FAMILIES.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         config = OmegaConf.load(file)
     except OSError as error:
-        raise UsageError(f"recipe {path}: {error.strerror or error}") from error
+        raise UsageError(f"recipe {path}: {error.strerror or error}{_elsewhere(file)}") from error
     except Exception as error:
         raise UsageError(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
     if not OmegaConf.is_dict(config):
@@ -290,18 +290,60 @@ def _override(config: Any, override: str) -> None:
         raise UsageError(f"{override!r} is not key=value")
     try:
         value = OmegaConf.from_dotlist([f"value={override[len(key) + 1 :]}"])["value"]
-        parent, _, last = key.rpartition(".")
+        parent = key.rpartition(".")[0]
+        _check_indices(config, override, key)
+        _spell_out_data(config, parent)
         if parent and OmegaConf.select(config, parent) is None and not _is_free(parent):
-            raise UsageError(f"{override!r}: the recipe has no {parent!r}")
-        if last.isdigit() and OmegaConf.is_list(OmegaConf.select(config, parent)):
-            length = len(OmegaConf.select(config, parent))
-            if int(last) >= length:
-                raise UsageError(f"{override!r}: {parent} has {length} items, counted from 0")
+            raise UsageError(f"{override!r}: {_missing(config, parent)}")
         OmegaConf.update(config, key, value, force_add=True)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"{override!r}: {_line(error)}") from error
+
+
+def _check_indices(config: Any, override: str, key: str) -> None:
+    here, path = config, ""
+    for part in key.split("."):
+        if OmegaConf.is_list(here) and part.isdigit() and int(part) >= len(here):
+            raise UsageError(f"{override!r}: {path} has {len(here)} items, counted from 0")
+        whole = OmegaConf.is_list(here) and part.isdigit()
+        here = here[int(part)] if whole else here.get(part) if OmegaConf.is_dict(here) else None
+        path = f"{path}.{part}" if path else part
+
+
+def _spell_out_data(config: Any, parent: str) -> None:
+    """Turn a `data` or `eval` that is a path alone into a mapping, so that its other keys can be set."""
+    if re.fullmatch(r"data|stages\.\d+\.(data|eval)", parent):
+        section = OmegaConf.select(config, parent)
+        if isinstance(section, str) or OmegaConf.is_list(section):
+            OmegaConf.update(config, parent, {"path": section}, merge=False)
+
+
+def _missing(config: Any, parent: str) -> str:
+    """Which part of a key the recipe does not have, and what it has there."""
+    here = config
+    for part in parent.split("."):
+        if OmegaConf.is_list(here) and part.isdigit():
+            here = here[int(part)]
+            continue
+        known = [str(key) for key in here] if OmegaConf.is_dict(here) else []
+        if here is config:
+            known = ["data", *(f.name for f in dataclasses.fields(Recipe))]
+        if part not in known or OmegaConf.select(here, part) is None:
+            return f"there is no {part!r}{nearest(part, known)}"
+        here = here[part]
+    return f"the recipe has no {parent!r}"
+
+
+def _elsewhere(file: Path) -> str:
+    """A recipe of the name among the repository's own."""
+    own = Path("configs/recipes") / f"{file.stem}.yaml"
+    return (
+        f"; did you mean {own}?"
+        if own.is_file() and own != file
+        else "; those of this repository are in configs/recipes"
+    )
 
 
 def _is_free(parent: str) -> bool:

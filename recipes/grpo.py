@@ -18,16 +18,18 @@ from trl.models.utils import disable_gradient_checkpointing
 from credit.assigner import CreditAssigner
 from credit.config import CreditConfig
 from credit.maps import AttentionMaps, MapConfig
+from grounding.completion import check_grammar
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from models.loading import load_config
 from recipes.callbacks import StageState
+from recipes.checks import check_training
 from recipes.describe import describe_training
 from recipes.looking import COLUMNS, Looking
 from recipes.shared_prompts import SharedPromptTrainer
 from recipes.stage import STAGES, Stage
-from recipes.training import build_args, build_datasets, build_lora, check_datasets, load_for, run_training
+from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, read_specs, weights
 
@@ -52,7 +54,7 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
         grammar. Attention is looked at only where a reward reads it."""
         super().__init__(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
-        self.decoder = Decoder.of(self.processing_class, self.eos_token_ids)
+        self.decoder = Decoder.of(self.processing_class, self.eos_token_ids, check_grammar(grammar))
         reader = None if dialect is None else get_dialect(dialect)
         self.credit: CreditAssigner | None = None
         if credit is not None:
@@ -229,16 +231,16 @@ class PolicyStage(Stage):
         return build_rewards(specs, model.dialect, model.grammar)
 
     def check(self) -> None:
+        args = self.arguments()
         self._maps(self.rewards())
-        build_lora(self.job)
-        check_datasets(self.job)
         if self.job.spec.credit is not None:
             CreditConfig.from_mapping(self.job.spec.credit)
+        check_training(self.job, args)
 
     def describe(self) -> list[tuple[str, str]]:
         args = self.arguments()
         specs = read_specs(self.job.spec.rewards)
-        lines = describe_training(self.job, args, supervised=False)
+        lines = describe_training(self.job, args, supervised=False, rewards=self.rewards())
         lines.append(("rewards", ", ".join(f"{spec.weight:g} x {spec.display}" for spec in specs)))
         credit = self.job.spec.credit
         lines.append(

@@ -18,13 +18,15 @@ from transformers import set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 from trl import SFTConfig, SFTTrainer
 
+from grounding.completion import Grammar, check_grammar
 from grounding.decoding import Decoder
 from grounding.errors import FoveaError
 from grounding.journal import Journal, read_journals
 from grounding.seeds import derived
 from models.asking import encode, prompt_text
 from models.sampling import generation_config
-from recipes.data import build_dataset, check_data
+from recipes.checks import check_training
+from recipes.data import build_dataset, whole_rows
 from recipes.describe import describe_training
 from recipes.processes import this_process
 from recipes.stage import STAGES, Stage
@@ -84,13 +86,11 @@ class RejectionStage(Stage):
         return build_rewards(read_specs(self.job.spec.rewards), model.dialect, model.grammar)
 
     def check(self) -> None:
-        self.arguments()
         self.rewards()
-        build_lora(self.job)
-        check_data(self.job.spec.data, self.job.recipe.model)
+        check_training(self.job, self.arguments())
 
     def describe(self) -> list[tuple[str, str]]:
-        return describe_training(self.job, self.arguments(), supervised=True)
+        return describe_training(self.job, self.arguments(), supervised=True, rewards=self.rewards())
 
     def run(self) -> None:
         self.roll_out()
@@ -99,6 +99,7 @@ class RejectionStage(Stage):
         trainer = SFTTrainer(
             model=model,
             args=args,
+            data_collator=whole_rows(args, processor),
             train_dataset=self.kept(processor),
             processing_class=processor,
             peft_config=build_lora(self.job),
@@ -137,7 +138,7 @@ class RejectionStage(Stage):
             for number, batch in todo:
                 set_seed(derived(job.recipe.seed, "rollouts", number) % 2**32)
                 rows = [dataset[index] for index in batch]
-                answers = generate(model, processor, rows, args)
+                answers = generate(model, processor, rows, args, check_grammar(job.recipe.model.grammar))
                 for index, row, texts in zip(batch, rows, answers, strict=True):
                     if ids[index] in seen:  # of a batch that was interrupted between its rows
                         continue
@@ -190,7 +191,9 @@ def unique_ids(dataset: Dataset) -> list[str]:
     return ids
 
 
-def generate(model: Any, processor: Any, rows: list[dict[str, Any]], args: RejectionConfig) -> list[list[str]]:
+def generate(
+    model: Any, processor: Any, rows: list[dict[str, Any]], args: RejectionConfig, grammar: Grammar = "think"
+) -> list[list[str]]:
     """`num_generations` drawn answers for each row."""
     texts = [prompt_text(processor, row["prompt"]) for row in rows]
     inputs = encode(processor, texts, [row["images"] for row in rows])
@@ -207,7 +210,7 @@ def generate(model: Any, processor: Any, rows: list[dict[str, Any]], args: Rejec
     )
     with torch.inference_mode():
         tokens = model.generate(**inputs.to(model.device), generation_config=config)
-    decoder = Decoder.of(processor, model.generation_config.eos_token_id)
+    decoder = Decoder.of(processor, model.generation_config.eos_token_id, grammar)
     answers = [decoder(ids) for ids in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
     count = args.num_generations
     return [answers[start : start + count] for start in range(0, len(answers), count)]

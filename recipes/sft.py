@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from trl import SFTConfig, SFTTrainer
 
+from recipes.checks import check_training
+from recipes.data import whole_rows
 from recipes.describe import describe_training
 from recipes.stage import STAGES, Stage
-from recipes.training import build_args, build_datasets, build_lora, check_datasets, load_for, run_training
+from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
 
 
 @STAGES.register("sft")
@@ -21,13 +23,10 @@ class SupervisedStage(Stage):
     needs = frozenset({"data"})
 
     def arguments(self) -> SFTConfig:
-        # Truncating would cut image tokens off; a sample that does not fit is better seen than cut
         return build_args(self.job, SFTConfig, max_length=None)
 
     def check(self) -> None:
-        self.arguments()
-        build_lora(self.job)
-        check_datasets(self.job)
+        check_training(self.job, self.arguments(), supervised=True)
 
     def describe(self) -> list[tuple[str, str]]:
         return describe_training(self.job, self.arguments(), supervised=True)
@@ -38,6 +37,7 @@ class SupervisedStage(Stage):
         trainer = SFTTrainer(
             model=model,
             args=args,
+            data_collator=whole_rows(args, processor),
             **build_datasets(self.job, processor, with_completion=True),
             processing_class=processor,
             peft_config=build_lora(self.job),

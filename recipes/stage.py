@@ -12,11 +12,9 @@ from typing import Any, ClassVar
 from grounding.errors import UsageError
 from grounding.registry import Registry
 from recipes.config import Recipe, StageSpec, check_keys, to_container
+from recipes.keys import check_args
 
 STAGES: Registry[type[Stage]] = Registry("stage", package="recipes")
-
-# Keys that would put a secret into the run folder, and what to use instead.
-SECRETS = {"hub_token": "the HF_TOKEN variable or `hf auth login`", "push_to_hub_token": "the HF_TOKEN variable"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,8 @@ class Stage(ABC):
     def _check_keys(self) -> None:
         spec = self.job.spec
         known = [f.name for f in dataclasses.fields(self.args_type) if f.init]
+        check_args(spec.args, known, f"{self.job.where}.args")
         check_keys(spec.args, known, f"{self.job.where}.args")
-        for key, instead in SECRETS.items():
-            if spec.args.get(key):
-                raise UsageError(f"{self.job.where}.args.{key}: secrets do not belong in a recipe; use {instead}")
         given = {
             "lora": bool(spec.lora),
             "rewards": bool(spec.rewards),

@@ -17,6 +17,7 @@ from benchmarks.harness.generate import Backend
 from benchmarks.harness.items import Item
 from benchmarks.harness.local import LocalModel
 from benchmarks.harness.vllm_backend import VllmModel
+from grounding.completion import check_grammar
 from grounding.endpoint import key_from
 from grounding.fingerprint import data_fingerprint, model_fingerprint
 from grounding.redact import redact
@@ -96,6 +97,7 @@ def open_backend(args: argparse.Namespace, profile: Profile, source: str | None)
             args.trust_remote_code,
             image_first=profile.image_first,
             system=profile.system,
+            grammar=check_grammar(profile.grammar),
         )
     model, processor = load_policy(
         source,
@@ -107,4 +109,6 @@ def open_backend(args: argparse.Namespace, profile: Profile, source: str | None)
         allow_pickle=args.allow_pickle,
         trust_remote_code=args.trust_remote_code,
     )
-    return LocalModel(model, processor, profile.image_first, system=profile.system)
+    return LocalModel(
+        model, processor, profile.image_first, system=profile.system, grammar=check_grammar(profile.grammar)
+    )

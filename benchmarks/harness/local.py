@@ -14,6 +14,7 @@ from transformers import set_seed
 from benchmarks.harness.gaze import read_gaze, redistribution
 from benchmarks.harness.generate import Decoding, Gaze, Output, Request
 from credit.tokens import merge_size
+from grounding.completion import Grammar
 from grounding.decoding import Decoder
 from models.asking import encode, messages, prompt_text
 from models.loading import SeenSizes, processor_sizes
@@ -29,6 +30,7 @@ class LocalModel:
         model, processor: as `models.loading.load_policy` gives them.
         image_first: images before the text in the user's turn.
         system: the system message; None leaves it to the chat template.
+        grammar: what is asked for.
     """
 
     def __init__(
@@ -39,13 +41,14 @@ class LocalModel:
         name: str = "transformers",
         *,
         system: str | None = None,
+        grammar: Grammar = "think",
     ):
         self.model = model.eval()
         share_images(model)  # several questions to a picture
         share_prefill(model)  # several rollouts of a question
         self.processor = processor
         self.seen = SeenSizes(processor).of
-        self.decoder = Decoder.of(processor, model.generation_config.eos_token_id)
+        self.decoder = Decoder.of(processor, model.generation_config.eos_token_id, grammar)
         self.image_first = image_first
         self.system = system
         self.name = name

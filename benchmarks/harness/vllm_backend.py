@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.generate import Decoding, Output, Request
+from grounding.completion import Grammar
 from grounding.decoding import Decoder
 from grounding.errors import UsageError
 from models.asking import messages, prompt_text
@@ -29,6 +30,7 @@ class VllmModel:
         *,
         image_first: bool = True,
         system: str | None = None,
+        grammar: Grammar = "think",
     ):
         try:
             self._vllm: Any = importlib.import_module("vllm")
@@ -41,7 +43,7 @@ class VllmModel:
             path, min_pixels=min_pixels, max_pixels=max_pixels, trust_remote_code=trust_remote_code
         )
         self.seen = SeenSizes(self._processor).of
-        self._decoder = Decoder.of(self._processor)
+        self._decoder = Decoder.of(self._processor, None, grammar)
         pixels = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
         self._model = self._vllm.LLM(
             model=path,

@@ -35,7 +35,7 @@ STANDS_IN = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = make_data(tmp_path_factory.mktemp("data"), count=2, size=(640, 480))
+    folder = make_data(tmp_path_factory.mktemp("data"), count=32, size=(640, 480))
     for split in ("val", "test"):
         shutil.copy(folder / "train.jsonl", folder / f"{split}.jsonl")
     return folder
@@ -57,7 +57,7 @@ def test_every_recipe_builds(file, folders, data, tmp_path):
     lines = list(dry_run(load_recipe(file, [*_data_as_mapping(file), *overrides])))
     assert sum(" -> " in line for line in lines) == len(recipe.stages)
     text = "\n".join(lines)
-    assert text.count("prompt ") == text.count("memory ") == len(recipe.stages)
+    assert text.count("  prompt  ") == text.count("  memory  ") == len(recipe.stages)
     assert "click the" in text
     assert "rewards " in text
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,163 @@
+"""What can be known to be wrong with a training stage before anything is trained."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import TrainingArguments
+
+from grounding.errors import UsageError
+from models.loading import load_config, load_processor
+from models.profile import FAMILY_DIALECTS, family_dialect
+from recipes.data import check_images, count_rows, example
+from recipes.memory import skeleton
+from recipes.stage import Job
+from recipes.training import build_lora, check_datasets
+
+log = logging.getLogger("fovea")
+
+VISION = ("visual.", "vision_tower.", "vision_model.")
+# What a key or value needs that is not always installed: its import name, and how to install it.
+PACKAGES = {
+    "vllm": "vllm",
+    "bitsandbytes": "bitsandbytes",
+    "deepspeed": "deepspeed",
+    "liger_kernel": "liger-kernel",
+    "flash_attn": "flash-attn",
+}
+
+
+def check_training(job: Job, args: TrainingArguments, *, supervised: bool = False) -> None:
+    """Check a stage's sections, packages, data, images, model and LoRA against each other.
+
+    Raises:
+        UsageError: naming the key or the file.
+        BrokenRow: a sample whose image the model cannot take.
+    """
+    where = job.where
+    lora = build_lora(job)
+    if hasattr(args, "completion_only_loss") and args.pad_to_multiple_of is not None:
+        raise UsageError(f"{where}.args.pad_to_multiple_of: rows with images cannot be padded so; remove the key")
+    _check_evaluation(job, args)
+    check_datasets(job)
+    check_steps(job, args)
+    for package, key in needed_packages(job, args).items():
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"{where}: {key} needs {package}: pip install {PACKAGES[package]}")
+    if lora is not None and getattr(args, "sync_ref_model", False):
+        raise UsageError(
+            f"{where}.args.sync_ref_model: with LoRA the reference is the model without its adapter, which is never "
+            "synchronized; remove the key, or set lora: null"
+        )
+    spec = job.recipe.model
+    config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
+    own = family_dialect(config.model_type)
+    if job.index == 0 and own is not None and spec.dialect in FAMILY_DIALECTS - {own}:
+        log.warning(
+            "model.dialect is %s, but %s is a %s model, which was trained on the words and numbers of %s",
+            spec.dialect,
+            spec.path,
+            config.model_type,
+            own,
+        )
+    processor = load_processor(
+        spec.path,
+        min_pixels=spec.min_pixels,
+        max_pixels=spec.max_pixels,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    for data in (job.spec.data, job.spec.eval):
+        if data is not None:
+            check_images(data, processor)
+            example(data, spec, processor, with_completion=supervised)
+    if lora is not None:
+        check_lora(job, args, lora, config)
+
+
+def needed_packages(job: Job, args: TrainingArguments) -> dict[str, str]:
+    """The packages a stage needs beside the ones that are always there: import name -> the key that asks for it."""
+    needed = {}
+    if getattr(args, "use_vllm", False):
+        needed["vllm"] = "args.use_vllm"
+    if any(word in str(args.optim) for word in ("8bit", "4bit", "paged", "bnb")):
+        needed["bitsandbytes"] = "args.optim"
+    if args.deepspeed:
+        needed["deepspeed"] = "args.deepspeed"
+    if args.use_liger_kernel:
+        needed["liger_kernel"] = "args.use_liger_kernel"
+    if job.recipe.model.attn_implementation == "flash_attention_2":
+        needed["flash_attn"] = "model.attn_implementation"
+    return needed
+
+
+def import_packages(job: Job, args: TrainingArguments) -> list[str]:
+    """Import what `needed_packages` names.
+
+    Raises:
+        UsageError: a package is there but cannot be imported.
+    """
+    names = needed_packages(job, args)
+    for name, key in names.items():
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UsageError(f"{job.where}: {key} needs {name}: {' '.join(str(error).split())}") from error
+    return list(names)
+
+
+def _check_evaluation(job: Job, args: TrainingArguments) -> None:
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    evaluates = strategy != "no" or args.eval_on_start
+    if job.spec.eval is None and evaluates:
+        key = "eval_strategy" if strategy != "no" else "eval_on_start"
+        raise UsageError(f"{job.where}.args.{key}: the stage has no eval; add `eval: {{split: val}}`")
+    if job.spec.eval is not None and not evaluates:
+        raise UsageError(
+            f"{job.where}.eval is never read: set args.eval_strategy to steps or epoch, or remove the section"
+        )
+
+
+def check_steps(job: Job, args: TrainingArguments) -> None:
+    """Raise `UsageError` where a stage would train nothing: too few samples for one batch, or no epoch."""
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise UsageError(f"{job.where}.args: num_train_epochs is {args.num_train_epochs}: nothing would be trained")
+    count = count_rows(job.spec.data)
+    generated = getattr(args, "generation_batch_size", None) if hasattr(args, "steps_per_generation") else None
+    if generated is not None:  # TRL leaves a batch out that is not full
+        needed, batch = generated // args.num_generations, "generation batch"
+        smaller = "per_device_train_batch_size or steps_per_generation"
+    else:
+        needed, batch = 1, "batch"
+        smaller = "per_device_train_batch_size"
+        if args.dataloader_drop_last:
+            needed = args.train_batch_size * args.world_size
+    if count < needed:
+        raise UsageError(
+            f"{job.where}: {count} samples in {', '.join(job.spec.data.path)} do not fill one {batch} of {needed} "
+            f"prompts, so no step would be taken; lower args.{smaller}, or take more data"
+        )
+
+
+def check_lora(job: Job, args: TrainingArguments, lora: LoraConfig, config: Any) -> None:
+    """Raise `UsageError` for an adapter that fits no layer, or that would get no gradient."""
+    try:
+        with torch.device("meta"):
+            wrapped = get_peft_model(skeleton(config), lora)
+    except ValueError as error:
+        raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error
+    checkpointing = args.gradient_checkpointing_kwargs or {}
+    plugin = getattr(args, "deepspeed_plugin", None)
+    reentrant = checkpointing.get("use_reentrant") or (plugin is not None and plugin.zero_stage == 3)
+    trained = (name for name, weight in wrapped.named_parameters() if weight.requires_grad)
+    seen = [name for name in trained if any(part in name for part in VISION)]
+    if args.gradient_checkpointing and reentrant and seen:
+        raise UsageError(
+            f"{job.where}.lora adapts the vision tower ({seen[0]}), which gets no gradient under reentrant gradient "
+            "checkpointing (use_reentrant: true, and ZeRO-3 with LoRA); set args.gradient_checkpointing: false, or "
+            "leave the tower out with lora.exclude_modules"
+        )
