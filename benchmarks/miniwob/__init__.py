@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from benchmarks.harness.results import Reply
 from data_prep.miniwob_live import Episode, play, read_episodes
 from data_prep.miniwob_page import Outcome
 from grounding.answer import Answer, Status
+from grounding.locks import writing
 from grounding.targets import Point
 
 
@@ -154,4 +156,5 @@ def evaluate(policy: Policy, episodes: Sequence[Episode], out: Path | None, **fa
         for item, a in zip(items, policy(episodes), strict=True)
     ]
     facts = {"benchmark": "miniwob", "title": benchmark.card.title, "split": "test", **facts}
-    return run.score(benchmark, replies, benchmark.rule, facts, out)
+    with writing(out) if out else nullcontext():
+        return run.score(benchmark, replies, benchmark.rule, facts, out)

@@ -14,8 +14,10 @@ from PIL import Image
 
 from benchmarks.harness.endpoint import Endpoint
 from benchmarks.harness.generate import Decoding, Request
+from grounding.answer import ImageSize
 from grounding.endpoint import Limits
 from grounding.errors import FoveaError, UsageError
+from tests.rewards.serving import serve
 
 
 class Server(ThreadingHTTPServer):
@@ -96,3 +98,62 @@ def test_missing_vllm_is_named(random_model):
 
     with pytest.raises(UsageError, match=r"pip install -e '.\[vllm\]'"):
         VllmModel(str(random_model))
+
+
+class Plays:
+    """Replies of a server that knows the plain protocol only: one choice whatever is asked for, nothing unknown."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def __call__(self, handler):
+        body = self.server.requests[-1]["body"]
+        strange = set(body) - self.known
+        content = json.dumps({"choices": [{"message": {"content": f"seed {body['seed']}"}}]}).encode()
+        status, content = (422, f"Unexpected fields: {sorted(strange)}".encode()) if strange else (200, content)
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+PLAIN = {"model", "messages", "max_tokens", "temperature", "top_p", "frequency_penalty", "seed", "n"}
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def play(known, decoding):
+    plays = Plays(known)
+    with serve(plays) as server:
+        plays.server = server
+        outputs = Endpoint(server.url, "m", limits=Limits(parallel=1)).generate(requests(2), decoding, seed=4)
+        return [[o.text for o in own] for own in outputs], [r["body"] for r in server.requests]
+
+
+def test_what_a_servers_model_recommends_does_not_shape_the_answers(caplog):
+    _, asked = play({*PLAIN, *NEUTRAL}, Decoding())
+    assert all(NEUTRAL.items() <= body.items() and body["frequency_penalty"] == 0 for body in asked)
+    assert not caplog.text
+
+
+def test_a_server_that_refuses_neutral_values_is_asked_without_and_named_once(caplog):
+    outputs, asked = play(PLAIN, Decoding())
+    assert outputs == [["seed 4"], ["seed 4"]]
+    assert [set(body) - PLAIN for body in asked] == [set(NEUTRAL), set(), set()]
+    assert caplog.text.count("its own defaults for them hold") == 1
+
+
+def test_a_server_that_gives_one_choice_is_asked_for_each_rollout_with_another_seed():
+    outputs, asked = play({*PLAIN, *NEUTRAL}, Decoding(samples=3))
+    assert len(asked) == 6
+    assert all(len(set(own)) == 3 for own in outputs)
+
+
+def test_images_are_sent_at_a_size_that_the_server_keeps(server):
+    backend = Endpoint(server.url, "m", pixels=(56 * 56, 28 * 28 * 4))
+    question = Request("q", (Image.new("RGB", (300, 100)),))
+    ((output,),) = backend.generate([question], Decoding(), seed=0)
+    assert output.seen == ((84, 28),)  # 300 x 100 into 4 tokens: 3 x 1 of 28 pixels
+    assert output.text == "q (84, 28) 0"
+    assert backend.seen([question.images[0]]) == (ImageSize(300, 100, 84, 28),)
+    with pytest.raises(FoveaError, match="more than 200 times as long as wide"):
+        backend.generate([Request("q", (Image.new("RGB", (900, 4)),))], Decoding(), seed=0)

@@ -152,17 +152,23 @@ def test_a_sampled_run_keeps_its_batches_because_the_seed_belongs_to_them(tmp_pa
     assert read_generations(tmp_path / "part") == read_generations(tmp_path / "whole")
 
 
+# Imports no torch, so that a kill costs a second
 KILLED = """
 import sys, time
 from pathlib import Path
-from tests.benchmarks.test_generation import Parrot, ask
+from benchmarks.harness.generate import Decoding, Output, generate
+from benchmarks.harness.items import Item, Truth
 
-class Slow(Parrot):
-    def generate(self, *args):
+class Slow:
+    name = "slow"
+
+    def generate(self, requests, decoding, seed):
         time.sleep(0.003)
-        return super().generate(*args)
+        return [[Output(f"{r.text} {seed}", (), {"tokens": 3})] for r in requests]
 
-ask(Path(sys.argv[1]), backend=Slow(), batch_size=1)
+folder = Path(sys.argv[1])
+pages = [Item(f"q{n}", (), "find " * n, Truth(), "box") for n in range(9)]
+generate(Slow(), pages, folder, lambda i: i.id, decoding=Decoding(), folder=folder, batch_size=1)
 """
 
 
