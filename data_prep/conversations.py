@@ -228,23 +228,35 @@ _TWO_CORNERS = re.compile(
     rf"(?:<\|box_start\|>|<box>)\s*\(?({_NUMBER}\s*,\s*{_NUMBER})\)?\s*,\s*\(?({_NUMBER}\s*,\s*{_NUMBER})\)?\s*"
     r"(?:<\|box_end\|>|</box>)"
 )
+_BELONGS = re.compile(r"\s*+(?:of|in|from)\s++(?:the\s++)?")
 _BRACKET = re.compile(r"(?:\bimage (?P<image>\d{1,4}) )?(?P<place>[\[(][\d\s.,]{3,80}[\])])")
 
 
-def canonical(thought: str, dialect: Dialect, sizes: Sequence[ImageSize], image: int = 0) -> str:
-    """A model's thought with its own numbers turned into canonical places; brackets that are none stay.
+def canonical(
+    text: str, dialect: Dialect, sizes: Sequence[ImageSize], image: int = 0, *, boxes_only: bool = False
+) -> str:
+    """A thought or a question with the dialect's numbers turned into canonical places; brackets that are none stay.
 
-    A place lies in the image that the thought named last ("in Image-2"), or in number `image` before it names one.
+    A place lies in the image named right after it ("of Image-2"), else in the one that the text named last, else in
+    number `image`.
+
+    Args:
+        boxes_only: two numbers in brackets are no place.
     """
-    text = _TWO_CORNERS.sub(r"[\1, \2]", without_references(thought))
+    text = _TWO_CORNERS.sub(r"[\1, \2]", without_references(text))
     named = images_named(text, len(sizes)) if len(sizes) > 1 else []
     named = [(start, index) for start, index in named if index < len(sizes)]
 
     def rewrite(match: re.Match[str]) -> str:
-        index = next((index for start, index in reversed(named) if start < match.start("place")), image)
+        after = _BELONGS.match(text, match.end())
+        own = [index for start, index in named if after and start == after.end()]
+        own += [index for start, index in reversed(named) if start < match.start("place")]
+        index = own[0] if own else image
         index = int(match["image"]) - 1 if match["image"] else index
         places = dialect.read_thought(f"image {index + 1} {match['place']}", sizes)
-        return write_place(places[0]) if len(places) == 1 else match.group()
+        good = len(places) == 1 and (isinstance(places[0], Box) or not boxes_only)
+        said = f"image {match['image']} " if match["image"] and not index else ""  # `write_place` leaves out image 1
+        return said + write_place(places[0]) if good else match.group()
 
     return _BRACKET.sub(rewrite, text)
 

@@ -1,16 +1,17 @@
 """Video as a list of frames with time stamps, and the samples that spans of it make.
 
-Frames are images below `--frames`, one folder a video, in the order of their names; frame number i (from 0) stands at
-i / `--fps` seconds. ffmpeg makes them:
+Frames are images below `--frames`, one folder a video, in the order of their names (9 before 10); number i (from
+0) stands at i / `--fps` seconds. ffmpeg makes them:
 
     ffmpeg -i 3MSZA.mp4 -vf fps=2 frames/3MSZA/%05d.jpg
 
 A sample has at most `--max-frames` of them, evenly spread; their times, in seconds, are in its meta under
-`frame_times`, separated by blanks, beside `duration`.
+`frame_times`, separated by blanks, beside `duration`, and a prompt tells each before its frame.
 """
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import lru_cache
@@ -64,10 +65,17 @@ class Frames:
         if self._args.images == "none":
             return [f"{video}/{i + 1:05d}.jpg" for i in range(max(1, int(duration * self._args.fps)))]
         folder = inside(self._root, video)
-        names = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        paths = [path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")]
+        names = [path.name for path in sorted(paths, key=_number_first)]
         if not names:
             raise Rejected("missing image", f"no frames in {folder}")
         return [f"{video}/{name}" for name in names]
+
+
+def _number_first(path: Path) -> tuple[list[str | int], str]:
+    """Sorts "frame_9.jpg" before "frame_10.jpg"."""
+    parts = re.split(r"([0-9]+)", path.stem)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
 def span_item(

@@ -2,8 +2,9 @@
 
 The answers are read by the dialect they are written in (`--dialect`). With several images, the answer or else the
 question must name one ("the third image"); otherwise the exchange is rejected as "image not named". `<think>` chains
-are kept as thoughts. Dialects in pixels mean those of the image the model saw: a row gives its size in
-"seen": [[width, height], ...], one for each image, or `--seen original` says that nothing was resized.
+are kept as thoughts; places in them, and boxes in a question, become canonical. Dialects in pixels mean those of the
+image the model saw: a row gives its size in "seen": [[width, height], ...], one for each image, or `--seen original`
+says that nothing was resized.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from data_prep import SPLITS, Item, Reject, source, spaces
 from data_prep.conversations import (
     AnswerReader,
     Exchange,
+    canonical,
     exchanges,
     image_names,
     placed,
@@ -101,11 +103,12 @@ def convert_conversations(
             head, words = without_bare_marks(question)
             for pattern in wrapping:
                 words = pattern.sub("", words)
+            asked = canonical(head + words, reader.dialect, sizes[:count], boxes_only=True)
             target, thought = reader(answer, question, sizes[:count])
             sample = Sample(
                 id=where,
                 images=tuple(image for image, _ in images[:count]),
-                instruction=instruction(head + words),
+                instruction=instruction(asked),
                 target=target,
                 source=name,
                 licence=licence,

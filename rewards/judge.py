@@ -66,7 +66,7 @@ def judged_equivalence(
         return 0.0
     if normalise(answer.text) == normalise(target.text):
         return 1.0
-    data = {"question": sample.instruction, "reference": target.text, "given": answer.text}
+    data = {"question": sample.words, "reference": target.text, "given": answer.text}
     endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
     return _verdict(endpoint, _messages(EQUIVALENT, data), {"yes": 1.0, "no": 0.0}, on_failure)
 
@@ -95,7 +95,7 @@ def judged_thought(
     if not answer.ok or not thought or len(thought) > THOUGHT_LONGEST:
         return 0.0
     data = {
-        "instruction": sample.instruction,
+        "instruction": sample.words,
         "target": to_row(sample)["target"],
         "thought": thought,
         "pointed_at": [box.xyxy for box in answer.boxes] + [(point.x, point.y) for point in answer.points],

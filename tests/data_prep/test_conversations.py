@@ -145,3 +145,21 @@ def test_source_and_licence_are_the_users(tmp_path):
     assert (item.sample.source, item.sample.licence) == ("my_dogs", "CC0-1.0")
     (item,), _ = talk(tmp_path, "<image>the dog", BOX)
     assert (item.sample.source, item.sample.licence) == ("sharegpt", "unknown")
+
+
+def test_boxes_in_a_question_become_canonical(tmp_path):
+    names = ["0.jpg", "1.jpg"]
+    for name in names:
+        write_picture(tmp_path / name, 400, 300)
+    box = "<|box_start|>(100,200),(300,400)<|box_end|>"
+    asked = f"<image><image>In Image-2, what is like {box} of the second image, not like {box} of image 1 (see 3, 4)?"
+    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": f"In Image-2: {box}"}]
+    write_json(tmp_path / "MGrounding-630k.json", [{"images": names, "conversations": turns}])
+    (item,), _ = convert("mgrounding", tmp_path)
+    place = "[0.100, 0.200, 0.300, 0.400]"
+    assert item.sample.instruction == (
+        f"In Image-2, what is like image 2 {place} of the second image, not like {place} of image 1 (see 3, 4)?"
+    )
+    seen = [ImageSize(400, 300, 800, 600), ImageSize(400, 300)]
+    told = get_dialect("qwen2_5_vl").prompt(item.sample.question, "box", "bare", seen)
+    assert "image 2 [40, 60, 120, 120]" in told and "not like [80, 120, 240, 240]" in told

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import SOURCES
+from grounding.dialects import get_dialect
+from grounding.pictures import arrange
 from grounding.sample import regions_of
 from tests.data_prep.helpers_data import convert, picture, write_json, write_jsonl, write_picture
 
@@ -355,3 +357,33 @@ def test_what_was_written_is_read(case, data, size):
     assert found.keys() == {text for text, _ in rows}
     for text, wanted in rows:
         assert found[text] == pytest.approx(wanted, abs=0.01), text
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), count=st.integers(2, 3), size=st.sampled_from(SIZES))
+def test_conversations_keep_their_images_places_and_thoughts(data, count, size):
+    """Images stand where the text had them, and thought and answer are the same again in the dialect's words."""
+    pieces = [data.draw(WORDS) for _ in range(count + 1)]
+    (asked, box, place), which = data.draw(st.tuples(WORDS, BOXES, POINTS)), data.draw(st.integers(1, count))
+    text = "".join(f"{words} <image> " for words in pieces[:-1]) + f"{pieces[-1]} {asked}: Image-{which}"
+    thought = f"In Image-{which}, {asked} {list(place)} is near image {which} {list(box)}."
+    answer = f"<think>{thought}</think>\n" + json.dumps({"bbox_2d": list(box)})
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        names = [f"{n}.png" for n in range(count)]
+        for name in names:
+            write_picture(root / name, *size)
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        write_json(root / "d.json", [{"images": names, "messages": turns}])
+        ((item,), rejects) = convert("sharegpt", root, "--dialect", "qwen3_vl")
+    sample, dialect = item.sample, get_dialect("qwen3_vl")
+    assert not rejects and sample.target.image == which - 1
+    assert coordinates(sample.target) == pytest.approx(box)
+    parts = arrange(sample.question, count)
+    assert parts.count(None) == count
+    assert "<image>".join(" ".join(part.split()) for part in parts if part) == "<image>".join(
+        " ".join(part.split()) for part in text.split("<image>")
+    )
+    told = dialect.render_thought(sample.thought, sample.sizes)
+    prefix = f"image {which} " if which > 1 else ""
+    assert told == f"In Image-{which}, {asked} {prefix}{list(place)} is near image {which} {list(box)}."

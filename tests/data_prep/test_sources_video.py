@@ -74,3 +74,12 @@ def test_time_r1_and_tvgbench(tmp_path):
     assert [item.sample.target for item in items] == [Span(1, 4), Span(1, 4), Span(13.4, 28.1)]
     assert items[0].sample.meta["difficulty"] == "50.0" and items[1].sample.meta["video"] == "long_10_40"
     assert not rejects
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    for number in (1, 2, 9, 10):
+        write_picture(tmp_path / f"frames/v_a/frame_{number}.png", 8, 6)
+    write_json(tmp_path / "train.json", {"v_a": {"duration": 2.0, "timestamps": [[0, 1]], "sentences": ["a"]}})
+    (item,), _ = convert("activitynet", tmp_path)
+    assert [image.path.rpartition("_")[2] for image in item.sample.images] == ["1.png", "2.png", "9.png", "10.png"]
+    assert item.sample.question.startswith("<0.0 seconds><image><0.5 seconds><image><1.0 seconds><image>")
