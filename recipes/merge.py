@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,11 @@ def merge_adapter(job: Job, trained: PeftModel, processor: Any) -> None:
     adapted = PeftModel.from_pretrained(model, job.folder / "adapter").eval()
     batch = sample_batch(processor, spec.image_first, spec.system)
     expected = logits(adapted, batch)
-    merged = adapted.merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Input and output embeddings are no longer tied"
+        )  # tied again below
+        merged = adapted.merge_and_unload()
     if tied:
         tie_again(merged)
     merged.generation_config = trained.generation_config

@@ -177,6 +177,16 @@ def test_random_is_the_same_for_the_same_seed(build: Any, scene: Any) -> None:
     assert torch.equal(first, second) and not torch.equal(first, third)
 
 
+def test_noise_has_its_own_seed_for_every_run_setting_process_and_step(build: Any, scene: Any) -> None:
+    def noise(step: int = 0, seed: int = 0, rank: int = 0, own: int = 0) -> torch.Tensor:
+        credit = CreditAssigner({"strategy": "random", "seed": own}, build(), Processor(), seed=seed, rank=rank)
+        return credit.annotate([], scene.inputs, step)["credit_noise"]
+
+    assert torch.equal(noise(), noise())  # whatever was drawn before: a resumed run draws the same
+    for other in ({"step": 1}, {"seed": 1}, {"rank": 1}, {"own": 1}):
+        assert not torch.equal(noise(), noise(**other))
+
+
 def test_heads_are_kept_and_read_again(build: Any, scene: Any, tmp_path: Path) -> None:
     mapping = {"strategy": "coupled_rhythm", "horizon": [1, 5], "heads": {"file": str(tmp_path / "own.json")}}
     credit, _ = assign(build(), scene, mapping)

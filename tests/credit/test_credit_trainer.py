@@ -170,6 +170,41 @@ def test_splitting_the_batch_does_not_matter_once_heads_are_known(
     torch.testing.assert_close(torch.cat(parts), plain)
 
 
+@pytest.mark.parametrize("strategy", ["coupled_rhythm", "vppo"])
+def test_statistics_over_the_batch_do_not_depend_on_the_micro_batch(
+    strategy: str, model: Any, data: Any, tmp_path: Any
+) -> None:
+    credit = {**RHYTHM, "strategy": strategy, "normalise": "batch"}
+    if strategy == "vppo":
+        credit |= {"params": {"min_length": 1, "masked": 1.0}}  # all patches: the same whatever the order of rows
+    found = []
+    for size in (4, 1):
+        args = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size, "max_steps": 1}
+        trainer = make_trainer(model, data, tmp_path, credit, **args)
+        responses = [[10 + 7 * at + k for k in range(12 - 2 * at)] for at in range(4)]
+        trainer._generate_single_turn = lambda prompts, *_, given=responses, **__: (given, None)
+        seen: dict[tuple[int, ...], Any] = {}
+        inner = trainer._compute_loss
+
+        def loss(policy: Any, inputs: Any, inner: Any = inner, seen: Any = seen) -> Any:
+            value = inner(policy, inputs)
+            for ids, mask, own in zip(
+                inputs["completion_ids"], inputs["completion_mask"].bool(), inputs[WEIGHTS], strict=True
+            ):
+                seen[tuple(ids[mask].tolist())] = own[mask]
+            return value
+
+        trainer._compute_loss = loss
+        trainer.train()
+        found.append(seen)
+    whole, parts = found
+    assert len(whole) == 4 and whole.keys() == parts.keys()
+    totals = [own.mean().item() for own in whole.values()]
+    assert max(totals) - min(totals) > 1e-3  # otherwise the comparison says nothing
+    for ids, own in whole.items():
+        torch.testing.assert_close(parts[ids], own, rtol=1e-4, atol=1e-5)
+
+
 def test_the_tool_results_weigh_nothing(model: Any, data: Any, responses: Any, tmp_path: Any) -> None:
     tools = torch.ones_like(responses["completion_mask"])
     tools[:, 3:6] = 0

@@ -6,21 +6,27 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from grounding.journal import read_journal, read_journals
 from recipes.callbacks import read_metrics
-from recipes.config import save_recipe
-from tests.recipes.test_stages import recipe_of
+from recipes.config import parse_recipe, save_recipe, to_container
+from recipes.runner import run_recipe
+from tests.recipes.test_stages import CLOCKS, SFT_ARGS, recipe_of
 from tests.recipes.tiny import make_data, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def launch(config: str, recipe: Path) -> subprocess.CompletedProcess:
+def start(config: str, recipe: Path) -> subprocess.Popen:
     """`accelerate launch` with one of the repository's configurations."""
     command = [
         sys.executable,
@@ -30,15 +36,44 @@ def launch(config: str, recipe: Path) -> subprocess.CompletedProcess:
         f"configs/accelerate/{config}.yaml",
     ]
     port = ["--main_process_port", "0"] if config != "cpu" else []
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, *port, "train.py", str(recipe)],
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=800,
-        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def launch(config: str, recipe: Path) -> subprocess.CompletedProcess:
+    """The same, to its end."""
+    with start(config, recipe) as process:
+        try:
+            out, said = process.communicate(timeout=800)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, said)
+
+
+def launch_and_kill(config: str, recipe: Path, when: Callable[[], bool]) -> None:
+    """The same, killed with all its processes as soon as `when` holds."""
+    with start(config, recipe) as process:
+        end = time.monotonic() + 800
+        try:
+            while not when():
+                assert process.poll() is None, process.stderr.read()[-3000:]
+                assert time.monotonic() < end, "no progress"
+                time.sleep(0.05)
+        finally:
+            kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """The launcher and its workers, which have sessions of their own."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
 
 
 @pytest.mark.slow
@@ -75,6 +110,18 @@ def test_two_processes_under_deepspeed_train_and_merge(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_the_configuration_for_two_processes_starts_two(tmp_path):
+    model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data", count=4)
+    recipe = recipe_of(model, data, tmp_path, sft={"args": {"max_steps": 1, "per_device_train_batch_size": 2}})
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    done = launch("cpu_two", tmp_path / "recipe.yaml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads((recipe.folder / "0-sft/training.json").read_text())
+    assert (facts["processes"], facts["distributed"]) == (2, "multi_cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_usage_error_on_two_processes_is_one_line(tmp_path):
     model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data", count=2)
     recipe = recipe_of(model, data, tmp_path, sft={"args": {"learning_rat": 1}})
@@ -84,3 +131,92 @@ def test_a_usage_error_on_two_processes_is_one_line(tmp_path):
     assert [line for line in done.stderr.splitlines() if line.startswith("train.py:")] == [
         "train.py: stages.0 (sft).args: unknown key 'learning_rat'; did you mean 'learning_rate'?"
     ]
+
+
+def rejection_recipe(model, data, output, name):
+    """Three samples a batch, two answers each, all kept."""
+    sampling = {"num_generations": 2, "generation_batch_size": 3, "max_completion_length": 4, "keep": 2}
+    args = {"max_steps": 1, "per_device_train_batch_size": 2, "min_reward": 0.0, **sampling}
+    stage = {"kind": "rejection", "rewards": ["format"], "args": {**SFT_ARGS, **args}}
+    base = to_container(recipe_of(model, data, output, sft={}))
+    return parse_recipe({**base, "name": name, "data": str(data), "stages": [stage]})
+
+
+def kept_rows(recipe):
+    rows = list(read_journals(recipe.folder / "0-rejection", "kept-*.jsonl"))
+    lines = [row for file in recipe.folder.rglob("kept-*.jsonl") for row in read_journal(file)]
+    assert len(rows) == len(lines)  # none twice
+    return sorted((row["id"], row["kept"]) for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_rejection_draws_the_same_rows_alone_and_on_two_processes_under_zero3(tmp_path):
+    """One process is the reference; two are killed between their rows, and go on."""
+    pytest.importorskip("deepspeed")
+    model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data")
+    alone = rejection_recipe(model, data, tmp_path, "alone")
+    run_recipe(alone)
+    two = rejection_recipe(model, data, tmp_path, "two")
+    save_recipe(two, tmp_path / "recipe.yaml")
+    files = [two.folder / f"0-rejection/kept-{rank}.jsonl" for rank in (0, 1)]
+    launch_and_kill("cpu_zero3", tmp_path / "recipe.yaml", lambda: any(list(read_journal(file)) for file in files))
+    with files[0].open("a") as file:
+        file.write('{"id": "square-')  # a torn line
+    done = launch("cpu_zero3", tmp_path / "recipe.yaml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(list(read_journal(file)) for file in files)
+    assert kept_rows(two) == kept_rows(alone)
+    assert len(kept_rows(two)) == 16
+
+
+def has_step(metrics, step):
+    return any(line["step"] >= step for line in read_metrics(metrics))
+
+
+REWARD = "tests.recipes.test_distributed.token_sum"
+
+
+def token_sum(completions, completion_ids, **columns):
+    """A reward of TRL's signature that differs between responses, so that there is something to learn."""
+    return [float(sum(ids) % 97) for ids in completion_ids]
+
+
+RHYTHM = {
+    "strategy": "coupled_rhythm",
+    "params": {"min_length": 1, "waad_quantile": 0.8, "delta_quantile": 0.2},
+    "horizon": [1, 6],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("config", ["cpu_zero2", "cpu_zero3"])
+def test_killed_and_resumed_under_deepspeed_is_uninterrupted(config, tmp_path):
+    """SFT and GRPO with credit: the same losses and the same heads."""
+    pytest.importorskip("deepspeed")
+    model, data = make_model(tmp_path / "model", "qwen3_vl"), make_data(tmp_path / "data")
+    args = {"max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 1}
+    grpo = {"args": {**args, "max_completion_length": 12}, "credit": RHYTHM, "rewards": [REWARD]}
+
+    def recipe(name):
+        made = recipe_of(model, data, tmp_path, sft={"args": args}, grpo=grpo, name=name)
+        save_recipe(made, tmp_path / f"{name}.yaml")
+        return made
+
+    whole, parts = recipe("whole"), recipe("parts")
+    done = launch(config, tmp_path / "whole.yaml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in ("0-sft", "1-grpo"):
+        third = partial(has_step, parts.folder / stage / "metrics.jsonl", 3)
+        launch_and_kill(config, tmp_path / "parts.yaml", third)
+    done = launch(config, tmp_path / "parts.yaml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in ("0-sft", "1-grpo"):
+        one, other = (read_metrics(run.folder / stage / "metrics.jsonl") for run in (whole, parts))
+        assert [line["step"] for line in other] == [1, 2, 3, 4, 4]
+        for before, after in zip(one[:4], other[:4], strict=True):
+            for key in before.keys() - {*CLOCKS, "credit/seconds", "credit/time_share"}:
+                assert after[key] == pytest.approx(before[key], abs=1e-6), (stage, before["step"], key)
+    heads = [(run.folder / "1-grpo/checkpoints/checkpoint-4/credit_heads.json").read_text() for run in (whole, parts)]
+    assert heads[0] == heads[1]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from models.loading import load_policy
 from recipes.callbacks import Alarms, MetricsFile, StopOnDivergence, StopOnSignal, read_metrics
 from recipes.checkpoints import last_checkpoint
 from recipes.config import save_recipe
+from recipes.grpo import WholeBatches
 from recipes.run_folder import jobs_of
 from recipes.runner import run_recipe
 from recipes.stage import STAGES
@@ -93,7 +95,9 @@ def test_a_crash_after_the_last_step_costs_only_the_merge(tmp_path):
     (stage / "DONE").unlink()
     weights = load_file(stage / "model/model.safetensors")
     (stage / "model/model.safetensors").unlink()
+    (stage / "training.json").unlink()
     run_recipe(recipe)
+    assert json.loads((stage / "training.json").read_text())["steps"] == 2
     again = load_file(stage / "model/model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert [line["step"] for line in read_metrics(stage / "metrics.jsonl")] == [1, 2, 2]
@@ -113,6 +117,23 @@ def test_a_signal_asks_for_a_checkpoint_at_the_end_of_the_step(number, tmp_path)
     assert control.should_training_stop
     assert stop.signal == number.name
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_save_waits_for_the_end_of_the_generation_batch(accumulated):
+    """Batches of 4 micro-steps, used twice: 8 of them, of which an optimizer step takes `accumulated`."""
+    args = SimpleNamespace(steps_per_generation=4, num_iterations=2, gradient_accumulation_steps=accumulated)
+    trainer = SimpleNamespace(_step=0)
+    callback, saved = WholeBatches(trainer), []
+    for step in range(1, 20):
+        control = TrainerControl(should_save=step % 3 == 0)
+        state = TrainerState(global_step=step, max_steps=19)
+        callback.on_step_end(args, state, control)
+        if control.should_save:
+            saved.append(step)
+    assert saved == ([8, 16, 19] if accumulated == 1 else [4, 8, 12, 16, 19])  # and at the very end
+    callback.on_train_begin(args, TrainerState(global_step=12), TrainerControl())
+    assert trainer._step == 12 * accumulated  # TRL would begin to count at 0, and generate at the wrong steps
 
 
 def test_a_second_ctrl_c_does_not_wait():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -220,6 +221,20 @@ def test_advantages_become_two_dimensional_between_forward_and_loss(batch_traine
         assert advantages.shape[0] == len(buffered)
         assert advantages.dim() == 2
     assert torch.equal(seen[0][1], seen[1][1])
+
+
+def test_completions_are_logged_to_wandb_too(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    model = make_model(tmp_path / "model", "qwen3_vl")
+    grpo = {"args": {"max_steps": 1, "log_completions": True, "num_completions_to_print": 1}}
+    recipe = recipe_of(model, data, tmp_path, grpo=grpo, wandb="offline")
+    run_recipe(recipe)
+    stage = recipe.folder / "0-grpo"
+    (table,) = (stage / "checkpoints/completions").glob("*.parquet")
+    prompts = pd.read_parquet(table)["prompt"]
+    assert len(prompts) == 8
+    assert all(prompt.startswith("<image>\n") and "square" in prompt for prompt in prompts)
+    assert len(list(stage.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
 def test_scheduled_reward_weights_reach_trl(data, tmp_path):
