@@ -22,7 +22,7 @@ def tracked(job: Job, *, main_process: bool) -> Iterator[None]:
         return
     file = job.folder / "wandb.json"
     known = json.loads(file.read_bytes())["id"] if file.is_file() else None
-    online = job.recipe.wandb == "auto" and wandb.login(prompt=False)
+    online = job.recipe.wandb == "auto" and wandb.login(prompt=False, verify=False)
     run = wandb.init(
         project=PROJECT,
         id=known,
