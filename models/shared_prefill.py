@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from credit.text_attention import text_attention
 from models.shared_prompts import FAMILIES
-from models.sharing import Pictures, distinct_prompts
+from models.sharing import Pictures, distinct_prompts, image_tokens
 
 # Another attention function may remember something of every row it read.
 KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -49,10 +49,11 @@ class PrefillSharing:
         known = given.keys() <= {*PER_ROW, *PICTURES, *OTHERS} and features.keys() <= {"image"}
         if args or not known or not text_attention(model).endswith(KERNELS):
             return None
+        counts = image_tokens(model.config, ids)
         if features:
-            pictures = Pictures.of_features(model.config, ids, features["image"])
+            pictures = Pictures.of_features(counts, features["image"])
         else:
-            pictures = Pictures.of_pixels(model.config, [ids], given)
+            pictures = Pictures.of_pixels(model.config, counts, given)
         valid = given.get("attention_mask", torch.ones_like(ids))
         first, group = distinct_prompts(ids, valid, pictures.sources(range(len(ids))))
         self.prompts += len(ids)

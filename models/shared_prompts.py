@@ -34,7 +34,7 @@ from credit.text_attention import (
     text_attention,
 )
 from grounding.errors import FoveaError
-from models.sharing import Pictures, distinct_prompts
+from models.sharing import Pictures, distinct_prompts, image_tokens
 
 PREFIX = "shared_"
 KERNELS = ("sdpa", "eager")
@@ -157,7 +157,7 @@ def pack(
         raise FoveaError(f"shared prompts: inputs {', '.join(unknown)} of {type(inner).__name__} are not known")
     part = range(len(ids)) if part is None else part
     # texts 2 b and 2 b + 1 are the prompt and the completion of row b
-    pictures = Pictures.of_pixels(inner.config, (ids[:, :-keep], ids[:, -keep:]), fields)
+    pictures = Pictures.of_pixels(inner.config, image_tokens(inner.config, ids[:, :-keep], ids[:, -keep:]), fields)
     ids, valid = ids[part.start : part.stop], valid[part.start : part.stop].bool()
     first, group = distinct_prompts(ids[:, :-keep], valid[:, :-keep], pictures.sources([2 * row for row in part]))
     batch = _Batch(ids, valid, keep, first, group)

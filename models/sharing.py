@@ -100,12 +100,12 @@ class Pictures:
     starts: tuple[int, ...]
 
     @classmethod
-    def of_pixels(cls, config: Any, texts: Sequence[torch.Tensor], fields: Mapping[str, Any]) -> Pictures:
+    def of_pixels(cls, config: Any, counts: Sequence[int], fields: Mapping[str, Any]) -> Pictures:
         """Give every text the pictures that its image tokens stand for.
 
         Args:
             config: the model's configuration.
-            texts: tables (B, ...) of tokens; a row of the first is followed by its rows of the others.
+            counts: image tokens of each text.
             fields: `pixel_values` of all texts, and `image_grid_thw` where the processor makes one.
 
         Raises:
@@ -113,20 +113,20 @@ class Pictures:
         """
         pixels, grid = fields.get("pixel_values"), fields.get("image_grid_thw")
         if pixels is None:
-            return cls((), (), (0,) * (len(texts) * len(texts[0]) + 1))
+            return cls((), (), (0,) * (len(counts) + 1))
         if grid is None:
             parts, shapes, tokens = pixels.split(1), [()] * len(pixels), [config.image_seq_length] * len(pixels)
         else:
             parts, shapes = pixels.split(grid.prod(-1).tolist()), [tuple(row) for row in grid.tolist()]
             tokens = (grid.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
-        return cls((parts,), shapes, _starts(config, texts, tokens))
+        return cls((parts,), shapes, _starts(counts, tokens))
 
     @classmethod
-    def of_features(cls, config: Any, ids: torch.Tensor, features: Any) -> Pictures:
-        """The same for what the vision tower made of the pictures of `ids` (B, P): transformers' output."""
+    def of_features(cls, counts: Sequence[int], features: Any) -> Pictures:
+        """The same for what the vision tower made of the pictures: transformers' output."""
         pooled = list(features.pooler_output)
         levels = getattr(features, "deepstack_features", None) or ()
-        starts = _starts(config, [ids], [len(picture) for picture in pooled])
+        starts = _starts(counts, [len(picture) for picture in pooled])
         return cls((pooled, *levels), [()] * len(pooled), starts)
 
     def of(self, texts: Sequence[int]) -> list[int]:
@@ -144,9 +144,14 @@ class Pictures:
         return [tuple(islice(source, self.starts[text + 1] - self.starts[text])) for text in texts]
 
 
-def _starts(config: Any, texts: Sequence[torch.Tensor], tokens: Sequence[int]) -> tuple[int, ...]:
+def image_tokens(config: Any, *tables: torch.Tensor) -> list[int]:
+    """How many image tokens each text has: row by row of `tables` (B, ...), one after the other within a row."""
+    token = getattr(config, "image_token_id", -1)
+    return torch.stack([(table == token).sum(1) for table in tables], 1).flatten().tolist()
+
+
+def _starts(counts: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...]:
     """Where the pictures of each text start, and the last one's end, when they take so many `tokens` each."""
-    counts = torch.stack([(table == config.image_token_id).sum(1) for table in texts], 1).flatten().tolist()
     ends = {end: index + 1 for index, end in enumerate(accumulate(tokens))}
     starts = [{0: 0, **ends}.get(total) for total in accumulate(counts, initial=0)]
     if None in starts or starts[-1] != len(tokens):

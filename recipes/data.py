@@ -266,10 +266,15 @@ class LazyRows:
     builder: RowBuilder
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        known: dict[tuple[str, ...], dict[str, Any]] = {}  # a batch of rollouts asks for every row several times
         rows = []
-        for text, root, expect in zip(batch["row"], batch["root"], batch["expect"], strict=True):
-            sample = from_row(json.loads(text))
-            rows.append(self.builder.row(sample, [open_image(root, image) for image in sample.images], expect))
+        for key in zip(batch["row"], batch["root"], batch["expect"], strict=True):
+            if key not in known:
+                text, root, expect = key
+                sample = from_row(json.loads(text))
+                images = [open_image(root, image) for image in sample.images]
+                known[key] = self.builder.row(sample, images, expect)
+            rows.append(known[key])
         return {key: [row[key] for row in rows] for key in rows[0]}
 
 

@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from credit.text_attention import pretrained
+from models.shared_processor import PreparingOnce
 from models.shared_prompts import pack, share_prompts, why_not
 
 log = logging.getLogger("fovea")
@@ -51,8 +52,15 @@ class SharedPromptTrainer(GRPOTrainer):
         return self._share_prompts and min(self.num_generations_eval, args.per_device_eval_batch_size) > 1
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        if self.model.training and self._share_prompts:
+        if not self._share_prompts:
+            return super()._generate_and_score_completions(inputs)
+        processor = self.processing_class
+        self.processing_class = PreparingOnce(processor, pretrained(self.model).config)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.processing_class = processor
+        if self.model.training:
             rows = torch.arange(len(inputs)) + self.accelerator.process_index * len(inputs)
             output[GROUP] = rows.to(output["prompt_ids"].device) // self.num_generations  # as TRL's sampler lays them
         return output
