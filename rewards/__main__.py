@@ -86,8 +86,9 @@ def show_reward(arguments: argparse.Namespace) -> None:
     print(f"params   {', '.join(f'{key}={value!r}' for key, value in entry.params.items()) or 'none'}")
     print(f"source   {entry.source}")
     if arguments.plot:
-        check_new(Path(arguments.plot), option="--plot")
-        draw_heat_map(entry).save(arguments.plot)
+        check_new(arguments.plot, option="--plot")
+        with replacing(arguments.plot) as part:
+            draw_heat_map(entry).save(part, "PNG")
         print(f"plot     {arguments.plot}")
     elif has_heat_map(entry):
         print(f"plot     add `--plot {entry.name}.png`")

@@ -119,15 +119,27 @@ def test_a_second_run_in_the_same_folder_is_refused(places, tmp_path):
         pass
 
 
+def test_a_folder_of_the_users_is_refused_and_left_alone(places, tmp_path):
+    recipe = job_of(places, tmp_path).recipe
+    recipe.folder.mkdir(parents=True)
+    (recipe.folder / "resolved.yaml").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and no run of ours; give a new or empty folder"):
+        run_recipe(recipe)
+    assert [path.name for path in recipe.folder.iterdir()] == ["resolved.yaml"]
+    assert (recipe.folder / "resolved.yaml").read_text() == "mine"
+
+
 def test_what_a_kill_leaves_of_our_files_is_removed(places, tmp_path):
     job = job_of(places, tmp_path)
     job.folder.mkdir(parents=True)
     for name in (".DONE.a1b2c3d4", ".settings.json.a1b2c3d4", ".metrics.jsonl.a1b2c3d4"):
         (job.folder / name).touch()
     (job.recipe.folder / ".resolved.yaml.a1b2c3d4").touch()
-    (job.folder / ".mine").touch()
+    mine = {".mine", ".notes.md", ".notes.md.old_copy", ".config.json", ".fovea.jsonl"}
+    for name in mine:
+        (job.folder / name).touch()
     open_run(job.recipe)
-    assert [path.name for path in job.folder.iterdir()] == [".mine"]
+    assert {path.name for path in job.folder.iterdir()} == mine
     assert {path.name for path in job.recipe.folder.iterdir() if path.is_file()} == {
         "resolved.yaml",
         "environment.json",
