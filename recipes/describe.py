@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from grounding.completion import check_grammar
+from models.asking import encode
 from models.loading import load_config, load_processor
 from recipes.checks import import_packages
 from recipes.config import DataSpec
@@ -46,12 +47,10 @@ def describe_training(
         if data is not None:
             dataset = build_dataset(data, spec, processor)
             lines.append((section, f"{len(dataset):,} samples from {', '.join(data.path)}"))
-            lines.append(("images", f"of {_open_images(dataset):,} samples opened: sizes as stated"))
+            lines.append(("images", f"those of {_open_images(dataset):,} samples opened: sizes as stated"))
     shown = example(job.spec.data, spec, processor, with_completion=supervised)
     row = build_dataset(job.spec.data, spec, processor, with_completion=supervised)[stored(job.spec.data).example]
-    prompt_tokens = len(
-        processor(images=row["images"], text=[shown["asked"]], add_special_tokens=False)["input_ids"][0]
-    )
+    prompt_tokens = encode(processor, [shown["asked"]], [row["images"]])["input_ids"].shape[1]
     lines.append(("prompt", f"{prompt_tokens} tokens: {_one_line(shown['asked'])}"))
     if supervised:
         labels = whole_rows(args, processor)([row])["labels"][0]

@@ -20,6 +20,7 @@ from grounding.dialects.base import Dialect, Found, Reading, forms
 from grounding.dialects.markup import INT, MarkupDialect
 from grounding.dialects.space import Space
 from grounding.parsing import MAX_PLACES, NUMBER, numbers_in
+from grounding.phrases import quoted
 from grounding.targets import Box, Point
 
 _POINTS_OR_BOX = frozenset({"box", "point", "points", "absent"})
@@ -115,7 +116,7 @@ class OSAtlas(MarkupDialect):
         form = "point" if kind == "point" else "bbox"
         return (
             "In this UI screenshot, what is the position of the element corresponding to the command "
-            f'"{instruction}" (with {form})?'
+            f"{quoted(instruction)} (with {form})?"
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
+from trl import GRPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from benchmarks.harness.generate import Request
@@ -22,6 +24,7 @@ from models.profile import Profile
 from models.sampling import forget_published, generation_config
 from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset
+from recipes.grpo import FoveaGRPOTrainer
 from recipes.rejection import RejectionConfig, generate
 from tests.recipes.tiny import make_data, make_model, tokenizer
 
@@ -114,6 +117,35 @@ def test_training_selection_and_evaluation_ask_with_the_same_tokens(data, tmp_pa
     assert torch.equal(local.encode([Request(text, tuple(row["images"]))])["input_ids"], trained)
     drawn = generate(model, processor, [row], RejectionConfig(str(tmp_path), max_completion_length=4, use_cpu=True))
     assert len(drawn[0]) == 8
+
+
+def test_grpo_pays_for_the_marks_an_answer_is_made_of(data, tmp_path):
+    """TRL decodes without special tokens; rewards get what the dialect reads."""
+    processor = load_processor(make_model(tmp_path / "model", "qwen3_vl"))
+    processor.tokenizer = speaking("internvl")
+    decoder = Decoder.of(processor)
+    seen = []
+
+    class Trainer(GRPOTrainer):
+        tools = ()
+
+        def __init__(self):
+            pass
+
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids):
+            seen.extend(completions)
+
+    class Ours(FoveaGRPOTrainer, Trainer):
+        def __init__(self):
+            self.decoder, self.looking, self.num_generations = decoder, None, 1
+            self.model = SimpleNamespace(training=True)
+
+    text = "<think>x</think>\n<ref>cup</ref><box>[[1, 2, 3, 4]]</box>"
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = processor.tokenizer.eos_token_id
+    Ours()._calculate_rewards([{}], [[]], [[{"role": "assistant", "content": "stripped"}]], [[*ids, end]])
+    assert seen == [[{"role": "assistant", "content": text}]]
+    assert get_dialect("internvl").parse(text, (ImageSize(9, 9),), expect="box").strict
 
 
 def test_places_in_a_question_are_in_the_pixels_the_model_sees():

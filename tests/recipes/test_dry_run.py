@@ -11,7 +11,7 @@ import yaml
 from peft import LoraConfig
 
 import train
-from grounding.errors import UsageError
+from grounding.errors import BrokenRow, FoveaError, UsageError
 from models.loading import load_config
 from recipes.config import load_recipe
 from recipes.memory import GIB, estimate
@@ -102,7 +102,12 @@ def test_the_command_prints_it_and_a_broken_recipe_exits_with_two(folders, data,
     command = [str(ROOT / "configs/recipes/quickstart.yaml"), "--dry-run"]
     command += [f"model.path={folders['assets/fovea-tiny']}", f"data={data}", f"output={tmp_path}"]
     assert train.main(command) == 0
-    assert "0 sft: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "0 sft: " in told and "images       those of 32 samples opened" in told
+    assert "labels" in told and "</think>" in told and "<|im_end|>" in told
+    assert re.search(r"iou on box square-0: right (1|0\.9\d*), wrong 0, unreadable 0", told)
+    last = told.strip().splitlines()[-1]
+    assert last.startswith("OK; start it with: ") and "train.py " in last and f"output={tmp_path}" in last
     assert train.main([*command, "stages.1.rewards.0.name=iouu"]) == 2
     assert "did you mean 'iou'" in capsys.readouterr().err
 
@@ -114,3 +119,23 @@ def test_a_lora_target_that_matches_nothing_is_a_usage_error(folders, data, tmp_
     )
     with pytest.raises(UsageError, match=r"stages\.0 \(sft\)\.lora: No modules were targeted"):
         list(dry_run(recipe))
+
+
+def raising(completions, **columns):
+    """A reward that fails."""
+    raise RuntimeError("no such sensor")
+
+
+def test_what_only_training_would_have_met_is_met(folders, tmp_path):
+    data = make_data(tmp_path / "data", count=16)
+    overrides = [f"model.path={folders['assets/fovea-tiny']}", f"data={data}", f"output={tmp_path}"]
+    overrides.append("stages.1.eval.split=train")
+
+    def dry(*more):
+        return list(dry_run(load_recipe(ROOT / "configs/recipes/quickstart.yaml", [*overrides, *more])))
+
+    with pytest.raises(FoveaError, match=r"raising.*no such sensor"):
+        dry("stages.1.rewards.0.name=tests.recipes.test_dry_run:raising")
+    (data / "images/9.png").unlink()
+    with pytest.raises(BrokenRow, match=r"images/9\.png"):
+        dry()
