@@ -35,8 +35,8 @@ THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
 
 _OPENED = re.compile(rf"(?:{THINK}\s*+(?:{END_THINK}\s*+(?:{ANSWER}\s*+)?+)?+|{ANSWER}\s*+)\Z")
-# Linear: a search begins at a colon before a quote, and ends at the next quote or line, beyond which none began.
-_VALUE = re.compile(r':\s*+"(?:[^"\\\n]|\\.)*+"')
+# Linear: a search begins at a colon before a quote, and ends at the next quote, before which none began.
+_VALUE = re.compile(r':\s*+"(?:(?:[^"\\\n]|\\.)*+"|(?:[^"\\]|\\.)*+"(?=\s*+[,}\]]))')
 
 
 def check_grammar(name: str) -> Grammar:

@@ -142,6 +142,13 @@ def test_tags_in_a_label_are_plain_text_where_nobody_asked_for_tags(before, afte
     assert matches_grammar(text, "bare") is (before == "")
 
 
+def test_a_value_may_hold_line_ends() -> None:
+    text = '{"label": "a\n<think> sign", "bbox_2d": [1, 2, 3, 4]}'
+    assert split_completion(text, "bare") == (None, text, 0, True)
+    prose = 'He said: "look\n<think>left</think> "there" [1, 2]'
+    assert split_completion(prose, "bare")[1] == ' "there" [1, 2]'
+
+
 def test_tags_in_a_label_count_where_they_were_asked_for() -> None:
     assert split_completion(f"<think>t</think>{LABELLED}")[1] != LABELLED
     assert not matches_grammar(f"<think>t</think>{LABELLED}", "think")
@@ -156,7 +163,9 @@ def test_reading_bare_never_raises_and_the_offset_is_where_the_answer_stands(tex
     assert isinstance(matches_grammar(text, "bare"), bool)
 
 
-@pytest.mark.parametrize("piece", [': "', ':"\\', ': "<think>', '"label": "</think>', ":   ", ':"\n'])
+@pytest.mark.parametrize(
+    "piece", [': "', ':"\\', ': "<think>', '"label": "</think>', ":   ", ':"\n', ':"\\"\n', '"\n:"']
+)
 def test_reading_bare_takes_linear_time(piece: str) -> None:
     def seconds(count: int) -> float:
         text = "<" + piece * count
