@@ -69,13 +69,19 @@ def test_a_registry_finds_suggests_and_imports() -> None:
     assert things.get("first") == 1
     assert "first" in things
     assert list(things) == ["first"]
-    assert things.get("math.pi") == math.pi
-    assert things.get("math:tau") == math.tau
+    assert things.get("numpy.pi") == math.pi
+    assert things.get("numpy:pi") == math.pi
     with pytest.raises(UsageError, match="unknown thing 'frist'; did you mean 'first'"):
         things.get("frist")
     with pytest.raises(UsageError, match="known: first"):
         things.get("zzzz")
-    with pytest.raises(UsageError, match=r"'math\.nothing' cannot be imported"):
-        things.get("math.nothing")
+    with pytest.raises(UsageError, match=r"'numpy\.nothing' cannot be imported"):
+        things.get("numpy.nothing")
     with pytest.raises(ValueError, match="registered twice"):
         things.register("first")(2)
+
+
+@pytest.mark.parametrize("path", ["subprocess.check_output", "os:system", "builtins.exec", "grounding.io.Path"])
+def test_a_registry_does_not_lead_into_the_standard_library(path: str) -> None:
+    with pytest.raises(UsageError, match="a part of Python's standard library"):
+        Registry("thing", package="grounding").get(path)

@@ -143,7 +143,7 @@ HURTFUL = [
     " ", "\n", "1:", "1 - ", "is not ", "no ", "<think>", "<answer>", "</think>", "<ref>", "<ref>a</ref>", "<box>",
     "<point ", '<points x1="1"', '<point x="1" alt="', "<loc_1>", "<loc", "<patch_index_0001>", "<phrase>",
     "pyautogui.click(", "Action:", "image 1 [", "((", "1e", "-", ".", "a(x = ", "１", "(1,2),(", '["1",',
-    '{"x1": 1, "y1": 2}, ', '"a\n', '"\n\\"', '"\n"', "'\n", "type('", "text='", "no a ", "[1,2],", '{"arguments": "{',
+    '{"x1": 1, "y1": 2}, ', '"a\n', '"\n\\"', '"\n"', "'\n", "type('", "text='", "no a ", "[1,2],",
 ]  # fmt: skip
 READERS = ["qwen3_vl", "qwen2_vl", "ui_tars", "aguvis", "florence2", "paligemma", "kosmos2", "molmo"]
 
