@@ -199,7 +199,7 @@ def test_leakage_against_a_benchmark_adapter(tmp_path):
         "data_source": "shop",
     }
     for part in ("web", "mobile", "desktop"):
-        write_json(official / f"screenspot_{part}_v2.json", [row] if part == "web" else [])
+        write_json(official / f"screenspot_{part}_v2.json", [row])
     root = dataset(tmp_path / "in", {"a.jpg": scene(1, quality=75), "b.png": scene(2)},
                    train=[a_sample(0, "a.jpg"), a_sample(1, "b.png")])  # fmt: skip
     items, rejects = convert("curate", root, "--benchmark", f"screenspot_v2={official}")
