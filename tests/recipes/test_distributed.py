@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def launch_and_kill(config: str, recipe: Path, when: Callable[[], bool]) -> None
 def kill(process: subprocess.Popen) -> None:
     """The launcher and its workers, which have sessions of their own."""
     for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-        one.kill()
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 @pytest.mark.slow
