@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import requests
-from huggingface_hub import constants, get_token, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 
 from grounding.endpoint import within
 from grounding.errors import UsageError
-from grounding.registry import nearest
 
 _SECONDS = 1.5  # for the Hub to say whether it has a model; its client would try for half a minute
 _SMALL = ("*.json", "*.jinja")  # what says how a model is asked; not its weights
@@ -34,6 +31,14 @@ def find_model(model: str, flag: str = "--model") -> tuple[str, Path]:
         raise UsageError(f"{flag} {model}: a file; give the folder of the model")
     if folder.is_absolute() or model.startswith((".", "~")) or _is_below_a_folder(folder) or not _is_hub_name(model):
         raise UsageError(f"{flag} {model}: no such folder{_hint(folder)}")
+    return _find_on_hub(model, flag)
+
+
+def _find_on_hub(model: str, flag: str) -> tuple[str, Path]:
+    # Half a second that a folder, or a typo in one, should not cost
+    from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
     there = _on_hub(model)
     if there:
         try:
@@ -67,6 +72,9 @@ def _is_below_a_folder(path: Path) -> bool:
 
 
 def _is_hub_name(model: str) -> bool:
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415
+
     try:
         validate_repo_id(model)
     except HFValidationError:
@@ -82,11 +90,14 @@ def _hint(path: Path) -> str:
     except OSError:
         beside = []
     parent = "" if missing == path else f"; {missing.parent} has no {missing.name}"
-    return f"{parent}{nearest(missing.name, beside)}"
+    close = get_close_matches(missing.name, beside, n=1)
+    return parent + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _on_hub(name: str) -> bool | None:
     """Whether the Hub has a model; None when it cannot be asked."""
+    from huggingface_hub import constants, get_token  # noqa: PLC0415
+
     if constants.is_offline_mode():
         return None
     token = get_token()

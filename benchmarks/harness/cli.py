@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import methods, peers, run, tables
+from benchmarks.harness import peers, run, tables
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.compare import compare
 from benchmarks.harness.generate import Decoding, forget_generations
@@ -233,11 +233,15 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
         system=args.system,
     )
     _check_backend(args, profile)
+    # SciPy: a second that the wrong name of a model should not cost
+    from benchmarks.harness import methods  # noqa: PLC0415
+
     image_root = args.images or benchmark.image_root(args.data)
     items = run.read_items(benchmark, args.data, args.split, args.limit)
     run.check_pictures(items, image_root, args.benchmark)
     items = run.with_sizes(items, image_root)
-    methods.check(args.method, items)
+    if args.method:
+        methods.check(args.method, items)
     rule = _rule(benchmark, args)
     decoding = Decoding(args.max_new_tokens, args.samples, args.temperature, args.top_p, args.seed)
     # torch and transformers: seconds that scoring a file should not cost

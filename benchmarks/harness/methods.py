@@ -75,10 +75,8 @@ class Attentive(Wrapped):
         return self._backend.redistribution()
 
 
-def check(methods: str | None, items: Sequence[Item]) -> None:
+def check(methods: str, items: Sequence[Item]) -> None:
     """Raise `UsageError` for methods that do not exist or cannot serve these items; before a model is loaded."""
-    if not methods:
-        return
     for method in methods.split("+"):
         if method not in METHODS:
             raise UsageError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
