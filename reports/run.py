@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,10 @@ class Run:
 
 def number_or_nan(value: object) -> float:
     """`value` as a float; NaN for None, text and whatever else is no number."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # an integer of more than 308 digits
+        return math.nan
 
 
 def read_run(folder: Path) -> Run:
@@ -186,7 +190,7 @@ def _image_root(metrics: Mapping[str, Any], folder: Path) -> Path | None:
     if not isinstance(named, str):
         return None
     for root in (Path(named), folder.resolve().parent.parent / named):
-        if root.exists():
+        if os.path.exists(root):  # noqa: PTH110  Path.exists raises for a name too long
             return root if root.is_dir() else root.parent
     return None
 
@@ -235,18 +239,23 @@ def _made_by(label: str, stages: Sequence[Stage]) -> int:
 
 
 def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, read line by line: a results file may be larger than memory is spare."""
     rows, broken = [], []
-    for line_number, line in enumerate(_text(path, notes).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken.append(line_number)
+    try:
+        with _regular(path).open("rb") as file:
+            for line_number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8", "replace"))
+                except (ValueError, RecursionError):
+                    row = None
+                if isinstance(row, dict):
+                    rows.append(row)
+                else:
+                    broken.append(line_number)
+    except OSError as error:
+        notes.append(f"{_short(path)}: {_reason(error)}")
     if broken:
         notes.append(f"{_short(path)}:{broken[0]}: not a JSON object; {len(broken)} such lines are left out")
     return rows
@@ -256,7 +265,7 @@ def _mapping(path: Path, notes: list[str]) -> dict[str, Any]:
     text = _text(path, notes)
     try:
         value = json.loads(text) if text else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         notes.append(f"{_short(path)}: not JSON ({error}); left out")
         return {}
     return value if isinstance(value, dict) else {}
@@ -264,12 +273,21 @@ def _mapping(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _text(path: Path, notes: list[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        notes.append(f"{_short(path)}: no such file")
+        return _regular(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        notes.append(f"{_short(path)}: {error.strerror or error}")
+        notes.append(f"{_short(path)}: {_reason(error)}")
     return ""
+
+
+def _regular(path: Path) -> Path:
+    """`path`, unless it is a pipe or a device, which would block."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path.name} is no regular file")
+    return path
+
+
+def _reason(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
 
 
 def _short(path: Path) -> str:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import pytest
 
@@ -131,3 +132,19 @@ def test_evaluations_are_called_what_they_are(workshop):
     assert (first.benchmark_title, second.benchmark_title) == ("mine, train", "mine, test")
     assert first.benchmark != second.benchmark
     assert "held-out" not in build(run).read_text()
+
+
+def test_files_that_would_block_or_are_nested_too_deeply_are_left_out_and_said(workshop):
+    run = workshop.run()
+    (run / "eval/base/results.jsonl").unlink()
+    os.mkfifo(run / "eval/base/results.jsonl")
+    with (run / "eval/sft/results.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    path = run / "eval/sft/metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_root": "x" * 5000, "data": "x" * 5000}))
+    with (run / "0-sft/metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "loss": 1' + "0" * 400 + "}\n")
+    notes = read_run(run).notes
+    assert "base/results.jsonl: results.jsonl is no regular file" in notes
+    assert any(note.startswith("sft/results.jsonl:61: not a JSON object") for note in notes)
+    assert build(run).is_file()
