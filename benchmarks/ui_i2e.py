@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
-from benchmarks.harness.files import box
+from benchmarks.harness.files import box, first
 from benchmarks.harness.items import Card, Item, Rule
 
 
@@ -39,5 +39,5 @@ class UII2E(ClickBenchmark):
             "source": str(row.get("source", "unknown")),
             "element": str(row.get("el_type", "unknown")).lower(),
         }
-        bbox = box(row["bounding_box"] if "bounding_box" in row else row["bbox"])
+        bbox = box(first(row, ("bounding_box", "bbox")))
         yield click_item(row, str(number), bbox, groups)

@@ -48,6 +48,10 @@ class ImageRef:
     height: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or type(self.width) is not int or type(self.height) is not int:
+            raise ValueError(
+                f"image {self.path!r} of {self.width!r} x {self.height!r}: a text and whole numbers needed"
+            )
         pure = PurePosixPath(self.path)
         if not self.path or pure.is_absolute() or ".." in pure.parts or "\\" in self.path:
             raise ValueError(f"image path {self.path!r} must be relative and stay inside the data set's folder")
@@ -99,7 +103,7 @@ class Sample:
             raise ValueError(f"meta.frame_times has {len(self.frame_times)} times for {len(self.images)} images")
         for region in regions_of(self.target):
             index = getattr(region, "image", 0)
-            if not 0 <= index < len(self.images):
+            if type(index) is not int or not 0 <= index < len(self.images):
                 raise ValueError(f"target points into image {index}, the sample has {len(self.images)}")
 
     @property
@@ -194,6 +198,11 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
         unknown = set(row) - set(COLUMNS)
         if unknown:
             raise ValueError(f"unknown column {sorted(unknown)[0]!r}")
+        for column in ("id", "instruction", "source", "licence"):
+            if not isinstance(row[column], str):
+                raise ValueError(f"{column} is {row[column]!r:.40}, not a text")
+        if not isinstance(row["thought"], str | None):
+            raise ValueError("thought is neither a text nor null")
         return Sample(
             id=row["id"],
             images=tuple(ImageRef(i["path"], i["width"], i["height"]) for i in row["images"]),
@@ -206,7 +215,7 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
         )
     except KeyError as error:
         raise BrokenRow(where, f"column {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BrokenRow(where, str(error)) from error
 
 
@@ -222,6 +231,8 @@ def _target(encoded: Mapping[str, Any]) -> Target:
     if kind == "boxes":
         return Boxes(tuple(_box(r) for r in regions))
     if kind == "text_box":
+        if not isinstance(encoded["text"], str):
+            raise ValueError("target text_box has no text")
         return TextBox(encoded["text"], tuple(_box(r) for r in regions))
     if kind == "points":
         return Points(tuple(_point(r) for r in regions))

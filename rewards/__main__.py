@@ -6,7 +6,8 @@
         --rewards iou,format --out scores.jsonl
 
 A completions file has one JSON object a line: ``{"id": ..., "completion": "..."}`` or ``"completions": [...]`` for a
-group, with ``"sizes": [[width, height, seen_width, seen_height]]`` where the processor resized the image. `--rewards`
+group, with ``"sizes": [[width, height, seen_width, seen_height]]`` where the processor resized the image (needed by
+dialects that answer in its pixels; ``[[width, height]]`` says that it was not resized). `--rewards`
 takes names, or a YAML file that is a recipe's `rewards:` list. Nothing is trained or generated here.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 import yaml
 
 from grounding.completion import GRAMMARS
+from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.folders import check_new
 from grounding.io import read_samples, replacing
@@ -104,7 +106,7 @@ def score_completions(arguments: argparse.Namespace) -> None:
         check_new(arguments.out)
     specs = read_specs(_reward_list(arguments.rewards))
     samples = {sample.id: sample for sample in read_samples(arguments.data)}
-    rows = list(_completions(arguments.completions, samples))
+    rows = list(_completions(arguments.completions, samples, arguments.dialect))
     if not rows:
         raise UsageError(f"{arguments.completions}: no completions")
     functions = build_rewards(specs, arguments.dialect, arguments.grammar, expect=arguments.expect)
@@ -140,8 +142,9 @@ def _reward_list(argument: str) -> Any:
     return content["rewards"] if isinstance(content, Mapping) and "rewards" in content else content
 
 
-def _completions(path: Path, samples: Mapping[str, Sample]) -> Iterator[dict[str, Any]]:
+def _completions(path: Path, samples: Mapping[str, Sample], dialect: str) -> Iterator[dict[str, Any]]:
     """One row a completion, in the shape of TRL's columns."""
+    in_pixels = get_dialect(dialect).space.scale is None
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     with path.open(encoding="utf-8") as file:
@@ -162,7 +165,14 @@ def _completions(path: Path, samples: Mapping[str, Sample]) -> Iterator[dict[str
             sample = samples[name]
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise BrokenRow(where, "`completion` is a text, `completions` a list of texts")
-            sizes = record.get("sizes") or [[image.width, image.height] for image in sample.images]
+            sizes = record.get("sizes")
+            if in_pixels and not sizes:
+                raise BrokenRow(
+                    where,
+                    f"dialect {dialect!r} answers in pixels of the image as the model was shown it: give 'sizes': "
+                    "[[width, height, seen_width, seen_height]], or [[width, height]] where it was not resized",
+                )
+            sizes = sizes or [[image.width, image.height] for image in sample.images]
             for text in texts:
                 yield {
                     "id": sample.id,

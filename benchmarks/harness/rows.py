@@ -91,7 +91,7 @@ def _is_line(first: bytes, suffix: str, alone: bool) -> bool:
         row = parse(first.decode())
     except (ValueError, RecursionError):
         return first[:1] == b"{" and (first[-1:] == b"}" or (suffix == ".jsonl" and len(first) > 1))
-    return not alone or (suffix == ".jsonl" and isinstance(row, dict) and not set(HOLDERS) & set(row))
+    return not alone or (suffix == ".jsonl" and isinstance(row, dict) and _holder(row) is None)
 
 
 def _lines(path: Path) -> Iterator[Row]:
@@ -115,7 +115,7 @@ def _within(content: Any, where: str) -> Iterator[Row]:
         return
     if not isinstance(content, dict):
         raise UsageError(f"{where}: rows are needed, this is {_kind(content)}")
-    holder = next((key for key in HOLDERS if isinstance(content.get(key), list | dict)), None)
+    holder = _holder(content)
     values = list(content.values())
     if any(isinstance(content.get(name), str | int | float) for name in _NAMES):
         yield where, content
@@ -130,6 +130,17 @@ def _within(content: Any, where: str) -> Iterator[Row]:
         raise UsageError(f"{where}: rows are needed: a list of objects, objects by id, or JSON lines")
     elif values:
         yield where, content
+
+
+def _holder(content: Mapping[str, Any]) -> str | None:
+    """The key under which an object holds rows."""
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, list):
+            return not value or isinstance(value[0], dict)
+        return isinstance(value, dict) and all(isinstance(part, dict | list) for part in value.values())
+
+    return next((key for key in HOLDERS if key in content and holds(content[key])), None)
 
 
 def _looks_like_row(content: Mapping[str, Any]) -> bool:

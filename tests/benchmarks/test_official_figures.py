@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import masks
+from benchmarks.harness import masks, peers
 from benchmarks.harness.detection import thinned
 from benchmarks.harness.items import Prediction
 from benchmarks.harness.predictions import Reading, match_rows
@@ -254,9 +255,73 @@ class TestMCBench:
         assert official["AP50_matched"] == pytest.approx(1.0)
         assert official["AP50"] < 0.9
 
+    def test_the_script_renames_group_after_group_so_that_a_swap_merges_them(self, figures):
+        official, _ = figures("mc_bench", self.files(), [self.answer("1-2", ["2", "1", "2", "1"])])
+        # Its four answers, of equal score, all end in group 1: right, wrong, right, wrong. Recall 1/2 at precision 1,
+        # recall 1 at precision 2/3: 51 of the 101 steps have 1, 50 have 2/3. Group 2, half of the boxes, has none.
+        assert official["AP50_script"] == pytest.approx((51 + 50 * 2 / 3) / 101 / 2)
+        assert official["AP50_matched"] == pytest.approx(1.0)
+
     def test_image_level_needs_boxes_exactly_where_there_are_some(self, figures):
         files = self.files()
         content = files["MC-Bench_coco_format.json"]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
         official, verdicts = figures("mc_bench", files, [self.answer("1-2", ["1", "2", "1", "2"])])
         assert (official["image_level"], official["image_accuracy"], verdicts[0].correct) == (0, 0.0, False)
+
+
+class TestAveragePrecision:
+    """Equal to pycocotools on the same files, whatever ties and in whatever order the images are listed."""
+
+    def random_set(self, seed):
+        rng = random.Random(seed)
+        ids = rng.sample(range(1, 2000), rng.randint(2, 6))
+        categories = [
+            {"id": i, "name": n} for i, n in zip(rng.sample(range(50), 3), ("Bird", "bird", "cat"), strict=True)
+        ]
+
+        def place():
+            low, high = rng.sample([(0, 20), (10, 120)], 1)[0]
+            number = rng.randint if seed % 2 else lambda a, b: round(rng.uniform(a, b), 2)
+            return [number(0, 20), number(0, 20), number(low + 1, high), number(low + 1, high)]
+
+        annotations = [
+            {"id": n + 1, "image_id": rng.choice(ids), "category_id": rng.choice(categories)["id"], "bbox": place(),
+             "iscrowd": int(rng.random() < 0.1)} for n in range(rng.randint(3, 12))
+        ]  # fmt: skip
+        for annotation in annotations:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        images = [{"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in ids]
+        results = []
+        for _ in range(20):
+            box = rng.choice(annotations)["bbox"] if rng.random() < 0.7 else place()
+            result = {"image_id": rng.choice(ids), "category_id": rng.choice(categories)["id"], "bbox": box}
+            results.append(result | {"score": rng.choice([0.5, 0.9])})
+        return {"images": images, "categories": categories, "annotations": annotations}, results
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [("coco", "instances_val2017.json"), ("odinw", "Set/test/_annotations.coco.json"), ("ovdeval", "a.json")],
+    )
+    def test_it_is_what_pycocotools_says(self, tmp_path, capsys, name, file):
+        coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+        bench = BENCHMARKS.get(name)()
+        data, preds = tmp_path / "data" / file, tmp_path / "results.json"
+        data.parent.mkdir(parents=True)
+        for seed in range(8):
+            content, results = self.random_set(seed)
+            data.write_text(json.dumps(content))
+            preds.write_text(json.dumps(results))
+            truth = coco.COCO(str(data))
+            theirs = cocoeval.COCOeval(truth, truth.loadRes(str(preds)), "bbox")
+            theirs.evaluate()
+            theirs.accumulate()
+            theirs.summarize()
+            items = read_items(bench, tmp_path / "data", None)
+            replies = match_rows(peers.prediction_rows(preds, "coco", items), items, Reading(space="pixel"))
+            predictions = [reply.prediction for _, reply in replies]
+            ours = bench.summarise(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+            expected = dict(
+                zip(("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"), theirs.stats, strict=False)
+            )
+            assert {key: ours[key] for key in expected} == pytest.approx(expected, abs=1e-6), seed

@@ -100,6 +100,16 @@ def test_score_prints_means_and_writes_values(folder, capsys):
     assert [r["total"] for r in records] == pytest.approx([2.0, 1.0, 0.0])
 
 
+def test_a_dialect_in_pixels_needs_the_size_the_model_was_shown(folder, capsys):
+    answers = folder / "answers.jsonl"
+    line = {"id": "one", "completion": '{"bbox_2d": [1, 2, 3, 4]}'}
+    answers.write_text(json.dumps(line) + "\n")
+    assert score(folder, "--dialect", "qwen2_5_vl", rewards="iou") == 1
+    assert "answers.jsonl:1: dialect 'qwen2_5_vl' answers in pixels" in capsys.readouterr().err
+    answers.write_text(json.dumps({**line, "sizes": [[200, 100]]}) + "\n")
+    assert score(folder, "--dialect", "qwen2_5_vl", rewards="iou") == 0
+
+
 def test_score_takes_a_recipes_list(folder, capsys):
     (folder / "rewards.yaml").write_text(
         "rewards:\n  - {name: iou, weight: 3}\n  - {name: iou, kinds: [point], label: none}\n"
