@@ -124,7 +124,7 @@ def _wilson(share: float, trials: float, z: float) -> tuple[float, float]:
     """Wilson's score interval of a proportion (1927)."""
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # rounding at 0 and 1
 
 
 def cluster_of(identity: str, images: Sequence[str]) -> Hashable:
