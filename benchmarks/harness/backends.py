@@ -95,6 +95,7 @@ def open_backend(args: argparse.Namespace, profile: Profile, source: str | None)
             args.min_pixels,
             args.max_pixels,
             args.trust_remote_code,
+            dtype=args.dtype,
             image_first=profile.image_first,
             system=profile.system,
             grammar=check_grammar(profile.grammar),

@@ -28,6 +28,7 @@ class VllmModel:
         max_pixels: int | None = None,
         trust_remote_code: bool = False,
         *,
+        dtype: str = "auto",
         image_first: bool = True,
         system: str | None = None,
         grammar: Grammar = "think",
@@ -47,6 +48,7 @@ class VllmModel:
         pixels = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
         self._model = self._vllm.LLM(
             model=path,
+            dtype=dtype,
             trust_remote_code=trust_remote_code,
             mm_processor_kwargs=pixels or None,
             limit_mm_per_prompt={"image": 16},
