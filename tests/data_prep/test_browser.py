@@ -27,7 +27,7 @@ def test_without_chromium_the_message_says_what_to_install(monkeypatch):
 
 def test_without_playwright_the_message_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
-    with pytest.raises(UsageError, match=r"fovea\[web\]"), Browser(tmp_path):
+    with pytest.raises(UsageError, match=r"pip install -e .\.\[web\]"), Browser(tmp_path):
         pass
 
 
