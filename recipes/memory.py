@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import unset_hf_deepspeed_config
 
 GIB = 2**30
 # Bytes that a transformer layer keeps for its backward pass per token and hidden unit, in 16-bit with
@@ -98,6 +99,8 @@ def estimate(
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model without memory for its weights."""
+    """The model without memory for its weights. To be called before a training's arguments are made, whose DeepSpeed
+    configuration it lets go: stage 3 would split weights that are not there."""
+    unset_hf_deepspeed_config()
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
