@@ -72,8 +72,8 @@ def test_pixels_in_a_dialect_of_thousandths_are_refused(tmp_path):
 
 def test_a_run_that_a_limit_ends_is_checked_too(tmp_path):
     boxes(tmp_path, 40)
-    args = parse("sharegpt", tmp_path, tmp_path.with_name("made"), "--annotations", "d.jsonl", "--dialect", "qwen3_vl",
-                 "--limit", "15")  # fmt: skip
+    flags = ("--annotations", "d.jsonl", "--dialect", "qwen3_vl", "--limit", "15")
+    args = parse("sharegpt", tmp_path, tmp_path.with_name("made"), *flags)
     with pytest.raises(UsageError, match="look like pixels"):
         run(SOURCES.get("sharegpt"), args)
     assert not (tmp_path.with_name("made") / "train.jsonl").exists()

@@ -11,9 +11,11 @@ from PIL import Image
 from data_prep import Reject, web
 from data_prep.__main__ import main
 from data_prep.browser import Screen
+from data_prep.state import KIND
 from data_prep.web_page import Look, WebElement
 from data_prep.web_words import color_name, place_of, write
 from grounding.errors import UsageError
+from grounding.folders import STAGING, claim
 from grounding.io import read_samples
 from tests.data_prep.helpers_data import parse
 
@@ -219,9 +221,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes(site, harvest, tmp_path, ch
     rows = web.convert(parse("web", site, out, *FLAGS))
     first = next(row for row in rows if not isinstance(row, Reject))
     rows.close()
+    claim(out, KIND)
     for name, content in first.files.items():  # what the writer had placed when it was killed
-        (out / name).parent.mkdir(parents=True)
-        (out / name).write_bytes(content)
+        (out / STAGING / name).parent.mkdir(parents=True)
+        (out / STAGING / name).write_bytes(content)
     assert main(["web", "--root", str(site), "--out", str(out), *FLAGS]) == 0
     assert digest(out) == digest(harvest)
 
