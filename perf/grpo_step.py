@@ -1,29 +1,33 @@
-"""What a GRPO step of Fovea costs over plain TRL, with the same model, data, rewards and rollouts, on one thread.
+"""What a GRPO step of Fovea costs against plain TRL's: the same model, data, rewards and rollouts, on one thread.
 
-    python perf/grpo_step.py                                  # minutes; exits 1 when a claim falls short
-    python perf/grpo_step.py --scale gpu --steps 20           # 8 layers, 1024 wide, 4K tokens, on the GPU
+    python perf/grpo_step.py                            # the quickstart's step; exits 1 when a claim falls short
+    python perf/grpo_step.py --scale real --steps 20    # 1,024 image tokens, 100 of answer; hours on a busy machine
+    python perf/grpo_step.py --scale gpu --steps 20     # 8 layers, 1024 wide, 4K tokens, on the GPU
 
-Four trainers take turns step by step in one process: TRL's GRPOTrainer, Fovea's without credit, Fovea's with
-attention-aware credit, and Fovea's with `model.share_images` (on by default; the others have it off, so that what it
-saves does not hide what the rest costs). They start from the same weights and seed and keep their own random states,
-so that they roll out the same completions; the order rotates. The figure is the median over the rounds of the ratio
-of CPU seconds (wall time on a shared machine says more about its other users); on a GPU, of wall seconds with the
-device's queue empty at both ends.
+Trainers take turns step by step in one process: TRL's GRPOTrainer; Fovea's that shares nothing, without and with
+attention-aware credit; one that encodes a picture once for all rows (`model.share_images`); one that also runs a
+prompt once for all its rollouts (`model.share_prompts`, both are on by default); and that one with credit. They start
+from the same weights and seed and keep their own random states, so that they roll out the same completions, which is
+checked; the order rotates. Then the training pass by itself, forward and backward, and an evaluation step with one
+rollout of a prompt, where there is nothing to share.
 
-The claims: at most 2 % without credit, at most 3 % with it, 1 % on a GPU, and at least a tenth saved by sharing
-images (it depends on how large the pictures are against the text).
+The figure is the median over the rounds of the ratio of CPU seconds (wall time on a shared machine says more about
+its other users); on a GPU, of wall seconds with the device's queue empty at both ends. Peak memory is what the pass
+adds to a fresh process.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -47,7 +51,28 @@ from recipes.run_folder import jobs_of
 from recipes.stage import STAGES
 
 CUDA = torch.cuda.is_available()
-VARIANTS = ("trl", "fovea", "credit", "shared")
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A trainer: what it is called, and what it shares."""
+
+    title: str
+    images: bool = False
+    prompts: bool = False
+    credit: bool = False
+
+
+VARIANTS = {
+    "trl": Variant("TRL"),
+    "fovea": Variant("Fovea, nothing shared"),
+    "credit": Variant("the same with credit", credit=True),
+    "images": Variant("Fovea, images shared", images=True),
+    "prompts": Variant("Fovea, prompts shared too", images=True, prompts=True),
+    "credited": Variant("the same with credit", images=True, prompts=True, credit=True),
+}
+AGAINST = {"credited": "prompts"}  # everything else is compared with TRL's trainer
 
 
 @dataclass(frozen=True)
@@ -55,10 +80,11 @@ class Scale:
     """How large everything is.
 
     Attributes:
+        hidden, layers: of a model with random weights; 0 is the embedded model.
         side: of a screen in pixels; every 16 x 16 of them are an image token.
         completion: tokens of a response at most, which random weights nearly always use.
         rollouts: of a step, eight to a question.
-        allowed: the largest ratio to TRL's step per variant.
+        allowed: the largest ratio per variant, and of the parts.
     """
 
     hidden: int
@@ -69,18 +95,21 @@ class Scale:
     allowed: dict[str, float]
 
 
+SHARED = {"fovea": 1.02, "credit": 1.03, "images": 0.95, "credited": 1.04, "one rollout": 1.01}
 SCALES = {
-    "laptop": Scale(128, 4, 96, 40, 32, {"fovea": 1.02, "credit": 1.03, "shared": 0.90}),
-    "gpu": Scale(1024, 8, 960, 384, 16, {"fovea": 1.02, "credit": 1.01, "shared": 0.90}),
+    "quickstart": Scale(0, 0, 128, 64, 128, {**SHARED, "prompts": 0.45, "pass": 0.45, "memory": 0.45}),
+    "real": Scale(512, 4, 512, 100, 8, {**SHARED, "prompts": 0.32, "pass": 0.20, "memory": 0.30}),
+    "gpu": Scale(1024, 8, 960, 384, 16, {**SHARED, "credit": 1.01, "prompts": 0.45, "pass": 0.45, "memory": 0.45}),
 }
 
 
 class Baton:
     """Lets one trainer at a time do a step: round by round, in an order that rotates."""
 
-    def __init__(self) -> None:
+    def __init__(self, variants: list[str]) -> None:
         self._condition = threading.Condition()
-        self._queue = [VARIANTS[(round_ + place) % 4] for round_ in range(4) for place in range(4)]
+        count = len(variants)
+        self._queue = [variants[(round_ + place) % count] for round_ in range(count) for place in range(count)]
         self._at = 0
 
     def take(self, variant: str) -> None:
@@ -99,10 +128,11 @@ class StepClock(TrainerCallback):
     The thread's CPU seconds say nothing about what a GPU does; there both are wall seconds.
     """
 
-    def __init__(self, variant: str, baton: Baton):
+    def __init__(self, variant: str, baton: Baton, trainer: GRPOTrainer):
         self.cpu: list[float] = []
         self.wall: list[float] = []
-        self._variant, self._baton = variant, baton
+        self.rollouts: list[list[list[int]]] = []
+        self._variant, self._baton, self._trainer = variant, baton, trainer
         self._random = _random_states()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -117,6 +147,7 @@ class StepClock(TrainerCallback):
         self.cpu.append(cpu - self._cpu)
         self.wall.append(wall - self._wall)
         self._random = _random_states()
+        self.rollouts.append([batch["completion_ids"].tolist() for batch in self._trainer._buffered_inputs])
         self._baton.pass_on()
 
 
@@ -132,7 +163,7 @@ def _now() -> tuple[float, float]:
 
 
 def prepare(folder: Path, scale: Scale) -> tuple[Path, Path]:
-    """A model with random weights (at the laptop's scale of the embedded one's size), and 64 screens."""
+    """The model, and 64 screens."""
     torch.manual_seed(0)
     examples = [example(index, seed=0, split="train", difficulty=3, size=scale.side) for index in range(64)]
     (folder / "data/images").mkdir(parents=True)
@@ -140,6 +171,8 @@ def prepare(folder: Path, scale: Scale) -> tuple[Path, Path]:
         image.save(folder / "data" / sample.images[0].path)
     samples = [sample for sample, _ in examples]
     write_samples(folder / "data/train.jsonl", samples)
+    if not scale.hidden:
+        return ROOT / "assets/fovea-tiny", folder / "data"
     tokenizer = train_tokenizer([f"{sample.instruction} {sample.thought}" for sample in samples])
     model, processor = build(tokenizer, hidden=scale.hidden, layers=scale.layers)
     processor.image_processor.size["longest_edge"] = scale.side**2
@@ -149,11 +182,13 @@ def prepare(folder: Path, scale: Scale) -> tuple[Path, Path]:
 
 def make_trainer(variant: str, model: Path, data: Path, folder: Path, options: argparse.Namespace) -> GRPOTrainer:
     """A trainer for one uncounted step and `--steps` more."""
-    scale = SCALES[options.scale]
+    scale, shown = SCALES[options.scale], VARIANTS[variant]
     args = {
         "max_steps": options.steps + 1,
         "per_device_train_batch_size": scale.rollouts,
+        "per_device_eval_batch_size": 16,
         "num_generations": 8,
+        "num_generations_eval": 1,
         "max_completion_length": scale.completion,
         "learning_rate": 1e-5,
         "gradient_checkpointing": False,
@@ -164,9 +199,10 @@ def make_trainer(variant: str, model: Path, data: Path, folder: Path, options: a
         "name": variant,
         "model": {
             "path": str(model),
-            "dialect": "qwen3_vl",
+            "dialect": "qwen3_vl" if scale.hidden else "fovea",
             "image_first": False,
-            "share_images": variant == "shared",
+            "share_images": shown.images,
+            "share_prompts": shown.prompts,
             "dtype": "bfloat16" if CUDA else "float32",
         },
         "data": str(data),
@@ -177,7 +213,7 @@ def make_trainer(variant: str, model: Path, data: Path, folder: Path, options: a
                 "kind": "grpo",
                 "args": args,
                 "rewards": ["iou", "format"],
-                "credit": {"strategy": options.strategy} if variant == "credit" else None,
+                "credit": {"strategy": options.strategy} if shown.credit else None,
             }
         ],
     }
@@ -187,14 +223,13 @@ def make_trainer(variant: str, model: Path, data: Path, folder: Path, options: a
     return trainer
 
 
-def race(model: Path, data: Path, folder: Path, options: argparse.Namespace) -> dict[str, StepClock]:
+def race(trainers: dict[str, GRPOTrainer]) -> dict[str, StepClock]:
     """Train all variants at once, a step each in turn."""
-    baton = Baton()
+    baton = Baton(list(trainers))
     clocks, threads = {}, []
-    for variant in VARIANTS:
-        trainer = make_trainer(variant, model, data, folder, options)
+    for variant, trainer in trainers.items():
         torch.manual_seed(0)
-        clocks[variant] = StepClock(variant, baton)
+        clocks[variant] = StepClock(variant, baton, trainer)
         trainer.add_callback(clocks[variant])
         threads.append(threading.Thread(target=trainer.train, name=variant))
     for thread in threads:
@@ -204,50 +239,150 @@ def race(model: Path, data: Path, folder: Path, options: argparse.Namespace) -> 
     return clocks
 
 
-def quantiles(values: list[float]) -> tuple[float, float]:
-    low, _, high = statistics.quantiles(values, n=4)
-    return low, high
+def seconds(run: Callable[[], Any]) -> float:
+    before, _ = _now()
+    run()
+    return _now()[0] - before
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=SCALES, default="laptop", help="of model and screens (laptop)")
-    parser.add_argument("--steps", type=int, default=40, help="counted steps of each trainer (40)")
-    parser.add_argument("--strategy", default="coupled_rhythm", help="of credit (coupled_rhythm)")
-    options = parser.parse_args()
-    if options.scale == "gpu" and not CUDA:
-        parser.error("--scale gpu needs a CUDA device")
+def one_rollout(trainers: dict[str, GRPOTrainer], options: argparse.Namespace) -> list[float]:
+    """Ratios of an evaluation step with one rollout of each prompt."""
+    rows = [trainers["trl"].train_dataset[index] for index in range(16)]
+
+    def evaluate(trainer: GRPOTrainer) -> float:
+        trainer.model.eval()
+        torch.manual_seed(0)
+        return seconds(lambda: trainer.prediction_step(trainer.model, rows, prediction_loss_only=True))
+
+    # both share images, so that what is left is what looking for shared prompts costs
+    pair = trainers["images"], trainers["prompts"]
+    ratios = []
+    for index in range(options.steps + 2):
+        first, second = (evaluate(trainer) for trainer in (pair if index % 2 else pair[::-1]))
+        ratios.append(second / first if index % 2 else first / second)
+    return ratios[2:]
+
+
+def training_pass(trainer: GRPOTrainer, batch: dict[str, Any]) -> None:
+    """Forward and backward over a batch of rollouts."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._compute_loss(trainer.model, dict(batch)).backward()
+    trainer.model.zero_grad(set_to_none=True)
+
+
+def passes(trainers: dict[str, GRPOTrainer], batch: dict[str, Any], options: argparse.Namespace) -> list[float]:
+    """Ratios of the training pass with shared prompts to TRL's."""
+    ratios = []
+    for _ in range(options.steps + 1):
+        plain, shared = (seconds(lambda t=trainers[name]: training_pass(t, batch)) for name in ("trl", "prompts"))
+        ratios.append(shared / plain)
+    return ratios[1:]
+
+
+def _peak(variant: str, places: tuple[Path, Path, Path], batch: Path, options: argparse.Namespace, out: Any) -> None:
+    quiet()
+    trainer = make_trainer(variant, *places, options)
+    given = torch.load(batch)
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        training_pass(trainer, given)
+        out.put((torch.cuda.max_memory_allocated() - before) / 2**20)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _high_water()
+    training_pass(trainer, given)
+    out.put(_high_water() - before)
+
+
+def _high_water() -> float:
+    """MiB of memory that this process has held at most (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**10
+
+
+def peak(variant: str, places: tuple[Path, Path, Path], batch: Path, options: argparse.Namespace) -> float:
+    """MiB that a training pass adds to a process that does nothing else."""
+    context = multiprocessing.get_context("spawn")
+    out = context.SimpleQueue()
+    process = context.Process(target=_peak, args=(variant, places, batch, options, out))
+    process.start()
+    process.join()
+    return out.get()
+
+
+def quiet() -> None:
     if not CUDA:
         torch.set_num_threads(1)
     disable_progress_bar()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
 
-    with tempfile.TemporaryDirectory() as temporary:
-        model, data = prepare(Path(temporary), SCALES[options.scale])
-        clocks = race(model, data, Path(temporary), options)
-    cpu = {variant: clock.cpu[1:] for variant, clock in clocks.items()}
-    wall = {variant: clock.wall[1:] for variant, clock in clocks.items()}
 
-    allowed = SCALES[options.scale].allowed
+class Table:
+    """Prints a line per claim and remembers those that fall short."""
+
+    def __init__(self, allowed: dict[str, float]):
+        self._allowed = allowed
+        self.missed: list[str] = []
+
+    def ratios(self, name: str, title: str, numbers: str, ratios: list[float]) -> None:
+        middle = statistics.median(ratios)
+        spread = ""
+        if len(ratios) > 1:
+            low, _, high = statistics.quantiles(ratios, n=4)
+            spread = f"{low:.3f} .. {high:.3f}"
+        print(f"{title:<28} {numbers} {middle:>7.4f}  {spread:<15} {self._allowed[name]:.2f}", flush=True)
+        if middle > self._allowed[name]:
+            self.missed.append(f"{title}: {middle:.4f}, allowed is {self._allowed[name]:.2f}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="quickstart", help="of model and screens (quickstart)")
+    parser.add_argument("--steps", type=int, default=20, help="counted steps of each trainer (20)")
+    parser.add_argument("--strategy", default="coupled_rhythm", help="of credit (coupled_rhythm)")
+    parser.add_argument(
+        "--arms", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="trainers that take turns (all)"
+    )
+    options = parser.parse_args()
+    if options.scale == "gpu" and not CUDA:
+        parser.error("--scale gpu needs a CUDA device")
+    quiet()
+    arms = [name for name in VARIANTS if name in {"trl", "prompts", *options.arms}]
+    table = Table(SCALES[options.scale].allowed)
     device = torch.cuda.get_device_name() if CUDA else "one CPU thread"
     print(f"{options.scale}, {date.today()}, {device}, torch {torch.__version__}")
     print(f"{'trainer':<28} {'CPU s/step':>10} {'wall s/step':>11} {'ratio':>7}  {'quartiles':<15} allowed")
-    missed = []
-    titles = ("TRL", "Fovea", f"Fovea, {options.strategy}", "Fovea, images shared")
-    for variant, title in zip(VARIANTS, titles, strict=True):
-        line = f"{title:<28} {statistics.median(cpu[variant]):>10.3f} {statistics.median(wall[variant]):>11.3f}"
-        if variant in allowed:
-            ratios = [one / plain for one, plain in zip(cpu[variant], cpu["trl"], strict=True)]
-            ratio = statistics.median(ratios)
-            low, high = quantiles(ratios)
-            line += f" {ratio:>7.4f}  {f'{low:.3f} .. {high:.3f}':<15} {allowed[variant]:.2f}"
-            if ratio > allowed[variant]:
-                missed.append(f"{title}: {ratio:.4f}, allowed is {allowed[variant]:.2f}")
-        print(line)
-    for miss in missed:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        places = (*prepare(folder, SCALES[options.scale]), folder)
+        trainers = {variant: make_trainer(variant, *places, options) for variant in arms}
+        clocks = race(trainers)
+        for variant, clock in clocks.items():
+            cpu, wall = clock.cpu[1:], clock.wall[1:]
+            numbers = f"{statistics.median(cpu):>10.3f} {statistics.median(wall):>11.3f}"
+            base = AGAINST.get(variant, "trl")
+            if variant == "trl":
+                print(f"{VARIANTS[variant].title:<28} {numbers}", flush=True)
+            elif base in clocks:
+                ratios = [own / other for own, other in zip(cpu, clocks[base].cpu[1:], strict=True)]
+                table.ratios(variant, VARIANTS[variant].title, numbers, ratios)
+            if sorted(clock.rollouts[0][0]) != sorted(clocks["trl"].rollouts[0][0]):
+                table.missed.append(f"{VARIANTS[variant].title}: other rollouts than TRL's in the first step")
+        blank = " " * 22
+        batch = trainers["trl"]._buffered_inputs[0]
+        table.ratios("pass", "training pass, prompts shared", blank[1:], passes(trainers, batch, options))
+        if "images" in trainers:
+            table.ratios("one rollout", "one rollout, against images", blank, one_rollout(trainers, options))
+        del trainers, clocks
+        torch.save(batch, folder / "batch.pt")
+        plain, shared = (peak(name, places, folder / "batch.pt", options) for name in ("trl", "prompts"))
+        table.ratios("memory", "peak memory of the pass", f"{shared:>8.0f} of {plain:>6.0f} MiB", [shared / plain])
+    for miss in table.missed:
         print(f"FELL SHORT: {miss}")
-    return bool(missed)
+    return bool(table.missed)
 
 
 if __name__ == "__main__":

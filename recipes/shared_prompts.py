@@ -44,15 +44,19 @@ class SharedPromptTrainer(GRPOTrainer):
             return "the auxiliary loss of a mixture of experts counts the tokens of every row"
         return why_not(self.accelerator.unwrap_model(self.model))
 
+    def _repeats_prompts(self) -> bool:
+        """Whether prompts are shared, and have several rollouts in this mode: training or evaluation."""
+        rollouts = self.num_generations if self.model.training else self.num_generations_eval
+        return self._share_prompts and rollouts > 1
+
     def _shares_prompts(self) -> bool:
-        """Whether a batch of this mode, training or evaluation, may hold a prompt twice."""
+        """Whether a pass over rollouts may hold a prompt twice."""
         args = self.args
-        if self.model.training:
-            return self._share_prompts and min(self.num_generations, args.per_device_train_batch_size) > 1
-        return self._share_prompts and min(self.num_generations_eval, args.per_device_eval_batch_size) > 1
+        rows = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+        return self._repeats_prompts() and rows > 1
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self._share_prompts:
+        if not self._repeats_prompts():
             return super()._generate_and_score_completions(inputs)
         processor = self.processing_class
         self.processing_class = PreparingOnce(processor, pretrained(self.model).config)
