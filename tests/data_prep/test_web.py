@@ -218,10 +218,10 @@ def test_bad_pages_are_counted_and_the_run_goes_on(harvest):
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bytes(site, harvest, tmp_path, chromium):
     out = tmp_path / "data"
+    claim(out, KIND)
     rows = web.convert(parse("web", site, out, *FLAGS))
     first = next(row for row in rows if not isinstance(row, Reject))
     rows.close()
-    claim(out, KIND)
     for name, content in first.files.items():  # what the writer had placed when it was killed
         (out / STAGING / name).parent.mkdir(parents=True)
         (out / STAGING / name).write_bytes(content)
