@@ -4,7 +4,7 @@
     python eval.py --model runs/x/final --data data/screens --samples 8 --temperature 1 --out DIR
     python eval.py --benchmark screenspot_pro --data DIR --predictions preds.jsonl --space pixel --out DIR
     python eval.py compare OUT_A OUT_B         paired difference, McNemar's test, what changed item by item
-    python eval.py list [BENCHMARK]            what there is: rule, files, source, licence, published numbers
+    python eval.py list [BENCHMARK]            what there is: rule, files, source, license, published numbers
     python eval.py items --benchmark B --data DIR     ids, images and instructions, to make predictions for
 
 A run that is killed continues where it was: run the same command again. On several GPUs:

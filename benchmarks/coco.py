@@ -65,7 +65,7 @@ class _CocoFormat(Benchmark):
                 verdicts.append(Verdict(f1 >= 1.0, f1))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         figures: dict[str, Any] = {"mean_F1": sum(v.value for v in verdicts) / max(1, len(verdicts))}
@@ -169,7 +169,7 @@ class Coco(_CocoFormat):
         title="COCO detection",
         paper="Lin et al. 2014, arXiv:1405.0312",
         get="https://cocodataset.org (2017 val images, train/val annotations)",
-        licence="CC-BY-4.0 (annotations); images: Flickr terms",
+        license="CC-BY-4.0 (annotations); images: Flickr terms",
         files="annotations/instances_val2017.json and val2017/; predictions: COCO results, or boxes with labels",
         rule=_RULE,
         size={"val2017": 5000},
@@ -190,7 +190,7 @@ class ODinW(_CocoFormat):
         title="ODinW",
         paper="Li et al. 2022, ELEVATER, arXiv:2204.08790",
         get="https://github.com/microsoft/GLIP (ODinW-13 / ODinW-35)",
-        licence="per data set",
+        license="per data set",
         files="SET/test/annotations_without_background.json beside the images of each set",
         rule=_RULE + " The collection's score is the mean AP over its sets.",
         published=(
@@ -229,17 +229,17 @@ class OVDEval(_CocoFormat):
         title="OVDEval",
         paper="Yao et al. 2023, arXiv:2308.13177",
         get="https://github.com/om-ai-lab/OVDEval",
-        licence="Apache-2.0 (annotations)",
+        license="Apache-2.0 (annotations)",
         files="one COCO file per aspect, and the images",
         rule=_RULE
         + " NMS-AP is AP after removing, per true box, all but the best scored of the boxes with IoU > 0.5, "
         "whatever their labels (eval.py).",
     )
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         left = [thinned(p, i.truth.boxes) for i, p in zip(items, predictions, strict=True)]
-        after = super().summarise(items, left, verdicts, rule)
+        after = super().summarize(items, left, verdicts, rule)
         named = {re.sub(r"(mean_)?AP", r"NMS-\g<0>", name): value for name, value in after.items() if "AP" in name}
-        return super().summarise(items, predictions, verdicts, rule) | named
+        return super().summarize(items, predictions, verdicts, rule) | named

@@ -28,7 +28,7 @@ class CUActSpot(RowBenchmark):
         title="CUActSpot",
         paper="Microsoft 2025, Phi-Ground, arXiv:2507.23779",
         get="https://github.com/microsoft/Phi-Ground, benchmark/CUActSpot/data/ActSpot",
-        licence="not stated (repository: MIT)",
+        license="not stated (repository: MIT)",
         files="NAME.json and NAME.png for every item",
         rule="no click in a banned region; ranked targets: click i lies in a region of rank i, at least as many "
         "clicks as ranks; unranked: every target holds a click. Edges count as inside (eval_utils.py).",

@@ -25,7 +25,7 @@ def _card(rule: str, *published: Published) -> Card:
         title="Flickr30k Entities",
         paper="Plummer et al. 2015, arXiv:1505.04870",
         get="https://github.com/BryanPlummer/flickr30k_entities, then: python -m data_prep flickr30k_entities",
-        licence="research and education only",
+        license="research and education only",
         files="the data set folder data_prep makes of Annotations/, Sentences/ and the split lists",
         rule=rule,
         published=published,
@@ -65,7 +65,7 @@ class Flickr30k(Benchmark):
             )
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         pairs = list(zip(items, predictions, strict=True))

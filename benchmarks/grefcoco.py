@@ -29,9 +29,9 @@ class GRefCOCO(Benchmark):
         title="gRefCOCO (GREC)",
         paper="Liu et al. 2023, GRES, arXiv:2306.00968; He et al. 2023, GREC, arXiv:2308.16182",
         get="https://github.com/henghuiding/gRefCOCO; images: COCO train2014",
-        licence="CC-BY-NC-SA-4.0 (annotations)",
+        license="CC-BY-NC-SA-4.0 (annotations)",
         files="grefs(unc).json and instances.json, in the folder or in grefcoco/",
-        rule="greedy matching by generalised IoU, each pair at least 0.5; share of expressions with F1 = 1. Without "
+        rule="greedy matching by generalized IoU, each pair at least 0.5; share of expressions with F1 = 1. Without "
         "a target, right means no box; N-acc and T-acc as in mdetr/datasets/refexp.py. An output nothing can be "
         "read from is wrong here; the original, a detector, has no such outputs.",
     )
@@ -61,7 +61,7 @@ class GRefCOCO(Benchmark):
                 verdicts.append(Verdict(f1 >= 1.0, f1))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         pairs = list(zip(items, predictions, strict=True))
@@ -77,7 +77,7 @@ class GRefCOCO(Benchmark):
 
 
 def matched_f1(answered: Sequence[XYXY], true: Sequence[XYXY], threshold: float) -> float:
-    """F1 of a greedy one-to-one matching, best generalised IoU first."""
+    """F1 of a greedy one-to-one matching, best generalized IoU first."""
     hits = 0
     if answered and true:
         table = geometry.giou(np.asarray(answered)[:, None, :], np.asarray(true)[None, :, :])

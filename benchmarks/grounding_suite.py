@@ -24,7 +24,7 @@ class GroundingSuite(RowBenchmark):
         title="GroundingSuite-Eval",
         paper="Hu et al. 2025, GroundingSuite, arXiv:2503.10596",
         get="https://github.com/hustvl/GroundingSuite; images: COCO unlabeled2017",
-        licence="Apache-2.0 (annotations); images: COCO terms of use",
+        license="Apache-2.0 (annotations); images: COCO terms of use",
         files="GroundingSuite-Eval.jsonl (xyxy in pixels) and unlabeled2017/",
         rule="IoU >= 0.5 (evaluate_grounding.py); micro average and per class. The original skips items whose image "
         "or prediction is missing; here they count as wrong.",

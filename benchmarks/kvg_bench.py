@@ -26,7 +26,7 @@ class KVGBench(RowBenchmark):
         title="KVG-Bench",
         paper="Ma et al. 2025, DeepPerception, arXiv:2503.12797",
         get="https://huggingface.co/datasets/MaxyLee/KVG-Bench",
-        licence="Apache-2.0 (to be checked on the Hub)",
+        license="Apache-2.0 (to be checked on the Hub)",
         files="kvg-bench.parquet with the images inside; boxes as text, <|box_start|>(x1,y1),(x2,y2)<|box_end|>, in "
         "thousandths",
         rule="IoU >= 0.5 with the best of the true boxes (evaluate.py); mean over the domains",

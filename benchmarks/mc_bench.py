@@ -40,7 +40,7 @@ class MCBench(Benchmark):
         title="MC-Bench",
         paper="Xu et al. 2024, MC-Bench, arXiv:2410.12332",
         get="https://github.com/XuYunqiu/MC-Bench",
-        licence="not stated",
+        license="not stated",
         files="MC-Bench_coco_format.json (images with pair_image_id, annotations xywh) and the images",
         rule="image level: a pair is right when each image has boxes exactly if it should. Instance level: "
         "AP50 per group of instances, weighted by its number of true boxes, after matching answered with true groups "
@@ -62,7 +62,7 @@ class MCBench(Benchmark):
             verdicts.append(Verdict(right, float(right)))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         pairs = list(zip(items, predictions, strict=True))

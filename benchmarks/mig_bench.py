@@ -24,7 +24,7 @@ class MIGBench(RowBenchmark):
         title="MIG-Bench",
         paper="Li et al. 2025, Migician, arXiv:2501.05767",
         get="https://huggingface.co/datasets/Michael4933/MIG-Bench; annotations: thunlp/Migician eval/MIG-Bench",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="MIG_data.json (boxes xyxy in [0, 1]) and images/",
         rule="IoU >= 0.3 / 0.5 / 0.7 and mean IoU per task, averaged over the ten tasks; an unreadable answer has "
         "IoU 0 (eval/MIG_bench_eval.py). The original divides numbers above 1 by 1000: declare --space thousand. "
@@ -49,7 +49,7 @@ class MIGBench(RowBenchmark):
         anywhere = [_in_first(p) if any(p.images) else p for p in predictions]
         return judge.boxes(items, anywhere, rule)
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         tasks: dict[str, list[Verdict]] = {}

@@ -25,7 +25,7 @@ class MMBenchGUI(ClickBenchmark):
         title="MMBench-GUI L2",
         paper="Wang et al. 2025, MMBench-GUI, arXiv:2507.19478",
         get="https://huggingface.co/datasets/OpenGVLab/MMBench-GUI",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="L2_annotations.json and the images",
         rule="click inside the box, edges included; platforms weighted by their number of items, which is the micro "
         "average",

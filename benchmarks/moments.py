@@ -60,7 +60,7 @@ def _item(name: str, video: str, sentence: Any, moment: XY, seconds: Any) -> Ite
 
 @BENCHMARKS.register("charades_sta")
 class CharadesSTA(_PerVideo):
-    """The usual test split and the reorganised ones (out of distribution, novel words and compositions)."""
+    """The usual test split and the reorganized ones (out of distribution, novel words and compositions)."""
 
     splits = ("test", "test_iid", "test_ood", "novel_composition", "novel_word", "test_trivial")
     patterns: ClassVar = {
@@ -80,7 +80,7 @@ class CharadesSTA(_PerVideo):
         title="Charades-STA",
         paper="Gao et al. 2017, TALL, arXiv:1705.02101; iid/ood: Yuan et al. 2021; novel: Li et al. 2022",
         get="https://github.com/www-Ye/Time-R1 (dataset/charades-sta); videos: Charades",
-        licence="Charades: non-commercial research",
+        license="Charades: non-commercial research",
         files="charades_test.json: {video: {duration, timestamps, sentences}}; or TimeChat's "
         "test.caption_coco_format.json",
         rule=_WORDS,
@@ -108,7 +108,7 @@ class ActivityNet(_PerVideo):
         title="ActivityNet Captions",
         paper="Krishna et al. 2017, arXiv:1705.00754",
         get="https://github.com/www-Ye/Time-R1 (dataset/activitynet); videos: ActivityNet",
-        licence="MIT (captions); videos: terms of YouTube",
+        license="MIT (captions); videos: terms of YouTube",
         files="test.json (val_2) and val.json (val_1): {video: {duration, timestamps, sentences}}",
         rule=_WORDS,
         published=(
@@ -132,7 +132,7 @@ class TVGBench(RowBenchmark):
         title="TVGBench",
         paper="Wang et al. 2025, Time-R1, arXiv:2503.13377",
         get="https://github.com/xiaomi-research/time-r1 (dataset/timer1/annotations/tvgbench.json)",
-        licence="Apache-2.0 (annotations); videos: terms of their sources",
+        license="Apache-2.0 (annotations); videos: terms of their sources",
         files="tvgbench.json: rows {path, question, answer 'start-end', duration, qsemtype, dataset_name}",
         rule=_WORDS,
         size={"test": 800},

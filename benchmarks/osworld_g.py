@@ -31,9 +31,9 @@ class OSWorldG(RowBenchmark):
         title="OSWorld-G",
         paper="Xie et al. 2025, Scaling Computer-Use Grounding (Jedi), arXiv:2505.13227",
         get="https://github.com/xlang-ai/OSWorld-G (benchmark/)",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="OSWorld-G.json or OSWorld-G_refined.json, and images/",
-        rule="a click (or the centre of a predicted box) inside the box, edges included, or inside the polygon "
+        rule="a click (or the center of a predicted box) inside the box, edges included, or inside the polygon "
         "(even-odd); on a refusal the model has to decline. Copies in ScreenSpot-Pro's form have mangled polygons "
         "and refusals nobody can win; both are restored, with a warning.",
         size={"test": 564, "refined": 564},

@@ -28,7 +28,7 @@ class PixMoPoints(Benchmark):
         title="PixMo-Points",
         paper="Deitke et al. 2024, Molmo and PixMo, arXiv:2409.17146",
         get="https://huggingface.co/datasets/allenai/pixmo-points, then: python -m data_prep pixmo_points",
-        licence="ODC-BY-1.0 (annotations)",
+        license="ODC-BY-1.0 (annotations)",
         files="the data set folder data_prep makes",
         rule="answered and true points are matched one to one with the least total distance (Hungarian); a pair "
         "counts when it is at most 5 % of the image's side apart in x and y. The paper checks pairs against masks, "
@@ -50,7 +50,7 @@ class PixMoPoints(Benchmark):
             verdicts.append(Verdict(f1 >= 1.0, f1))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         counts = [matches(i, p) for i, p in zip(items, predictions, strict=True) if not i.truth.absent]

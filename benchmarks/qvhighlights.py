@@ -37,7 +37,7 @@ class QVHighlights(RowBenchmark):
         title="QVHighlights",
         paper="Lei et al. 2021, Moment-DETR, arXiv:2107.09609",
         get="https://github.com/jayleicn/moment_detr (data/)",
-        licence="CC-BY-NC-SA-4.0 (annotations)",
+        license="CC-BY-NC-SA-4.0 (annotations)",
         files="highlight_val_release.jsonl; predictions: qid, pred_relevant_windows [[start, end, score], ...]",
         rule="R1: IoU of the first window with the best true one; mAP over IoU 0.5:0.05:0.95 of at most ten windows "
         "per query, also by the length of the true windows. Highlights: a clip is right for an annotator who gave it "
@@ -63,7 +63,7 @@ class QVHighlights(RowBenchmark):
             meta={"duration": number(row["duration"]), **_saliency(row)},
         )
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         figures = thresholds(verdicts, rule)

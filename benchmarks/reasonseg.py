@@ -32,7 +32,7 @@ class ReasonSeg(RowBenchmark):
         title="ReasonSeg boxes (LISA-Grounding)",
         paper="Lai et al. 2023, LISA, arXiv:2308.00692; boxes: Shen et al. 2025, VLM-R1, arXiv:2504.07615",
         get="https://github.com/dvlab-research/LISA; boxes: omlab/VLM-R1 on the Hub",
-        licence="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
+        license="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
         files="lisa_test.json {image, problem, solution xyxy in pixels}; or test/*.json (labelme) with test/*.jpg",
         rule="IoU > 0.5 of the box (VLM-R1). With the original outlines also gIoU, the mean over images of "
         "intersection / (union + 1e-5), and cIoU, all intersections / all unions (LISA, train_ds.py); areas marked "
@@ -60,7 +60,7 @@ class ReasonSeg(RowBenchmark):
     def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         return super().judge(items, [_boxed(p) for p in predictions], rule)
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         figures = thresholds(verdicts, rule)

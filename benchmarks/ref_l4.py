@@ -45,7 +45,7 @@ class RefL4(RowBenchmark):
         title="Ref-L4",
         paper="Chen et al. 2024, Revisiting REC Evaluation in the Era of LMMs, arXiv:2406.16866",
         get="https://huggingface.co/datasets/JierunChen/Ref-L4",
-        licence="CC-BY-NC-4.0 (annotations); images: COCO and Objects365 terms",
+        license="CC-BY-NC-4.0 (annotations); images: COCO and Objects365 terms",
         files="ref-l4-test.parquet, ref-l4-val.parquet (bbox xywh in pixels) and images/",
         rule="IoU > 0.5 / 0.75 / 0.9 (strict), mAcc over 0.5:0.05:0.95, and by the square root of the box's area: "
         "small < 128 <= medium <= 256 < large; and averaged over classes, the categories of both sources merged by "
@@ -76,7 +76,7 @@ class RefL4(RowBenchmark):
             meta={} if category is None else {"category": _MERGED.get(str(category), str(category))},
         )
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         figures = thresholds(verdicts, rule)

@@ -26,7 +26,7 @@ class RefChartQA(Benchmark):
         title="RefChartQA",
         paper="Vogel et al. 2025, RefChartQA, arXiv:2503.23131",
         get="https://huggingface.co/datasets/omoured/RefChartQA, then: python -m data_prep refchartqa",
-        licence="AGPL-3.0 (annotations); charts: ChartQA, GPL-3.0",
+        license="AGPL-3.0 (annotations); charts: ChartQA, GPL-3.0",
         files="the data set folder data_prep makes",
         rule="relaxed accuracy of the answer (numbers within 5 %); AP@0.5 of the boxes, all of one class",
         size={"train": 55789, "val": 6223, "test": 11690},
@@ -42,7 +42,7 @@ class RefChartQA(Benchmark):
             verdicts.append(Verdict(right, float(right)))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         drawn = [replace(item, truth=replace(item.truth, labels=())) for item in items]

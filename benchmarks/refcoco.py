@@ -59,7 +59,7 @@ class RefCOCO(RowBenchmark):
         paper="Kazemzadeh et al. 2014; Yu et al. 2016, arXiv:1608.00272; Mao et al. 2016, arXiv:1511.02283",
         get="https://github.com/lichengunc/refer, or a conversion: Visual-CoT llava/eval/REC, MiniGPT-4 "
         "eval_scripts/eval_data, Qwen-VL, lmms-lab/RefCOCO on the Hub; images: COCO train2014",
-        licence="Apache-2.0 (annotations); images: COCO terms of use",
+        license="Apache-2.0 (annotations); images: COCO terms of use",
         files="refcoco/refs(unc).p with instances.json; or one file per split: REC_refcoco_unc_val.jsonl (xyxy), "
         "refcoco_val.json (MiniGPT-4: xywh; VLM-R1: xyxy), refcoco_val.jsonl (Qwen-VL: xyxy), val-*.parquet "
         "(lmms-lab: xywh, several expressions a row)",

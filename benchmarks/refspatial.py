@@ -18,7 +18,7 @@ from grounding.errors import BrokenRow
 
 _RULE = (
     "share of the answer's points inside the mask, averaged; coordinates are cut to whole pixels; points outside the "
-    "image are wrong. A box stands for its centre. The originals leave unreadable answers out (--failure wrong "
+    "image are wrong. A box stands for its center. The originals leave unreadable answers out (--failure wrong "
     "counts them). An item is right when more than half of its points are."
 )
 
@@ -38,7 +38,7 @@ class _Masked(RowBenchmark):
             verdicts.append(Verdict(share > 0.5, share))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         counted = [v for v in verdicts if not v.skipped]
@@ -97,7 +97,7 @@ class RefSpatial(_Masked):
         title="RefSpatial-Bench",
         paper="Zhou et al. 2025, RoboRefer, arXiv:2506.04308",
         get="https://huggingface.co/datasets/BAAI/RefSpatial-Bench",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="{Location,Placement,Unseen}/question.json (rgb_path, mask_path, prompt) with images and masks",
         rule=_RULE,
         size={"Location": 100, "Placement": 100, "Unseen": 77},
@@ -122,7 +122,7 @@ class Where2Place(_Masked):
         title="Where2Place",
         paper="Yuan et al. 2024, RoboPoint, arXiv:2406.10721",
         get="https://huggingface.co/datasets/wentao-yuan/where2place",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="point_questions.jsonl (question_id, image, text), images/ and masks/ with the same names",
         rule=_RULE,
         size={"test": 100},

@@ -27,9 +27,9 @@ class Screens(Benchmark):
         title="A Fovea data set",
         paper="this repository",
         get="python -m data_prep screens --out DIR",
-        licence="CC0-1.0",
+        license="CC0-1.0",
         files="a data set folder: test.parquet or test.jsonl, images/",
-        rule="the centre of the only answered box (or the only point) lies in the target, edges included, or at most "
+        rule="the center of the only answered box (or the only point) lies in the target, edges included, or at most "
         "14 % of the sides from a target that is a point; on an absent target the answer declines; words are equal "
         "up to case, articles and punctuation; a span has a temporal IoU of 0.5 or more. Contradictions are wrong.",
     )
@@ -51,7 +51,7 @@ class Screens(Benchmark):
                 verdicts[row] = verdict
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         """IoU of the answered boxes, over the items that have a true box."""

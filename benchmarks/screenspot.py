@@ -80,7 +80,7 @@ class ScreenSpot(_ScreenSpot):
         title="ScreenSpot",
         paper="Cheng et al. 2024, SeeClick, arXiv:2401.10935",
         get="https://huggingface.co/datasets/rootsautomation/ScreenSpot or the SeeClick repository",
-        licence="Apache-2.0 (SeeClick repository); screenshots: not stated",
+        license="Apache-2.0 (SeeClick repository); screenshots: not stated",
         files="screenspot_desktop.json, screenspot_mobile.json, screenspot_web.json, and the images",
         rule="click inside the box, edges included (SeeClick). Papers report the micro average or the mean of six "
         "cells (platform x text/icon): both are given, --average chooses the headline.",
@@ -97,7 +97,7 @@ class ScreenSpotV2(_ScreenSpot):
         title="ScreenSpot-v2",
         paper="Wu et al. 2024, OS-ATLAS, arXiv:2410.23218",
         get="https://huggingface.co/datasets/OS-Copilot/ScreenSpot-v2",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="screenspot_desktop_v2.json, screenspot_mobile_v2.json, screenspot_web_v2.json, and the images "
         "(xywh in the original; copies with corners have img_size, or image_size and numbers in [0, 1])",
         rule="click inside the box, edges included; micro average over 1272 items",

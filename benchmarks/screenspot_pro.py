@@ -27,9 +27,9 @@ class ScreenSpotPro(ClickBenchmark):
         title="ScreenSpot-Pro",
         paper="Li et al. 2025, ScreenSpot-Pro, arXiv:2504.07981",
         get="https://huggingface.co/datasets/likaixin/ScreenSpot-Pro",
-        licence="MIT",
+        license="MIT",
         files="annotations/*.json (26 files, one per application), images/",
-        rule="click inside the box, edges included, on coordinates normalised by the image size; an output of the "
+        rule="click inside the box, edges included, on coordinates normalized by the image size; an output of the "
         "wrong format is wrong; micro average (eval_screenspot_pro.py). OmniParser scored half-open: "
         "--boundary half_open.",
         size={"en": 1581, "cn": 1581},

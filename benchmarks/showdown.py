@@ -25,7 +25,7 @@ class Showdown(ClickBenchmark):
         title="Showdown clicks (dev)",
         paper="General Agents 2025, The Showdown Computer Control Evaluation Suite",
         get="https://huggingface.co/datasets/generalagents/showdown-clicks",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files="a CSV with id, image, instruction, x1, y1, x2, y2, width, height; and the images",
         rule="click inside the box, edges included; micro average",
         size={"dev": 557},

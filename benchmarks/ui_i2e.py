@@ -22,7 +22,7 @@ class UII2E(ClickBenchmark):
         title="UI-I2E-Bench",
         paper="Liu et al. 2025, UI-E2I-Synth, arXiv:2504.11257",
         get="https://huggingface.co/datasets/vaundys/I2E-Bench",
-        licence="not stated",
+        license="not stated",
         files="one JSON lines file {image, instruction, bounding_box xyxy in pixels, source, el_type, "
         "annotations: {instr_type}} and the images",
         rule="click inside the box, edges included (i2e-bench-eval.py); micro average",

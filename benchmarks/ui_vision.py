@@ -26,7 +26,7 @@ class UIVision(ClickBenchmark):
         title="UI-Vision element grounding",
         paper="Nayak et al. 2025, UI-Vision, arXiv:2503.15661",
         get="https://huggingface.co/datasets/ServiceNow/ui-vision",
-        licence="MIT",
+        license="MIT",
         files="element_grounding_{basic,functional,spatial}.json and element_grounding/ with the images",
         rule="click inside the box, edges included; mean of basic, functional and spatial",
         size={"basic": 1772, "functional": 1772, "spatial": 1935, "all": 5479},

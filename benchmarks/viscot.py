@@ -29,7 +29,7 @@ class VisCoT(RowBenchmark):
         title="Visual-CoT detection",
         paper="Shao et al. 2024, Visual CoT, arXiv:2403.16999",
         get="https://github.com/deepcs233/Visual-CoT (viscot_benchmark/benchmark_det)",
-        licence="Apache-2.0 (annotations); images: terms of their sources",
+        license="Apache-2.0 (annotations); images: terms of their sources",
         files="SOURCE.jsonl: rows {img_path, expression, bbox xyxy in pixels, width, height}",
         rule="IoU >= 0.5 per source; mean over the sources",
     )

@@ -31,7 +31,7 @@ class VStar(Benchmark):
         title="V* Bench",
         paper="Wu and Xie 2023, V*, arXiv:2312.14135",
         get="https://huggingface.co/datasets/craigwu/vstar_bench",
-        licence="MIT (repository)",
+        license="MIT (repository)",
         files="direct_attributes/ and relative_position/: NAME.json (question, options, bbox xywh) with NAME.jpg",
         rule="the chosen option is right: its letter, or its words. Micro average; the shuffle is seeded by the "
         "item's name.",

@@ -111,7 +111,7 @@ class CreditAssigner:
     def over_batch(self) -> bool:
         """Whether a response's weights depend on the other responses of its batch: then `weights` has to see the
         whole generation batch at once, and gathers it from all processes."""
-        return self.config.normalise == "batch" or getattr(self._strategy, "over_batch", False)
+        return self.config.normalize == "batch" or getattr(self._strategy, "over_batch", False)
 
     def annotate(
         self, rows: Sequence[Mapping[str, Any]], output: Mapping[str, Any], step: int = 0
@@ -190,7 +190,7 @@ class CreditAssigner:
         entropies: Tensor | None = None,
         masked_logps: Tensor | None = None,
     ) -> Tensor:
-        """The weights of the batch, normalised, (B, T) float32, without gradient; kept in `inputs` for reuse.
+        """The weights of the batch, normalized, (B, T) float32, without gradient; kept in `inputs` for reuse.
 
         Args:
             inputs: TRL's inputs, as given to `capturing`.
@@ -299,7 +299,7 @@ class CreditAssigner:
         return Signals(**found), broken
 
     def _weigh(self, signals: Signals, mask: Tensor, broken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The strategy's weights before and after normalisation, (B, T), and (B,) which responses were made uniform;
+        """The strategy's weights before and after normalization, (B, T), and (B,) which responses were made uniform;
         where they depend on the whole batch, from the responses of all processes."""
         length, first = mask.shape[1], 0
         if self.over_batch and PartialState().num_processes > 1:
@@ -312,7 +312,7 @@ class CreditAssigner:
         raw = self._strategy(signals, mask, **self.config.params).to(device=mask.device, dtype=torch.float32)
         broken = broken | ~torch.where(mask, raw, 1.0).isfinite().all(-1)
         raw = torch.where(broken[:, None], 1.0, raw)
-        weights = finish(raw, mask, self.config.normalise)
+        weights = finish(raw, mask, self.config.normalize)
         part = slice(first, first + own)
         return raw[part, :length], weights[part, :length], broken[part]
 

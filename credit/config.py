@@ -3,7 +3,7 @@
 credit:
   strategy: coupled_rhythm          # a name of `credit.strategies`, or an import path
   params: {q: 0.4, amplification: 1.5}   # the strategy's own parameters
-  normalise: response               # mean weight 1 per response | per batch | none (as published)
+  normalize: response               # mean weight 1 per response | per batch | none (as published)
   sign: both                        # both | positive | negative advantages
   layers: middle                    # five in the middle third, or a list of layer indices
   window: 10                        # W of WAAD
@@ -70,7 +70,7 @@ class CreditConfig:
 
     strategy: str = "uniform"
     params: Mapping[str, Any] = field(default_factory=dict)
-    normalise: str = "response"
+    normalize: str = "response"
     sign: str = "both"
     layers: str | tuple[int, ...] = "middle"
     window: int = 10
@@ -83,7 +83,7 @@ class CreditConfig:
 
     def __post_init__(self) -> None:
         for key, known in (
-            ("normalise", ("response", "batch", "none")),
+            ("normalize", ("response", "batch", "none")),
             ("sign", ("both", "positive", "negative")),
             ("tail", TAILS),
         ):

@@ -16,7 +16,7 @@ def mask_patches(
     Args:
         pixels: (patches, values), the flat patches of Qwen-VL processors, or (images, channels, height, width).
         grids: (images, 3) long, frames, rows and columns of patches; None for plain images.
-        share: of cells that become 0, which is mid-grey after the usual normalisation; rounded down per image.
+        share: of cells that become 0, which is mid-grey after the usual normalization; rounded down per image.
         merge: cells are `merge` x `merge` patches, one token each. For plain images: cells are 14 pixels wide.
         generator: on the CPU.
 

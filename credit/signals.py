@@ -181,7 +181,7 @@ def _rows_ahead(mask: Tensor, low: int, high: int) -> Tensor:
 def mean_distance(rows: Rows, valid: Tensor, mask: Tensor, keys: str = "all", chunk: int | None = None) -> Tensor:
     """Mean backward distance of each head: d = mean over response rows t of sum_s A(t, s) (t - s), in tokens.
 
-    With keys="response" only attention on response keys counts, renormalised over them: in a vision-language model
+    With keys="response" only attention on response keys counts, renormalized over them: in a vision-language model
     the distance over all keys may only say that a head reads the image. Returns (B, H); NaN for a response without
     rows. Needs every entry of the rows: O(R N) time, O(chunk * N) memory.
     """
@@ -248,9 +248,9 @@ def kurtosis(scores: Tensor) -> Tensor:
     sentences. NaN where fewer than 3 entries or no spread. (..., S) -> (...)."""
     known = ~scores.isnan()
     count = known.sum(-1)
-    centred = torch.where(known, scores - scores.nanmean(-1, keepdim=True), 0.0)
-    variance = centred.square().sum(-1) / count.clamp(min=1)
-    fourth = centred.pow(4).sum(-1) / count.clamp(min=1)
+    centered = torch.where(known, scores - scores.nanmean(-1, keepdim=True), 0.0)
+    variance = centered.square().sum(-1) / count.clamp(min=1)
+    fourth = centered.pow(4).sum(-1) / count.clamp(min=1)
     enough = (count >= 3) & (variance > 0)
     return torch.where(enough, fourth / variance.clamp(min=torch.finfo(scores.dtype).tiny).square() - 3.0, torch.nan)
 

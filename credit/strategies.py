@@ -3,7 +3,7 @@
 A strategy is `f(signals: Signals, mask: (B, T) bool, **params) -> weights (B, T)`, registered with
 `@strategy(name, needs={...})`, where `needs` names the fields of `Signals` it reads. Weights are at least 0;
 1 leaves a token's advantage as it is. A strategy need not care about padding (the caller masks) nor about
-normalisation and signs (`finish` and `signed` do that).
+normalization and signs (`finish` and `signed` do that).
 
 Rules shared by all that select tokens:
 
@@ -115,27 +115,27 @@ def amplify(selected: Tensor, amplification: float) -> Tensor:
     return 1.0 + (amplification - 1.0) * selected.float()
 
 
-def finish(weights: Tensor, mask: Tensor, normalise: str) -> Tensor:
+def finish(weights: Tensor, mask: Tensor, normalize: str) -> Tensor:
     """Mask, and scale to mean 1.
 
     Args:
         weights: (B, T), at least 0.
         mask: (B, T) bool.
-        normalise: "response" (mean 1 over each response's tokens, so that a response's total is what uniform
+        normalize: "response" (mean 1 over each response's tokens, so that a response's total is what uniform
             credit gives it), "batch" (mean 1 over all tokens), or "none".
 
     Returns:
         (B, T), 1 outside the mask. What cannot be scaled (nothing but zeros) becomes 1.
     """
     inside = mask.to(weights.dtype)
-    if normalise == "response":
+    if normalize == "response":
         total, count = (weights * inside).sum(-1, keepdim=True), inside.sum(-1, keepdim=True)
-    elif normalise == "batch":
+    elif normalize == "batch":
         total, count = (weights * inside).sum(), inside.sum()
-    elif normalise == "none":
+    elif normalize == "none":
         return torch.where(mask, weights, 1.0)
     else:
-        raise UsageError(f"credit: normalise is {normalise!r}, must be 'response', 'batch' or 'none'")
+        raise UsageError(f"credit: normalize is {normalize!r}, must be 'response', 'batch' or 'none'")
     scaled = torch.where(total > 0, weights * count / total.clamp(min=torch.finfo(weights.dtype).tiny), 1.0)
     return torch.where(mask, scaled, 1.0)
 
@@ -356,7 +356,7 @@ def vppo(
 
     S_t = clamp(exp(d) - d - 1, 0, 10), d = clamp(log p(masked image) - log p(image), -20, 20) of the sampled token.
     The top q of S keep weight 1, the others get `rest`; with `trajectory` the whole response is scaled by its mean S
-    over the batch's, within [low, high] (use `normalise: batch`: per response the scale would cancel).
+    over the batch's, within [low, high] (use `normalize: batch`: per response the scale would cancel).
 
     Args:
         masked: share of the image's patches blanked in the extra forward pass (read by the assigner).

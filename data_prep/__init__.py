@@ -2,7 +2,7 @@
 
 A source is one module of this package with one function:
 
-    @source("charades_sta", reads="lines 'VIDEO START END##sentence'", licence="...", home="https://...",
+    @source("charades_sta", reads="lines 'VIDEO START END##sentence'", license="...", home="https://...",
             add_arguments=add_arguments)
     def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         ...
@@ -84,7 +84,7 @@ class Source:
         name: as on the command line.
         convert: see the module's docstring.
         reads: one line, what files it wants.
-        licence: SPDX identifier or the source's words; put into every sample by the source itself.
+        license: SPDX identifier or the source's words; put into every sample by the source itself.
         home: where to get the data.
         add_arguments: adds the source's own flags to the parser.
         inputs: the files whose content decides the result, hashed into the manifest as the source's version.
@@ -96,7 +96,7 @@ class Source:
     name: str
     convert: Converter
     reads: str
-    licence: str
+    license: str
     home: str = ""
     add_arguments: Callable[[ArgumentParser], None] | None = None
     inputs: Callable[[Namespace], Iterable[Path]] | None = None
@@ -112,7 +112,7 @@ def source(
     name: str,
     *,
     reads: str,
-    licence: str,
+    license: str,
     home: str = "",
     add_arguments: Callable[[ArgumentParser], None] | None = None,
     inputs: Callable[[Namespace], Iterable[Path]] | None = None,
@@ -125,7 +125,7 @@ def source(
     def add(convert: Converter) -> Converter:
         named = _named_by_the_user(convert)
         SOURCES.register(name)(
-            Source(name, named, reads, licence, home, add_arguments, inputs, needs_root, seeks, max_rejects)
+            Source(name, named, reads, license, home, add_arguments, inputs, needs_root, seeks, max_rejects)
         )
         return convert
 
@@ -133,10 +133,10 @@ def source(
 
 
 def _named_by_the_user(convert: Converter) -> Converter:
-    """`convert`, with what --source and --licence say in every row."""
+    """`convert`, with what --source and --license say in every row."""
 
     def converted(args: Namespace) -> Iterator[Item | Sample | Reject]:
-        told = {key: vars(args)[key] for key in ("source", "licence") if vars(args).get(key)}
+        told = {key: vars(args)[key] for key in ("source", "license") if vars(args).get(key)}
         return _with(convert(args), told) if told else iter(convert(args))
 
     return converted

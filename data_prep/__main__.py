@@ -27,7 +27,7 @@ def build_parser(spec: Source) -> argparse.ArgumentParser:
     """The command line of one source: the flags every source has, then its own."""
     parser = argparse.ArgumentParser(
         prog=f"python -m data_prep {spec.name}",
-        description=f"Reads {spec.reads}. Licence: {spec.licence}.",
+        description=f"Reads {spec.reads}. License: {spec.license}.",
         epilog=f"Get it from {spec.home}" if spec.home else None,
     )
     parser.add_argument("--root", type=Path, required=spec.needs_root, help="folder with the source's files")
@@ -35,7 +35,7 @@ def build_parser(spec: Source) -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=_positive, help="stop after so many samples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source", help="what the rows say they come from, for data of your own in this format")
-    parser.add_argument("--licence", help="the licence that the rows state, for data of your own in this format")
+    parser.add_argument("--license", help="the license that the rows state, for data of your own in this format")
     parser.add_argument("--val", type=_share, default=0.0, help="share of images whose rows go to val (0)")
     parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl")
     parser.add_argument(
@@ -73,10 +73,10 @@ def _share(text: str) -> float:
 
 
 def list_sources() -> None:
-    """Print every source with what it reads, its licence and where to get it."""
+    """Print every source with what it reads, its license and where to get it."""
     for name in SOURCES:
         spec = SOURCES.get(name)
-        print(f"{name}\n    reads    {spec.reads}\n    licence  {spec.licence}")
+        print(f"{name}\n    reads    {spec.reads}\n    license  {spec.license}")
         if spec.home:
             print(f"    from     {spec.home}")
 

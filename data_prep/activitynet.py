@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "activitynet",
     reads="train.json / val_1.json / val_2.json of ActivityNet Captions; Charades-STA in that form",
-    licence="research only",
+    license="research only",
     home="https://cs.stanford.edu/people/ranjaykrishna/densevid/",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -59,7 +59,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             span=span,
             sentence=sentence,
             source="activitynet",
-            licence="research only",
+            license="research only",
             split=args.as_split,
         )
 

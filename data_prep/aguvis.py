@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "aguvis",
     reads="the conversations of Aguvis stage 1 (and the pyautogui files of Jedi)",
-    licence="Apache-2.0 (annotations); images: terms of their data sets",
+    license="Apache-2.0 (annotations); images: terms of their data sets",
     home="https://huggingface.co/datasets/xlangai/aguvis-stage1",
     add_arguments=add_arguments,
     inputs=annotation_files,

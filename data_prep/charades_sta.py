@@ -35,7 +35,7 @@ def _inputs(args: Namespace) -> list[Path]:
 @source(
     "charades_sta",
     reads="charades_sta_*.txt; frames of the Charades videos",
-    licence="research only (Charades)",
+    license="research only (Charades)",
     home="https://github.com/jiyanggao/TALL, https://prior.allenai.org/projects/charades",
     add_arguments=add_arguments,
     inputs=_inputs,
@@ -68,7 +68,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             span=parts[1:],
             sentence=sentence,
             source="charades_sta",
-            licence="research only (Charades)",
+            license="research only (Charades)",
             split="test" if "test" in name else "train",
         )
 

@@ -52,7 +52,7 @@ def detection_arguments(parser: ArgumentParser) -> None:
 @source(
     "coco",
     reads="instances_*.json of COCO, or any file in that format",
-    licence="given by --licence (COCO itself: CC-BY-4.0 for the annotations, images under COCO terms of use)",
+    license="given by --license (COCO itself: CC-BY-4.0 for the annotations, images under COCO terms of use)",
     home="https://cocodataset.org/#download",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -62,7 +62,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
 
 def convert_detection(
-    args: Namespace, name: str, licence: str, file_name: Callable[[str], str]
+    args: Namespace, name: str, license: str, file_name: Callable[[str], str]
 ) -> Iterator[Item | Sample | Reject]:
     """Samples from files in COCO's format.
 
@@ -94,7 +94,7 @@ def convert_detection(
                 instruction=instruction(asked),
                 target=target,
                 source=name,
-                licence=licence,
+                license=license,
                 meta={"image_id": group.image, **({"category": category} if category else {})},
             )
             yield Item(sample, {image.path: file}, args.as_split)

@@ -37,7 +37,7 @@ def _lists(args: Namespace) -> list[Path]:
 @source(
     "flickr30k_entities",
     reads="Annotations/*.xml, Sentences/*.txt and the split lists of Flickr30k Entities",
-    licence="research and education only (annotations and images)",
+    license="research and education only (annotations and images)",
     home="https://github.com/BryanPlummer/flickr30k_entities",
     add_arguments=add_arguments,
     inputs=_lists,
@@ -67,7 +67,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=instruction(phrase),
                 target=target,
                 source="flickr30k_entities",
-                licence="research and education only",
+                license="research and education only",
                 meta={"split": split, "type": kind, "chain": chain, "caption": _PHRASE.sub(r"\3", match.string)},
             )
             yield Item(sample, {image.path: file}, split)

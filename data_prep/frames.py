@@ -87,7 +87,7 @@ def span_item(
     span: Sequence[Any],
     sentence: Any,
     source: str,
-    licence: str,
+    license: str,
     split: Split,
     meta: dict[str, str | int | float | bool | None] | None = None,
 ) -> Item:
@@ -117,5 +117,5 @@ def span_item(
         **({"duration": length} if length is not None else {}),
         **(meta or {}),
     }
-    sample = Sample(id, tuple(images), instruction(sentence), Span(start, end), source, licence, meta=facts)
+    sample = Sample(id, tuple(images), instruction(sentence), Span(start, end), source, license, meta=facts)
     return Item(sample, files, split)

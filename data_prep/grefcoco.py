@@ -34,7 +34,7 @@ def _files(args: Namespace) -> tuple[Path, Path]:
 @source(
     "grefcoco",
     reads="grefs(unc).json and instances.json of gRefCOCO",
-    licence="CC-BY-NC-SA-4.0 (annotations); images: COCO terms of use",
+    license="CC-BY-NC-SA-4.0 (annotations); images: COCO terms of use",
     home="https://github.com/henghuiding/gRefCOCO",
     add_arguments=add_arguments,
     inputs=_files,
@@ -63,7 +63,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=instruction(sentence["sent"]),
                 target=target,
                 source="grefcoco",
-                licence="CC-BY-NC-SA-4.0",
+                license="CC-BY-NC-SA-4.0",
                 meta={"split": split, "ref_id": ref["ref_id"], "image_id": ref["image_id"]},
             )
             yield Item(sample, {image.path: file}, SPLIT_FILES.get(split, "test"))

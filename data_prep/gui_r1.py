@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "gui_r1",
     reads="*.parquet of GUI-R1-3K",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     home="https://huggingface.co/datasets/ritzzai/GUI-R1",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -52,7 +52,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(row["instruction"]),
             target=target,
             source="gui_r1",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             meta={"task_type": str(row.get("task_type", "")), "history": str(row.get("history", ""))},
         )
         yield Item(sample, {image.path: data}, args.as_split)

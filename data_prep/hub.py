@@ -2,7 +2,7 @@
 
     # python -m data_prep hub --mapping lisa.yaml --root DIR --out data/lisa
     name: lisa_grounding            # what `source` of the rows says
-    licence: Apache-2.0
+    license: Apache-2.0
     files: [data/train-*.parquet]   # below --root: .parquet, .jsonl, .json (an array), .csv; or, from the Hub:
     # hub: {path: omlab/LISA, name: null, split: train}
     split: train                    # a name, or {column: split}
@@ -84,7 +84,7 @@ def _inputs(args: Namespace) -> list[Path]:
 @source(
     "hub",
     reads="any Hub data set, Parquet or JSON, through --mapping FILE.yaml",
-    licence="given in the mapping",
+    license="given in the mapping",
     add_arguments=add_arguments,
     inputs=_inputs,
     needs_root=False,

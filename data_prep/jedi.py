@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "jedi",
     reads="the conversations of Jedi (OSWorld-G)",
-    licence="Apache-2.0 (annotations)",
+    license="Apache-2.0 (annotations)",
     home="https://huggingface.co/datasets/xlangai/Jedi",
     add_arguments=add_arguments,
     inputs=annotation_files,

@@ -141,7 +141,7 @@ class Mapping:
     image: str
     instruction: str
     target: TargetMapping
-    licence: str = "unknown"
+    license: str = "unknown"
     files: list[str] = field(default_factory=list)
     hub: dict[str, Any] = field(default_factory=dict)
     split: Any = "train"
@@ -211,7 +211,7 @@ class Mapping:
                 instruction=instruction(fill(self.instruction, row)),
                 target=self.target.read(row, [image for image, _ in placed], spaces),
                 source=self.name,
-                licence=self.licence,
+                license=self.license,
                 thought=thought,
                 meta={column: _scalar(lookup(row, column)) for column in self.meta},
             )

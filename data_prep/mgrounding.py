@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "mgrounding",
     reads="MGrounding-630k.json (Migician), and UniVG-R1's files of the same shape",
-    licence="Apache-2.0 (annotations); images: terms of their data sets",
+    license="Apache-2.0 (annotations); images: terms of their data sets",
     home="https://huggingface.co/datasets/Michael4933/MGrounding-630k",
     add_arguments=add_arguments,
     inputs=annotation_files,

@@ -28,7 +28,7 @@ from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Box
 
-LICENCE = "MIT"
+LICENSE = "MIT"
 KINDS = {
     "button": "button",
     "a": "link",
@@ -101,7 +101,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "miniwob",
     reads="the pages inside the PyPI package miniwob, in a headless Chromium",
-    licence=LICENCE,
+    license=LICENSE,
     home="https://github.com/Farama-Foundation/miniwob-plusplus",
     add_arguments=add_arguments,
     needs_root=False,
@@ -179,7 +179,7 @@ def item_of(slot: Slot, seed: str, image: Image.Image, search: Search, args: Nam
         instruction=search.instruction,
         target=box,
         source="miniwob",
-        licence=LICENCE,
+        license=LICENSE,
         thought=thought_of(region.element, box),
         meta=meta,
     )

@@ -92,7 +92,7 @@ class Pool:
 @source(
     "absent_targets",
     reads="any data set",
-    licence="that of the data set",
+    license="that of the data set",
     add_arguments=add_arguments,
     inputs=dataset_files,
     max_rejects=0.9,
@@ -120,7 +120,7 @@ def absent_targets(args: Namespace) -> Iterator[Item | Sample | Reject]:
 @source(
     "corrupted_pairs",
     reads="a data set with one box a row",
-    licence="that of the data set",
+    license="that of the data set",
     add_arguments=add_arguments,
     inputs=dataset_files,
     max_rejects=0.9,

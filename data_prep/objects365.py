@@ -24,7 +24,7 @@ def _below_patch(name: str) -> str:
 @source(
     "objects365",
     reads="zhiyuan_objv2_*.json of Objects365",
-    licence="CC-BY-4.0 (annotations); images: Flickr terms",
+    license="CC-BY-4.0 (annotations); images: Flickr terms",
     home="https://www.objects365.org",
     add_arguments=add_arguments,
     inputs=annotation_files,

@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "os_atlas",
     reads="*.json of OS-Atlas-data (mobile, desktop and web domains)",
-    licence="Apache-2.0 (annotations); images: terms of their data sets",
+    license="Apache-2.0 (annotations); images: terms of their data sets",
     home="https://huggingface.co/datasets/OS-Copilot/OS-Atlas-data",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -52,7 +52,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(row["instruction"]),
             target=box_from_xyxy(row["bbox"], 1, 1, slack=FRACTION_SLACK),
             source="os_atlas",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             meta={"data_type": str(row["data_type"])} if row.get("data_type") else {},
         )
         yield Item(sample, {image.path: file})

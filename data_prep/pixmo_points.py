@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "pixmo_points",
     reads="data/*.parquet of PixMo-Points, images fetched by their addresses",
-    licence="ODC-BY-1.0 (annotations); images: terms of their sites",
+    license="ODC-BY-1.0 (annotations); images: terms of their sites",
     home="https://huggingface.co/datasets/allenai/pixmo-points",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -50,7 +50,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(row["label"]),
             target=target,
             source="pixmo_points",
-            licence="ODC-BY-1.0",
+            license="ODC-BY-1.0",
             meta={"method": str(row.get("collection_method") or "")},
         )
         yield Item(sample, {image.path: file})

@@ -1,17 +1,17 @@
 """Pseudo queries: referring expressions from detections alone (Pseudo-Q, arXiv 2203.08481).
 
 Reads a data set of detections whose boxes carry their category as label (`coco`, `objects365`), the rows of an image
-following each other. From nouns, positions, sizes and neighbours it writes queries that fit exactly one box of the
+following each other. From nouns, positions, sizes and neighbors it writes queries that fit exactly one box of the
 image, which is checked, not assumed:
 
     the dog                          the only one
-    the dog on the left              of two or more: its centre is clearly the leftmost
+    the dog on the left              of two or more: its center is clearly the leftmost
     the second dog from the left     of three or more, in a row
     the largest dog                  clearly
     the dog above the bicycle        the only dog above the only bicycle
     the black dog                    clearly black, and no other dog has any black
 
-Colours are read from the picture (`--no-colours` leaves it closed). People are not called by the colour of what
+Colors are read from the picture (`--no-colors` leaves it closed). People are not called by the color of what
 they wear.
 """
 
@@ -25,14 +25,14 @@ from itertools import groupby, pairwise
 
 from data_prep import Item, Reject, source
 from data_prep import dataset as datasets
-from data_prep.colours import TRACE, Shares, clear_colour, colour_shares
+from data_prep.colors import TRACE, Shares, clear_color, color_shares
 from data_prep.dataset import carry, dataset_files, read_dataset
 from grounding.errors import BrokenRow
 from grounding.io import open_image
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box
 
-CLEAR = 0.05  # of the image's side: how far two centres must be apart to be told by position
+CLEAR = 0.05  # of the image's side: how far two centers must be apart to be told by position
 CLEARLY_LARGER = 1.3
 ORDINALS = ("second", "third", "fourth", "fifth")
 PEOPLE = frozenset({"person", "people", "man", "woman", "boy", "girl", "child", "human face"})
@@ -42,13 +42,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     datasets.add_arguments(parser)
     parser.add_argument("--per-image", type=int, default=6, help="at most so many queries of an image (6)")
     parser.add_argument("--min-side", type=float, default=0.02, help="ignore objects with a shorter side (0.02)")
-    parser.add_argument("--no-colours", action="store_true", help="do not open the pictures")
+    parser.add_argument("--no-colors", action="store_true", help="do not open the pictures")
 
 
 @source(
     "pseudo_queries",
     reads="a data set of detections (coco, objects365)",
-    licence="that of the detections",
+    license="that of the detections",
     home="https://arxiv.org/abs/2203.08481",
     add_arguments=add_arguments,
     inputs=dataset_files,
@@ -67,15 +67,15 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             for region in regions_of(sample.target)
             if isinstance(region, Box) and region.label and _large_enough(region, args.min_side)
         ]
-        colours: dict[Box, Shares] = {}
-        if not args.no_colours and args.images != "none":
+        colors: dict[Box, Shares] = {}
+        if not args.no_colors and args.images != "none":
             try:
                 picture = open_image(args.root, samples[0].images[0])
             except BrokenRow as error:
                 yield Reject(path, "bad image", error.reason)
                 continue
-            colours = {box: colour_shares(picture, box, boxes) for box in boxes if box.label not in PEOPLE}
-        found = queries(boxes, colours)
+            colors = {box: color_shares(picture, box, boxes) for box in boxes if box.label not in PEOPLE}
+        found = queries(boxes, colors)
         dice = random.Random(f"{args.seed}:{path}")
         dice.shuffle(found)
         for number, (query, box) in enumerate(found[: args.per_image], 1):
@@ -94,18 +94,18 @@ def _large_enough(box: Box, side: float) -> bool:
     return min(box.x2 - box.x1, box.y2 - box.y1) >= side
 
 
-def queries(boxes: Sequence[Box], colours: Mapping[Box, Shares] | None = None) -> list[tuple[str, Box]]:
-    """(query, the one box it fits) for labelled boxes of one image.
+def queries(boxes: Sequence[Box], colors: Mapping[Box, Shares] | None = None) -> list[tuple[str, Box]]:
+    """(query, the one box it fits) for labeled boxes of one image.
 
     Args:
-        colours: of the boxes whose colours are known, how much of them has which.
+        colors: of the boxes whose colors are known, how much of them has which.
     """
     groups: dict[str, list[Box]] = {}
     for box in boxes:
         groups.setdefault(box.label or "", []).append(box)
     found: list[tuple[str, Box]] = []
     for noun, members in groups.items():
-        found += _by_colour(noun, members, colours or {})
+        found += _by_color(noun, members, colors or {})
         if len(members) == 1:
             found.append((f"the {noun}", members[0]))
             continue
@@ -114,7 +114,7 @@ def queries(boxes: Sequence[Box], colours: Mapping[Box, Shares] | None = None) -
         found += _by_size(noun, members)
         for other, anchors in groups.items():
             if other != noun and len(anchors) == 1:
-                found += _by_neighbour(noun, members, other, anchors[0])
+                found += _by_neighbor(noun, members, other, anchors[0])
     return found
 
 
@@ -132,16 +132,16 @@ def _by_position(
     return found
 
 
-def _by_colour(noun: str, boxes: list[Box], colours: Mapping[Box, Shares]) -> list[tuple[str, Box]]:
-    """Queries by colour, where it is known of every box and only one has more than a trace of it."""
-    shares = [colours.get(box) for box in boxes]
+def _by_color(noun: str, boxes: list[Box], colors: Mapping[Box, Shares]) -> list[tuple[str, Box]]:
+    """Queries by color, where it is known of every box and only one has more than a trace of it."""
+    shares = [colors.get(box) for box in boxes]
     if not all(shares):
         return []
     found = []
     for box, own in zip(boxes, shares, strict=True):
-        colour = clear_colour(own or {})
-        if colour and sum((other or {}).get(colour, 0.0) > TRACE for other in shares) == 1:
-            found.append((f"the {colour} {noun}", box))
+        color = clear_color(own or {})
+        if color and sum((other or {}).get(color, 0.0) > TRACE for other in shares) == 1:
+            found.append((f"the {color} {noun}", box))
     return found
 
 
@@ -155,7 +155,7 @@ def _by_size(noun: str, boxes: list[Box]) -> list[tuple[str, Box]]:
     return found
 
 
-def _by_neighbour(noun: str, boxes: list[Box], other: str, anchor: Box) -> list[tuple[str, Box]]:
+def _by_neighbor(noun: str, boxes: list[Box], other: str, anchor: Box) -> list[tuple[str, Box]]:
     """Queries that relate to the only `other`; a box fits when it lies wholly on that side."""
     relations: dict[str, Callable[[Box], bool]] = {
         "to the left of": lambda box: box.x2 <= anchor.x1,
@@ -163,12 +163,12 @@ def _by_neighbour(noun: str, boxes: list[Box], other: str, anchor: Box) -> list[
         "above": lambda box: box.y2 <= anchor.y1,
         "below": lambda box: box.y1 >= anchor.y2,
     }
-    centre = anchor.center
+    center = anchor.center
     loose: dict[str, Callable[[Box], bool]] = {  # nobody else may even look as if it did
-        "to the left of": lambda box: box.center.x < centre.x,
-        "to the right of": lambda box: box.center.x > centre.x,
-        "above": lambda box: box.center.y < centre.y,
-        "below": lambda box: box.center.y > centre.y,
+        "to the left of": lambda box: box.center.x < center.x,
+        "to the right of": lambda box: box.center.x > center.x,
+        "above": lambda box: box.center.y < center.y,
+        "below": lambda box: box.center.y > center.y,
     }
     found = []
     for words, fits in relations.items():

@@ -50,7 +50,7 @@ def publish(
     manifest = {
         "source": spec.name,
         "schema": SCHEMA_VERSION,
-        "licence": vars(args).get("licence") or spec.licence,
+        "license": vars(args).get("license") or spec.license,
         "home": spec.home,
         "seed": args.seed,
         "arguments": {k: _plain(v) for k, v in sorted(vars(args).items()) if k not in NOT_IDENTITY | {"root"}},

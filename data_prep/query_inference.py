@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "query_inference",
     reads="a data set with one box or point a row",
-    licence="that of the data set",
+    license="that of the data set",
     home="https://arxiv.org/abs/2503.00401",
     add_arguments=add_arguments,
     inputs=dataset_files,

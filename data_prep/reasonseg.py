@@ -34,7 +34,7 @@ def _files(args: Namespace) -> list[Path]:
 @source(
     "reasonseg",
     reads="train/*.json and val/*.json (labelme) of ReasonSeg, boxed",
-    licence="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
+    license="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
     home="https://github.com/dvlab-research/LISA",
     add_arguments=add_arguments,
     inputs=_files,
@@ -49,7 +49,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         outlines = [shape["points"] for shape in row["shapes"] if shape["label"] == "target"]
         points = [(number(x), number(y)) for outline in outlines for x, y in outline]
         if not points:
-            raise Rejected("empty box", "no outline is labelled target")
+            raise Rejected("empty box", "no outline is labeled target")
         xs, ys = zip(*points, strict=True)
         box = box_from_xyxy((min(xs), min(ys), max(xs), max(ys)), image.width, image.height)
 
@@ -60,7 +60,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=instruction(text),
                 target=box,
                 source="reasonseg",
-                licence="Apache-2.0",
+                license="Apache-2.0",
                 meta={"split": split, "sentence": bool(row.get("is_sentence", False))},
             )
             yield Item(sample, {image.path: file}, split)

@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "refchartqa",
     reads="data/{train,validation,test}-*.parquet of RefChartQA",
-    licence="AGPL-3.0 (annotations); images: ChartQA, GPL-3.0",
+    license="AGPL-3.0 (annotations); images: ChartQA, GPL-3.0",
     home="https://huggingface.co/datasets/omoured/RefChartQA",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -48,7 +48,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(row["query"]),
             target=TextBox(", ".join(map(str, label)) if isinstance(label, list) else str(label), regions),
             source="refchartqa",
-            licence="AGPL-3.0",
+            license="AGPL-3.0",
             meta={"type": str(row.get("type", ""))},
         )
         yield Item(sample, {image.path: data}, _split(where))

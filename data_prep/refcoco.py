@@ -75,7 +75,7 @@ def entry(table: dict[int, Any], key: int) -> Any:
 @source(
     "refcoco",
     reads="refs(SPLIT).p and instances.json of refer (RefCOCO/+/g, RefCLEF)",
-    licence="Apache-2.0 (annotations); images: COCO terms of use",
+    license="Apache-2.0 (annotations); images: COCO terms of use",
     home="https://github.com/lichengunc/refer",
     add_arguments=add_arguments,
     inputs=_files,
@@ -105,7 +105,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=instruction(sentence["sent"]),
                 target=box,
                 source="refcoco",
-                licence="Apache-2.0",
+                license="Apache-2.0",
                 meta={"dataset": args.dataset, "split": split, "ref_id": ref["ref_id"], "image_id": ref["image_id"]},
             )
             yield Item(sample, {image.path: file}, SPLIT_FILES.get(split, "test"))

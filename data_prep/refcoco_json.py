@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "refcoco_json",
     reads="JSON conversions of RefCOCO/+/g (MiniGPT-4, Visual-CoT, Qwen-VL, lmms-lab)",
-    licence="Apache-2.0 (annotations); images: COCO terms of use",
+    license="Apache-2.0 (annotations); images: COCO terms of use",
     home="https://github.com/Vision-CAIR/MiniGPT-4 eval_scripts/eval_data, https://github.com/deepcs233/Visual-CoT",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -55,7 +55,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=instruction(sentence),
                 target=box,
                 source="refcoco_json",
-                licence="Apache-2.0",
+                license="Apache-2.0",
                 meta={"split": row["split"]} if isinstance(row.get("split"), str) else {},
             )
             yield Item(sample, {image.path: file}, args.as_split)

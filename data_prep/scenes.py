@@ -3,7 +3,7 @@
 What is asked for is decided by the difficulty:
 
     1  one element
-    2  two to four shapes, named by colour and shape; distractors share one of the two
+    2  two to four shapes, named by color and shape; distractors share one of the two
     3  three to six shapes and widgets, smaller, some inside a window
     4  as 3, but the description fits two elements and a relation tells which ("... left of the window")
     5  as 3 and 4 mixed, and in one of six screens what is asked for is not there
@@ -17,7 +17,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
     "green": (40, 160, 60),
     "blue": (50, 90, 220),
@@ -54,19 +54,19 @@ class Element:
 
     Attributes:
         kind: of SHAPES or WIDGETS, or "window".
-        colour: of COLOURS.
+        color: of COLORS.
         box: x1, y1, x2, y2 in pixels of the screen, exactly what is drawn.
         letter: the label of a button, empty for everything else.
     """
 
     kind: str
-    colour: str
+    color: str
     box: tuple[float, float, float, float]
     letter: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.kind}"
+        return f"{self.color} {self.kind}"
 
     @property
     def center(self) -> tuple[float, float]:
@@ -120,15 +120,15 @@ def compose(rng: random.Random, difficulty: int, size: int, held_out_share: floa
 
 
 def _pair(rng: random.Random, kinds: tuple[str, ...], held_out: bool | None) -> tuple[str, str]:
-    """A (colour, kind); `held_out` True or False restricts it, None does not."""
+    """A (color, kind); `held_out` True or False restricts it, None does not."""
     while True:
-        pair = rng.choice(tuple(COLOURS)), rng.choice(kinds)
+        pair = rng.choice(tuple(COLORS)), rng.choice(kinds)
         if held_out is None or (pair in HELD_OUT) == held_out:
             return pair
 
 
 def _names(rng: random.Random, level: int, wants_held_out: bool, may_hold_out: bool) -> list[tuple[str, str]]:
-    """(colour, kind) of the elements to place, the target first."""
+    """(color, kind) of the elements to place, the target first."""
     kinds = SHAPES if level <= 2 else SHAPES + WIDGETS
     others = None if may_hold_out else False
     target = _pair(rng, kinds, wants_held_out)
@@ -137,15 +137,15 @@ def _names(rng: random.Random, level: int, wants_held_out: bool, may_hold_out: b
     if level == 4:  # a twin that only the relation tells apart
         names.append(target)
     while len(names) < count:
-        colour, kind = _pair(rng, kinds, others)
+        color, kind = _pair(rng, kinds, others)
         share = rng.random()
         if share < 0.35:
-            colour = target[0]
+            color = target[0]
         elif share < 0.7:
             kind = target[1]
-        if (colour, kind) == target or (not may_hold_out and (colour, kind) in HELD_OUT):
+        if (color, kind) == target or (not may_hold_out and (color, kind) in HELD_OUT):
             continue
-        names.append((colour, kind))
+        names.append((color, kind))
     return names
 
 
@@ -158,13 +158,13 @@ def _place(rng: random.Random, names: list[tuple[str, str]], level: int, size: i
         width, height = rng.uniform(56, 80) * unit, rng.uniform(52, 76) * unit
         x, y = rng.uniform(2, 94 * unit - width), rng.uniform(2, 94 * unit - height)
         box = (round(x), round(y), round(x + width), round(y + height))
-        elements.append(Element("window", rng.choice(tuple(COLOURS)), box))
-        # Nothing may hide the title bar, which is all that tells the window's colour.
+        elements.append(Element("window", rng.choice(tuple(COLORS)), box))
+        # Nothing may hide the title bar, which is all that tells the window's color.
         taken.append((box[0], box[1], box[2], box[1] + BAR * unit))
     small, large = ((20, 36), (20, 36), (13, 24), (13, 24))[level - 1]
     gap = 3 * unit
     placed: list[Element] = []
-    for colour, kind in names:
+    for color, kind in names:
         for _ in range(30):
             side = rng.uniform(small, large) * unit
             width, height = side * _ASPECT.get(kind, 1.0), side
@@ -176,7 +176,7 @@ def _place(rng: random.Random, names: list[tuple[str, str]], level: int, size: i
                 continue
             if all(_apart(box, other, gap) for other in taken):
                 letter = rng.choice("ABCDEFGHKLMNPRSTUVXYZ") if kind == "button" else ""
-                placed.append(Element(kind, colour, box, letter))
+                placed.append(Element(kind, color, box, letter))
                 taken.append(box)
                 break
         else:
@@ -195,11 +195,11 @@ def _apart(a: tuple[float, ...], b: tuple[float, ...], gap: float) -> bool:
 def _ask(rng: random.Random, scene: Scene, name: tuple[str, str], level: int, absent: bool) -> Query | None:
     """A question about the scene whose answer is unique; None when this scene offers none."""
     if absent:
-        seen = {(e.colour, e.kind) for e in scene.elements}
-        missing = [(c, k) for c in COLOURS for k in SHAPES + WIDGETS if (c, k) not in seen and (c, k) not in HELD_OUT]
-        colour, kind = rng.choice(missing)
-        return Query(f"the {colour} {kind}", None)
-    twins = [e for e in scene.elements if (e.colour, e.kind) == name]
+        seen = {(e.color, e.kind) for e in scene.elements}
+        missing = [(c, k) for c in COLORS for k in SHAPES + WIDGETS if (c, k) not in seen and (c, k) not in HELD_OUT]
+        color, kind = rng.choice(missing)
+        return Query(f"the {color} {kind}", None)
+    twins = [e for e in scene.elements if (e.color, e.kind) == name]
     if level < 4:
         return Query(f"the {twins[0].name}", twins[0])
     anchors = [e for e in scene.elements if e not in twins and count_named(scene, e.name) == 1]
@@ -224,7 +224,7 @@ def count_named(scene: Scene, name: str) -> int:
 
 
 def holds(element: Element, relation: str, anchor: Element) -> bool:
-    """Whether `element` lies clearly (an eighth of the anchor's side beyond its centre) on that side of `anchor`."""
+    """Whether `element` lies clearly (an eighth of the anchor's side beyond its center) on that side of `anchor`."""
     (x, y), (ax, ay) = element.center, anchor.center
     margin_x, margin_y = (anchor.box[2] - anchor.box[0]) / 8, (anchor.box[3] - anchor.box[1]) / 8
     return {
@@ -250,7 +250,7 @@ def draw(scene: Scene) -> Image.Image:
 def _polygon(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
     x1, y1, x2, y2 = box
     points = [(x1 + u * (x2 - x1), y1 + v * (y2 - y1)) for u, v in _OUTLINES[element.kind]]
-    pen.polygon(points, fill=COLOURS[element.colour])
+    pen.polygon(points, fill=COLORS[element.color])
 
 
 _OUTLINES = {
@@ -268,11 +268,11 @@ _OUTLINES = {
 
 
 def _circle(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
-    pen.ellipse(box, fill=COLOURS[element.colour])
+    pen.ellipse(box, fill=COLORS[element.color])
 
 
 def _square(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
-    pen.rectangle(box, fill=COLOURS[element.colour])
+    pen.rectangle(box, fill=COLORS[element.color])
 
 
 def _window(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
@@ -280,12 +280,12 @@ def _window(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene
     bar = BAR * SUPERSAMPLING * scene.size / 96
     body = (255, 255, 255) if scene.ground == "light" else (58, 63, 78)
     pen.rectangle(box, fill=body, outline=(130, 134, 145), width=SUPERSAMPLING)
-    pen.rectangle((x1, y1, x2, y1 + bar), fill=COLOURS[element.colour])
+    pen.rectangle((x1, y1, x2, y1 + bar), fill=COLORS[element.color])
 
 
 def _button(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
     x1, y1, x2, y2 = box
-    pen.rounded_rectangle(box, radius=(y2 - y1) / 3, fill=COLOURS[element.colour], outline=(40, 40, 50), width=2)
+    pen.rounded_rectangle(box, radius=(y2 - y1) / 3, fill=COLORS[element.color], outline=(40, 40, 50), width=2)
     pen.text(
         ((x1 + x2) / 2, (y1 + y2) / 2), element.letter, fill="white", font=_font(int((y2 - y1) * 0.8)), anchor="mm"
     )
@@ -293,7 +293,7 @@ def _button(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene
 
 def _field(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
     x1, y1, x2, y2 = box
-    pen.rectangle(box, fill="white", outline=COLOURS[element.colour], width=2 * SUPERSAMPLING)
+    pen.rectangle(box, fill="white", outline=COLORS[element.color], width=2 * SUPERSAMPLING)
     middle = (y1 + y2) / 2
     pen.line((x1 + (x2 - x1) * 0.15, middle, x1 + (x2 - x1) * 0.6, middle), fill=(150, 150, 160), width=SUPERSAMPLING)
 
@@ -301,17 +301,17 @@ def _field(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene)
 def _icon(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
     x1, y1, x2, y2 = box
     width, height = x2 - x1, y2 - y1
-    pen.rounded_rectangle(box, radius=width / 5, fill=COLOURS[element.colour])
+    pen.rounded_rectangle(box, radius=width / 5, fill=COLORS[element.color])
     pen.ellipse((x1 + width * 0.28, y1 + height * 0.28, x2 - width * 0.28, y2 - height * 0.28), fill="white")
 
 
 def _checkbox(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
     x1, y1, x2, y2 = box
     w, h = x2 - x1, y2 - y1
-    colour = COLOURS[element.colour]
-    pen.rectangle(box, fill="white", outline=colour, width=SUPERSAMPLING)
+    color = COLORS[element.color]
+    pen.rectangle(box, fill="white", outline=color, width=SUPERSAMPLING)
     tick = [(x1 + u * w, y1 + v * h) for u, v in ((0.2, 0.5), (0.42, 0.75), (0.8, 0.25))]
-    pen.line(tick, fill=colour, width=2 * SUPERSAMPLING, joint="curve")
+    pen.line(tick, fill=color, width=2 * SUPERSAMPLING, joint="curve")
 
 
 def _slider(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
@@ -319,7 +319,7 @@ def _slider(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene
     middle, radius = (y1 + y2) / 2, (y2 - y1) / 2
     pen.line((x1, middle, x2, middle), fill=(150, 150, 160), width=2 * SUPERSAMPLING)
     knob = x1 + (x2 - x1 - 2 * radius) * 0.6
-    pen.ellipse((knob, y1, knob + 2 * radius, y2), fill=COLOURS[element.colour])
+    pen.ellipse((knob, y1, knob + 2 * radius, y2), fill=COLORS[element.color])
 
 
 _PAINTERS = {

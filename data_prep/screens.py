@@ -3,7 +3,7 @@
     python -m data_prep screens --out data/screens --difficulty 3
 
 Sample i of a split is a function of (seed, split, i, difficulty, size) alone, so the same arguments give the same
-bytes, and splits never share a random stream. The combinations of colour and kind in `scenes.HELD_OUT` appear on no
+bytes, and splits never share a random stream. The combinations of color and kind in `scenes.HELD_OUT` appear on no
 training screen; half of the test targets are among them.
 
 Every sample carries a grounded thought that was checked against the scene: what is looked for, where it is. With
@@ -50,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "screens",
     reads="nothing: screens are drawn",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     add_arguments=add_arguments,
     needs_root=False,
     seeks=True,
@@ -94,14 +94,14 @@ def describe(
         instruction=rng.choice(ASKS).format(query.text),
         target=target,
         source="screens",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         thought=think(scene, query, thought),
         meta={
             "difficulty": difficulty,
             "elements": len(scene.elements),
-            "colour": query.target.colour if query.target else None,
+            "color": query.target.color if query.target else None,
             "kind": query.target.kind if query.target else None,
-            "held_out": query.target is not None and (query.target.colour, query.target.kind) in HELD_OUT,
+            "held_out": query.target is not None and (query.target.color, query.target.kind) in HELD_OUT,
             "relation": query.relation,
         },
     )
@@ -118,7 +118,7 @@ def to_box(element: Element, size: int) -> Box:
 
 
 def place_of(element: Element, size: int) -> str:
-    """Where an element's centre lies, in words: the screen's ninths."""
+    """Where an element's center lies, in words: the screen's ninths."""
     column, row = (min(2, int(3 * value / size)) for value in element.center)
     words = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
     return words[row][column]

@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "se_gui",
     reads="the JSON of SE-GUI-3k (pixels) or of GTA1's grounding data (thousandths)",
-    licence="Apache-2.0 (annotations)",
+    license="Apache-2.0 (annotations)",
     home="https://huggingface.co/datasets/XinBB/SE-GUI-3k, https://huggingface.co/datasets/HelloKKMe/grounding_dataset",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -61,7 +61,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(question),
             target=box,
             source="se_gui",
-            licence="Apache-2.0",
+            license="Apache-2.0",
         )
         yield Item(sample, {image.path: file}, args.as_split)
 

@@ -59,7 +59,7 @@ def conversation_arguments(parser: ArgumentParser) -> None:
 @source(
     "sharegpt",
     reads="conversations of LLaVA / ShareGPT / LLaMA-Factory shape with boxes or points in the answers",
-    licence="given by --licence",
+    license="given by --license",
     add_arguments=add_arguments,
     inputs=annotation_files,
 )
@@ -68,7 +68,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
 
 def convert_conversations(
-    args: Namespace, name: str, licence: str, dialect: str, *, pick: str | None = None, original: bool = True
+    args: Namespace, name: str, license: str, dialect: str, *, pick: str | None = None, original: bool = True
 ) -> Iterator[Item | Sample | Reject]:
     """Samples from conversations.
 
@@ -111,7 +111,7 @@ def convert_conversations(
                 instruction=instruction(asked),
                 target=target,
                 source=name,
-                licence=licence,
+                license=license,
                 thought=thought,
                 meta=meta,
             )

@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "showui",
     reads="metadata/*.json of ShowUI-desktop or ShowUI-web",
-    licence="MIT (annotations)",
+    license="MIT (annotations)",
     home="https://huggingface.co/datasets/showlab/ShowUI-desktop",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -57,7 +57,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(element["instruction"]),
             target=target,
             source="showui",
-            licence="MIT",
+            license="MIT",
             meta={"data_type": str(element["data_type"])} if element.get("data_type") else {},
         )
         yield Item(sample, {image.path: file})

@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "time_r1",
     reads="train_2k5.json (TimeRFT) or tvgbench.json of Time-R1; frames of the videos",
-    licence="Apache-2.0 (annotations); videos: terms of their data sets",
+    license="Apache-2.0 (annotations); videos: terms of their data sets",
     home="https://github.com/xiaomi-research/time-r1",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -63,7 +63,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             span=span,
             sentence=sentence,
             source="time_r1",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             split=args.as_split,
             meta={**facts},
         )

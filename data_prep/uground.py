@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "uground",
     reads="Parquet of UGround-V1-Data or UGround-V1-Data-Box",
-    licence="CC-BY-NC-SA-4.0",
+    license="CC-BY-NC-SA-4.0",
     home="https://huggingface.co/datasets/osunlp/UGround-V1-Data-Box",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -56,7 +56,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=instruction(_WRAPPING.sub("", question)),
                 target=(box_from_xyxy if len(numbers) == 4 else point_from_xy)(numbers, unit, unit, slack=unit / 500),
                 source="uground",
-                licence="CC-BY-NC-SA-4.0",
+                license="CC-BY-NC-SA-4.0",
             )
             yield Item(sample, {image.path: data})
 

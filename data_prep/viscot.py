@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "viscot",
     reads="viscot_363k.json, metadata/*.jsonl or benchmark_det/*.jsonl of Visual-CoT",
-    licence="Apache-2.0 (annotations); images: terms of the twelve data sets",
+    license="Apache-2.0 (annotations); images: terms of the twelve data sets",
     home="https://huggingface.co/datasets/deepcs233/Visual-CoT, https://github.com/deepcs233/Visual-CoT",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -64,7 +64,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(question),
             target=target,
             source="viscot",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             meta={"dataset": part, "split": split},
         )
         yield Item(sample, {image.path: file}, _FILES.get(split, "test"))

@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "vlm_r1",
     reads="rec_jsons / rec_jsonsl of VLM-R1, and LISA-Grounding in that form",
-    licence="Apache-2.0 (annotations); images: COCO terms of use",
+    license="Apache-2.0 (annotations); images: COCO terms of use",
     home="https://huggingface.co/datasets/omlab/VLM-R1",
     add_arguments=add_arguments,
     inputs=annotation_files,
@@ -50,7 +50,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             instruction=instruction(_WRAPPING.sub("", text).removesuffix(".")),
             target=box_from_xyxy(in_pixels(box, image.width, image.height), image.width, image.height),
             source="vlm_r1",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             meta={"dataset": str(row["dataset"])} if "dataset" in row else {},
         )
         yield Item(sample, {image.path: file}, args.as_split)

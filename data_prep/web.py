@@ -87,7 +87,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--page-seconds", type=float, default=15.0, help="time a page gets to load (15)")
     parser.add_argument("--no-scripts", action="store_true", help="switch JavaScript off in the pages")
     parser.add_argument("--allow-host", nargs="+", default=[], help="hosts pages may reach; '*' is every host")
-    parser.add_argument("--licence-of-pages", default="unknown", help="licence to note in every sample")
+    parser.add_argument("--license-of-pages", default="unknown", help="license to note in every sample")
     parser.add_argument("--chromium", help="path of the Chromium to use")
     parser.add_argument("--no-sandbox", action="store_true", help="start Chromium without its sandbox")
 
@@ -95,7 +95,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 @source(
     "web",
     reads=".html files below --root, or URLs, rendered in a headless Chromium",
-    licence="that of the pages; say it with --licence-of-pages",
+    license="that of the pages; say it with --license-of-pages",
     add_arguments=add_arguments,
     max_rejects=0.5,
 )
@@ -241,7 +241,7 @@ def samples(view: View, seen: Look, image: bytes, args: Namespace) -> Iterator[I
                     instruction=words[form],
                     target=to_box(element, view.screen),
                     source="web",
-                    licence=args.licence_of_pages,
+                    license=args.license_of_pages,
                     meta={
                         "page": view.page,
                         "screen": str(view.screen),

@@ -69,7 +69,7 @@ SCRIPT = """
   };
   const up = e => e.parentNode instanceof ShadowRoot ? e.parentNode.host : e.parentElement;
   const belongs = (hit, e) => { for (let a = hit; a; a = up(a)) if (a === e) return true; return false; };
-  const labelled = (hit, e) => e.labels && [...e.labels].some(l => belongs(hit, l));
+  const labeled = (hit, e) => e.labels && [...e.labels].some(l => belongs(hit, l));
   const wanted = new Set(all);
   const owner = hit => { for (let a = hit; a; a = up(a)) if (wanted.has(a)) return a; return null; };
   const seen = e => {
@@ -125,12 +125,12 @@ SCRIPT = """
     for (const fx of [0.1, 0.5, 0.9]) for (const fy of [0.1, 0.5, 0.9]) {
       const x = r.left + r.width * fx, y = r.top + r.height * fy;
       const hit = deepest(Math.min(Math.max(x, 0), W - 1), Math.min(Math.max(y, 0), H - 1));
-      if (hit && (belongs(hit, e) || labelled(hit, e))) hits++;
+      if (hit && (belongs(hit, e) || labeled(hit, e))) hits++;
     }
     const middle = deepest((Math.max(r.left, 0) + Math.min(r.right, W)) / 2,
       (Math.max(r.top, 0) + Math.min(r.bottom, H)) / 2);
     if (hits < minHits || !middle) { drop('covered'); continue; }
-    if (owner(middle) !== e && !labelled(middle, e)) { drop('holds another'); continue; }
+    if (owner(middle) !== e && !labeled(middle, e)) { drop('holds another'); continue; }
     // Seen in part, or in two parts: not asked for, but a description must not fit it either.
     const clipped = r.left < -1 || r.top < -1 || r.right > W + 1 || r.bottom > H + 1;
     const wraps = getComputedStyle(e).display === 'inline' && e.getClientRects().length > 1;
@@ -158,7 +158,7 @@ class WebElement:
         name: its accessible name; "" when it has none.
         text: the words drawn in it.
         fill: its own background (r, g, b) in 0..255, None when it has none.
-        ink: the colour of its text.
+        ink: the color of its text.
         picture: whether it shows an icon or image.
     """
 

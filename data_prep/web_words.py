@@ -52,7 +52,7 @@ HUES = (
 
 
 def color_name(rgb: Sequence[int]) -> str:
-    """A plain word for a colour (0..255 each): its hue, or black, grey, white where there is little of it.
+    """A plain word for a color (0..255 each): its hue, or black, grey, white where there is little of it.
 
     "" in between: one calls it grey, another blue.
     """

@@ -3,7 +3,7 @@
     OUT/train.jsonl (val, test)   the rows, in the order the source yields them
     OUT/images/                   linked, copied or new
     OUT/rejects.jsonl             every row that was not converted, with its reason
-    OUT/manifest.json             counts, rejects by reason, hashes, licence, source versions, seed; put in place last
+    OUT/manifest.json             counts, rejects by reason, hashes, license, source versions, seed; put in place last
 
 While running, rows are appended to files in OUT/.convert/ and every few thousand items a checkpoint is committed:
 the files are flushed, then `state.json` with their lengths is replaced. A run that was killed truncates the files

@@ -100,7 +100,7 @@ class Answer:
 
     @property
     def click(self) -> Point | None:
-        """Where the model clicks: its first point, else the centre of its first box, else None."""
+        """Where the model clicks: its first point, else the center of its first box, else None."""
         if self.points:
             return self.points[0]
         return self.boxes[0].center if self.boxes else None

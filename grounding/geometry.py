@@ -43,7 +43,7 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
 
 
 def giou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
-    """Generalised IoU (Rezatofighi et al. 2019): IoU - (C - U) / C, C the area of the smallest enclosing box.
+    """Generalized IoU (Rezatofighi et al. 2019): IoU - (C - U) / C, C the area of the smallest enclosing box.
 
     a, b: (..., 4) -> (...) in [-1, 1]. The second term is 0 where C is 0.
     """
@@ -56,7 +56,7 @@ def giou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
 
 
 def diou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
-    """Distance IoU (Zheng et al. 2020): IoU - d^2 / c^2, d between the centres, c the enclosing box's diagonal.
+    """Distance IoU (Zheng et al. 2020): IoU - d^2 / c^2, d between the centers, c the enclosing box's diagonal.
 
     a, b: (..., 4) -> (...) in [-1, 1]. The second term is 0 where c is 0.
     """
@@ -199,7 +199,7 @@ def _enclosing(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _center_distance(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Squared distance of the centres over the squared diagonal of the enclosing box."""
+    """Squared distance of the centers over the squared diagonal of the enclosing box."""
     offset = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
     width, height = _enclosing(a, b)
     return _ratio(np.asarray((offset**2).sum(axis=-1)), width**2 + height**2)

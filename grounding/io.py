@@ -38,7 +38,7 @@ ARROW_SCHEMA = pa.schema(
         ("instruction", pa.string()),
         ("target", pa.struct([("kind", pa.string()), ("text", pa.string()), ("regions", pa.list_(_REGION))])),
         ("source", pa.string()),
-        ("licence", pa.string()),
+        ("license", pa.string()),
         ("thought", pa.string()),
         ("meta", pa.string()),
     ]

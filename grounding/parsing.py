@@ -147,7 +147,7 @@ _TO_ASCII = _ToAscii({0xFF01 + k: chr(0x21 + k) for k in range(94) if chr(0x21 +
 _TO_ASCII |= {0x2212: "-", 0x3001: ",", 0x3000: " ", 0x3010: "[", 0x3011: "]"}
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """`text` with digits of any script and full-width punctuation in ASCII; every character stays in its place."""
     return text if text.isascii() else text.translate(_TO_ASCII)
 
@@ -177,7 +177,7 @@ def unquote(source: str) -> str:
 
 
 def scan(text: str) -> Scan:
-    """Read `text`, which `normalise` has been through."""
+    """Read `text`, which `normalize` has been through."""
     return _Scanner(text).run()
 
 

@@ -3,7 +3,7 @@
 A row is what `datasets` reads without help: every row has the same columns and types whatever the target is.
 
     {"schema": 1, "id": "...", "images": [{"path": "images/7.png", "width": 96, "height": 96}],
-     "instruction": "...", "source": "...", "licence": "...", "thought": null, "meta": "{}",
+     "instruction": "...", "source": "...", "license": "...", "thought": null, "meta": "{}",
      "target": {"kind": "box", "text": null,
                 "regions": [{"coords": [0.1, 0.2, 0.3, 0.4], "image": 0, "label": null}]}}
 
@@ -36,7 +36,7 @@ from grounding.targets import (
 )
 
 SCHEMA_VERSION = 1
-COLUMNS = ("schema", "id", "images", "instruction", "target", "source", "licence", "thought", "meta")
+COLUMNS = ("schema", "id", "images", "instruction", "target", "source", "license", "thought", "meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Sample:
             which places the images stand, it has one `<image>` mark for each (`grounding.pictures`).
         target: the right answer, canonical.
         source: name of the data source (`data_prep` registry) the row came from.
-        licence: SPDX identifier or the source's own words; "unknown" is a fact too.
+        license: SPDX identifier or the source's own words; "unknown" is a fact too.
         thought: verified reasoning that leads to the answer; coordinates in it are canonical, written as in
             `grounding.thought` (dialects convert them).
         meta: flat extra facts (split, group, ui_type, duration in seconds, ...); JSON scalars only. `frame_times`
@@ -85,7 +85,7 @@ class Sample:
     instruction: str
     target: Target
     source: str
-    licence: str
+    license: str
     thought: str | None = None
     meta: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
 
@@ -176,7 +176,7 @@ def to_row(sample: Sample) -> dict[str, Any]:
             ],
         },
         "source": sample.source,
-        "licence": sample.licence,
+        "license": sample.license,
         "thought": sample.thought,
         "meta": json.dumps(dict(sample.meta), ensure_ascii=False, sort_keys=True),
     }
@@ -195,10 +195,15 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
     try:
         if row["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {row['schema']}, this Fovea reads {SCHEMA_VERSION}")
+        if "licence" in row:  # the column's name in rows written before version 0.2
+            row = {"license" if key == "licence" else key: value for key, value in row.items()}
         unknown = set(row) - set(COLUMNS)
         if unknown:
             raise ValueError(f"unknown column {sorted(unknown)[0]!r}")
-        for column in ("id", "instruction", "source", "licence"):
+        missing = [column for column in COLUMNS if column not in row]
+        if missing:
+            raise KeyError(missing[0])
+        for column in ("id", "instruction", "source", "license"):
             if not isinstance(row[column], str):
                 raise ValueError(f"{column} is {row[column]!r:.40}, not a text")
         if not isinstance(row["thought"], str | None):
@@ -209,7 +214,7 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
             instruction=row["instruction"],
             target=_target(row["target"]),
             source=row["source"],
-            licence=row["licence"],
+            license=row["license"],
             thought=row["thought"],
             meta=_meta(row["meta"]),
         )

@@ -7,7 +7,7 @@ What makes a two-million-parameter model bind words to places within minutes ins
 what it brought:
 
 * The instruction stands before the image, so image tokens can compare themselves with it.
-* Dense auxiliary losses, dropped afterwards: every patch names the kind and the colour of the element it lies in
+* Dense auxiliary losses, dropped afterwards: every patch names the kind and the color of the element it lies in
   (vision tower), every image token says whether it lies in the target (text model, second layer). An answer alone
   is a handful of digits to learn three things from.
 * Up to three questions about each screen, as separate sequences that share its vision features: the same picture
@@ -54,7 +54,7 @@ WARM_UP = 150  # steps
 ANNEALED_SHARE = 0.3  # of the time, at its end: the learning rate falls linearly to zero
 TARGET_LAYER = 2  # the text layer whose image tokens say whether they are the target
 KINDS = {name: index + 1 for index, name in enumerate((*scenes.SHAPES, *scenes.WIDGETS, "window"))}
-COLOURS = {name: index + 1 for index, name in enumerate(scenes.COLOURS)}
+COLORS = {name: index + 1 for index, name in enumerate(scenes.COLORS)}
 INTERFACE_WORDS = (
     "click type select enter press choose open close button link text field box word letter number tab menu item "
     "icon image date slider option submit cancel ok yes no search delete email reply forward star trash from to the "
@@ -88,7 +88,7 @@ class Screen:
 
     pixels: np.ndarray
     kinds: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     questions: list[Question]
 
 
@@ -107,17 +107,17 @@ class Screens:
         difficulty = rng.choices(tuple(MIX), tuple(MIX.values()))[0]
         scene, query = scenes.compose(rng, difficulty, SIZE, held_out_share=0.0)
         side = SIZE // PATCH
-        kinds, colours, owner = (np.full((side, side), fill) for fill in (0, 0, -1))
+        kinds, colors, owner = (np.full((side, side), fill) for fill in (0, 0, -1))
         centers = (np.arange(side) + 0.5) * PATCH
         for number, element in enumerate(scene.elements):
             x1, y1, x2, y2 = element.box
             inside = ((centers >= y1 - 1) & (centers <= y2 + 1))[:, None] & (centers >= x1 - 1) & (centers <= x2 + 1)
-            kinds[inside], colours[inside], owner[inside] = KINDS[element.kind], COLOURS[element.colour], number
+            kinds[inside], colors[inside], owner[inside] = KINDS[element.kind], COLORS[element.color], number
         questions = []
         for asked in (query, *self._more(scene, query, rng)):
             number = next((i for i, element in enumerate(scene.elements) if element is asked.target), -2)
             questions.append(self._question(scene, asked, rng, owner == number))
-        return Screen(np.asarray(scenes.draw(scene)), kinds, colours, questions)
+        return Screen(np.asarray(scenes.draw(scene)), kinds, colors, questions)
 
     def _more(self, scene: scenes.Scene, query: scenes.Query, rng: random.Random) -> list[scenes.Query]:
         """Further questions with other answers about the same scene."""
@@ -154,7 +154,7 @@ class Batch:
     pixel_values: torch.Tensor  # (B * P, C)
     grid: torch.Tensor  # (B, 3)
     kinds: torch.Tensor  # (B, P)
-    colours: torch.Tensor  # (B, P)
+    colors: torch.Tensor  # (B, P)
     screen_of: torch.Tensor  # (N,) which screen a question is about
     input_ids: torch.Tensor  # (N, T)
     labels: torch.Tensor  # (N, T), -100 where there is no loss
@@ -179,7 +179,7 @@ def collate(items: list[Screen], image_processor, pad: int) -> Batch:
         pixel_values=images["pixel_values"],
         grid=images["image_grid_thw"],
         kinds=in_model_order(np.stack([screen.kinds for screen in items])),
-        colours=in_model_order(np.stack([screen.colours for screen in items])),
+        colors=in_model_order(np.stack([screen.colors for screen in items])),
         screen_of=torch.tensor([index for index, _ in questions]),
         input_ids=input_ids,
         labels=labels,
@@ -201,7 +201,7 @@ class AuxiliaryHeads(nn.Module):
     def __init__(self, vision_width: int, text_width: int):
         super().__init__()
         self.kind = nn.Linear(vision_width, len(KINDS) + 1)
-        self.colour = nn.Linear(vision_width, len(COLOURS) + 1)
+        self.color = nn.Linear(vision_width, len(COLORS) + 1)
         self.target = nn.Linear(text_width, 1)
 
 
@@ -239,9 +239,9 @@ def losses(
     answer = labels != -100
     answer_loss = F.cross_entropy(model.lm_head(output.last_hidden_state[:, :-1][answer]), labels[answer])
     patches = vision.last_hidden_state
-    kind_logits, colour_logits = heads.kind(patches), heads.colour(patches)
+    kind_logits, color_logits = heads.kind(patches), heads.color(patches)
     kind_loss = F.cross_entropy(kind_logits, batch.kinds.flatten())
-    colour_loss = F.cross_entropy(colour_logits, batch.colours.flatten())
+    color_loss = F.cross_entropy(color_logits, batch.colors.flatten())
     target_logits = heads.target(output.hidden_states[TARGET_LAYER][image_tokens]).view(n, -1)
     target_loss = F.binary_cross_entropy_with_logits(target_logits, batch.target, pos_weight=torch.tensor(3.0))
     with torch.no_grad():
@@ -251,10 +251,10 @@ def losses(
         log = {
             "answer_loss": answer_loss.item(),
             "kind_accuracy": (kind_logits.argmax(-1) == batch.kinds.flatten())[seen].float().mean().item(),
-            "colour_accuracy": (colour_logits.argmax(-1) == batch.colours.flatten())[seen].float().mean().item(),
+            "color_accuracy": (color_logits.argmax(-1) == batch.colors.flatten())[seen].float().mean().item(),
             "target_token_accuracy": (chosen > 0)[asked].float().mean().item(),
         }
-    return answer_loss + kind_loss + 0.5 * colour_loss + target_loss, log
+    return answer_loss + kind_loss + 0.5 * color_loss + target_loss, log
 
 
 def rate(elapsed: float, total: float, step: int) -> float:

@@ -1,7 +1,7 @@
 """`fovea-tiny`: a real Qwen3-VL, small enough for git, that the laptop story runs on.
 
 Transformers' own `Qwen3VLForConditionalGeneration`, processor classes and chat format, with about two million
-parameters: screens of 96x96 pixels become 36 image tokens, digits are tokenised one by one. `build` makes it with
+parameters: screens of 96x96 pixels become 36 image tokens, digits are tokenized one by one. `build` makes it with
 random weights (tests, pre-training); `assets/fovea-tiny` holds the pre-trained one, made by `models.pretrain`.
 """
 
@@ -81,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> PreTrainedTo
 def build_processor(tokenizer: PreTrainedTokenizerFast, max_pixels: int = 160 * 160) -> Qwen3VLImageOnlyProcessor:
     """The processor of a tokenizer: images resized to multiples of 16 pixels, at most `max_pixels` of them.
 
-    White is the zero of the normalisation (mean 1), so that an empty screen excites nothing.
+    White is the zero of the normalization (mean 1), so that an empty screen excites nothing.
     """
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH,

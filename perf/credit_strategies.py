@@ -5,7 +5,7 @@
     python perf/credit_strategies.py --table-only --out docs/credit_quickstart.jsonl    # of published runs
 
 Each (arm, seed) trains the recipe's `grpo` stage for `--steps` steps with only the `credit:` section and the seed
-exchanged: equal rollouts, the same data in the same order, and (`normalise: response`) the same mean weight. Then the
+exchanged: equal rollouts, the same data in the same order, and (`normalize: response`) the same mean weight. Then the
 final model answers the recipe's held-out `test` split greedily. An arm is paired with `uniform` by seed.
 
 Resumable: a finished run is one JSON file under --out (arm--seed.json); the same command does what is missing, and
@@ -66,9 +66,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "visual_density": {"strategy": "visual_density"},
     "grounded": {"strategy": "grounded"},
     "sentence": {"strategy": "sentence", "sentence_skip": 1},
-    "vppo": {"strategy": "vppo", "normalise": "batch"},
+    "vppo": {"strategy": "vppo", "normalize": "batch"},
     # not at equal mean weight: a larger step, to tell apart from better credit
-    "larger_step": {"strategy": "global_anchor", "params": {"q": 1.0}, "tail": "amplify", "normalise": "none"},
+    "larger_step": {"strategy": "global_anchor", "params": {"q": 1.0}, "tail": "amplify", "normalize": "none"},
 }
 
 
@@ -141,7 +141,7 @@ def _metrics_file(folder: Path) -> Path:
     return next((folder / "run").rglob("metrics.jsonl"))
 
 
-def summarise(results: dict[tuple[str, int], dict[str, Any]], target: float, bootstraps: int = 10_000) -> list[str]:
+def summarize(results: dict[tuple[str, int], dict[str, Any]], target: float, bootstraps: int = 10_000) -> list[str]:
     """The table's lines."""
     measures = {
         "accuracy": lambda r: r["accuracy"],
@@ -247,7 +247,7 @@ def main() -> int:
     if len(budgets) > 1:
         print(f"{args.out}: runs of {budgets} steps and rollouts do not compare; use one --out for each")
         return 1
-    print("\n".join([*summarise(results, args.target), "", *curves(results)]))
+    print("\n".join([*summarize(results, args.target), "", *curves(results)]))
     return 0
 
 

@@ -43,8 +43,8 @@ def screenshot(path: Path, rng: random.Random) -> None:
     draw = ImageDraw.Draw(image)
     for _ in range(300):
         x, y = rng.randrange(WIDTH), rng.randrange(HEIGHT)
-        colour = tuple(rng.randrange(256) for _ in range(3))
-        draw.rectangle((x, y, x + rng.randint(20, 300), y + rng.randint(10, 80)), fill=colour)
+        color = tuple(rng.randrange(256) for _ in range(3))
+        draw.rectangle((x, y, x + rng.randint(20, 300), y + rng.randint(10, 80)), fill=color)
         draw.text((x + 4, y + 4), f"item {rng.randrange(1000)}", fill="black", font_size=rng.randint(10, 22))
     image.save(path)
 

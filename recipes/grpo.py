@@ -210,7 +210,7 @@ class ScheduledWeights(TrainerCallback):
 
 @STAGES.register("grpo")
 class PolicyStage(Stage):
-    """Group relative policy optimisation; `args` are the keys of `trl.GRPOConfig`."""
+    """Group relative policy optimization; `args` are the keys of `trl.GRPOConfig`."""
 
     args_type = GRPOConfig
     sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention"})

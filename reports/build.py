@@ -131,8 +131,8 @@ def overview(run: Run) -> list[str]:
 
 def _shown(run: Run, name: str, dashed: bool, second: Run | None) -> list[Shown]:
     return [
-        Shown(one, f"{name} · {one.title}" if second is not None else one.title, colour % charts.COLOURS, dashed)
-        for colour, one in enumerate(e for e in run.evaluations if e.rows)
+        Shown(one, f"{name} · {one.title}" if second is not None else one.title, color % charts.COLORS, dashed)
+        for color, one in enumerate(e for e in run.evaluations if e.rows)
     ]
 
 
@@ -158,7 +158,7 @@ def _table(shown: Sequence[Shown]) -> tuple[str, Markup, list[tuple[Shown, Score
     """A benchmark's title, its chart of intervals, and the scores behind it."""
     scores = [(one, compare.score(one.evaluation)) for one in shown]
     bars = [
-        charts.Bar(one.title, s.value, s.low, s.high, f"{s.correct} of {s.n}", one.colour, one.dashed)
+        charts.Bar(one.title, s.value, s.low, s.high, f"{s.correct} of {s.n}", one.color, one.dashed)
         for one, s in scores
     ]
     return shown[0].evaluation.benchmark_title, charts.interval_chart("", bars), scores

@@ -1,4 +1,4 @@
-"""Small SVG charts for the report: plain functions from numbers to markup, coloured by the page's style sheet.
+"""Small SVG charts for the report: plain functions from numbers to markup, colored by the page's style sheet.
 
 Every chart is drawn in a view box of its own and scales with the page. Series take the classes ``c0`` to ``c5``.
 Whatever is not a finite number leaves a gap.
@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 370, 215
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
-COLOURS = 6  # classes c0 to c5 of the style sheet
+COLORS = 6  # classes c0 to c5 of the style sheet
 MAX_POINTS = 400
 MAX_VALUE = 1e30
 
@@ -28,7 +28,7 @@ class Series:
     Attributes:
         label: what the legend calls it.
         xs, ys: the same length; NaN in `ys` is a gap.
-        colour: 0 to 5, a class of the style sheet.
+        color: 0 to 5, a class of the style sheet.
         dashed: drawn dashed, as everything of a second run is.
         smooth: draw the values faintly and their moving average over a twentieth of the curve on top.
         lows, highs: ends of an interval around each value; empty for none.
@@ -37,7 +37,7 @@ class Series:
     label: str
     xs: Sequence[float]
     ys: Sequence[float]
-    colour: int = 0
+    color: int = 0
     dashed: bool = False
     smooth: bool = False
     lows: Sequence[float] = ()
@@ -53,7 +53,7 @@ class Bar:
     low: float
     high: float
     note: str = ""
-    colour: int = 0
+    color: int = 0
     dashed: bool = False
 
 
@@ -90,7 +90,7 @@ def number(value: float, percent: bool = False) -> str:
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
-    """Centred mean over `window` neighbours, of the finite ones; NaN where there is none."""
+    """Centered mean over `window` neighbors, of the finite ones; NaN where there is none."""
     result = []
     for index in range(len(values)):
         near = [v for v in values[max(0, index - window // 2) : index + window // 2 + 1] if drawable(v)]
@@ -165,7 +165,7 @@ def line_chart(
     parts.append(Markup('<text x="{}" y="{}" class="end">{}</text></g>').format(WIDTH - RIGHT, HEIGHT - 3, x_label))
     readout = []
     for one in drawn:
-        style = f"c{one.colour}" + (" dashed" if one.dashed else "")
+        style = f"c{one.color}" + (" dashed" if one.dashed else "")
         xs, ys = thin(one.xs, one.ys)
         if one.smooth and len(xs) > 8:
             parts.append(_path(xs, ys, px, py, f"raw {style}"))
@@ -220,7 +220,7 @@ def _legend(series: Sequence[Series]) -> Markup:
     if len(series) < 2:
         return Markup("")
     keys = Markup("").join(
-        Markup('<li class="c{}{}">{}</li>').format(s.colour, " dashed" if s.dashed else "", s.label) for s in series
+        Markup('<li class="c{}{}">{}</li>').format(s.color, " dashed" if s.dashed else "", s.label) for s in series
     )
     return Markup('<ul class="legend">{}</ul>').format(keys)
 
@@ -242,7 +242,7 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> Markup:
     """
     rows = []
     for bar in bars:
-        style = f"c{bar.colour}" + (" dashed" if bar.dashed else "")
+        style = f"c{bar.color}" + (" dashed" if bar.dashed else "")
         picture = Markup(
             '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
             '<line class="rail" x1="0" x2="100" y1="5" y2="5"/>'

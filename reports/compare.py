@@ -19,11 +19,11 @@ _LEAST = 2 * SIZE_BINS  # fewer sized targets than this make no curve
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An evaluation as the page shows it: its name there, its colour (0 to 5), dashed for the second run's."""
+    """An evaluation as the page shows it: its name there, its color (0 to 5), dashed for the second run's."""
 
     evaluation: Evaluation
     title: str
-    colour: int
+    color: int
     dashed: bool = False
 
 
@@ -117,7 +117,7 @@ def by_size(shown: Sequence[Shown]) -> list[Series]:
                 one.title,
                 [sum(side for side, _, _ in part) / len(part) for part in bins],
                 [sum(right for _, right, _ in part) / len(part) for part in bins],
-                one.colour,
+                one.color,
                 one.dashed,
                 lows=[spread.low for spread in ends],
                 highs=[spread.high for spread in ends],
@@ -151,7 +151,7 @@ def by_group(shown: Sequence[Shown], axes: Mapping[str, Sequence[str]]) -> dict[
                     correct = sum(row["correct"] for row in rows)
                     low, high, _ = interval([row["correct"] for row in rows], [row_cluster(row) for row in rows])
                     note = f"{correct} of {len(rows)}"
-                    result[axis].append(Bar(label, correct / len(rows), low, high, note, one.colour, one.dashed))
+                    result[axis].append(Bar(label, correct / len(rows), low, high, note, one.color, one.dashed))
     return result
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from reports.charts import COLOURS, Series, line_chart
+from reports.charts import COLORS, Series, line_chart
 from reports.compare import score
 from reports.run import Evaluation, Stage
 from rewards.monitor import HELD_OUT
@@ -48,7 +48,7 @@ class Learning:
 
 
 def main_charts(learnings: Sequence[Learning]) -> list[Markup]:
-    """What is optimised beside what is wanted: the reward (or the loss) and accuracy where it was evaluated."""
+    """What is optimized beside what is wanted: the reward (or the loss) and accuracy where it was evaluated."""
     reward = line_chart("Reward in training", _series(learnings, {"reward": "reward"}))
     accuracy = line_chart("Accuracy in evaluation", _accuracy(learnings), percent=True)
     loss = line_chart("Loss", _series(learnings, LOSS))
@@ -71,9 +71,9 @@ def other_charts(learnings: Sequence[Learning]) -> list[Markup]:
     return [chart for chart in drawn if chart]
 
 
-def _colour(position: int, of: int) -> int:
-    """A curve alone takes the second colour; the first is a grey that stands for the base model elsewhere."""
-    return position % COLOURS if of > 1 else 1
+def _color(position: int, of: int) -> int:
+    """A curve alone takes the second color; the first is a grey that stands for the base model elsewhere."""
+    return position % COLORS if of > 1 else 1
 
 
 def _is_noisy(key: str) -> bool:
@@ -94,7 +94,7 @@ def _series(learnings: Sequence[Learning], names: dict[str, str]) -> list[Series
             if finite and not (key in _CONSTANT and not any(finite)):
                 label = f"{one.run} · {name}" if one.run else name
                 found.append(
-                    Series(label, steps, values, _colour(position, len(present)), one.dashed, smooth=_is_noisy(key))
+                    Series(label, steps, values, _color(position, len(present)), one.dashed, smooth=_is_noisy(key))
                 )
     return found
 
@@ -114,7 +114,7 @@ def _accuracy(learnings: Sequence[Learning]) -> list[Series]:
                     f"{one.run} · {label}" if one.run else label,
                     [step for step, _ in ends],
                     [s.value for _, s in ends],
-                    colour=2 if names else 1,
+                    color=2 if names else 1,
                     dashed=one.dashed,
                     lows=[s.low for _, s in ends],
                     highs=[s.high for _, s in ends],

@@ -69,7 +69,7 @@ def _shapes(row: Mapping[str, Any], image: int, places: Sequence[tuple[str, Sequ
 
 
 def click(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Where the model clicks, in [0, 1]: its first point, else the centre of its first box, else None."""
+    """Where the model clicks, in [0, 1]: its first point, else the center of its first box, else None."""
     places = said_places(row, image_of_interest(row))
     for kind in ("point", "box"):
         for place in places:
@@ -128,7 +128,7 @@ def words(side: Mapping[str, Any]) -> str:
 
 
 def middle(place: Shape) -> tuple[float, float]:
-    """Centre of what is drawn, in [0, 1]."""
+    """Center of what is drawn, in [0, 1]."""
     xs, ys = place.coords[::2], place.coords[1::2]
     return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
 

@@ -54,10 +54,10 @@ class Batch:
 
     @property
     def groups(self) -> list[list[int]]:
-        """Positions of the answers to each prompt: neighbours with the same sample, `num_generations` at a time.
+        """Positions of the answers to each prompt: neighbors with the same sample, `num_generations` at a time.
 
         That column comes with the batch (the trainer knows whether it trains or evaluates); without it, outside a
-        trainer, all neighbours with the same sample are one group.
+        trainer, all neighbors with the same sample are one group.
 
         Raises:
             UsageError: a trainer does not say how large its groups are, or the border of the batch cuts one.

@@ -58,7 +58,7 @@ def giou(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE) -> fl
 def diou(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE) -> float:
     """(DIoU(p, g) + 1) / 2 with DIoU = IoU - d^2 / c^2, in pixels of the original image.
 
-    d: distance of the centres, c: diagonal of the smallest box around both. Pixels, because distances (unlike
+    d: distance of the centers, c: diagonal of the smallest box around both. Pixels, because distances (unlike
     areas) change their ratio when a frame that is not square is squeezed into [0, 1].
     """
     pair = _pair(answer, sample, max_area)

@@ -32,8 +32,8 @@ def example() -> tuple[Image.Image, Sample]:
     for name, box in (("Discard", Box(0.20, 0.58, 0.46, 0.74)), ("Save", TARGET)):
         corners = (box.x1 * WIDTH, box.y1 * HEIGHT, box.x2 * WIDTH, box.y2 * HEIGHT)
         draw.rectangle(corners, fill=(225, 229, 236), outline=(120, 126, 138), width=2)
-        centre = (box.center.x * WIDTH, box.center.y * HEIGHT)
-        draw.text(centre, name, fill=(30, 30, 35), font_size=18, anchor="mm")
+        center = (box.center.x * WIDTH, box.center.y * HEIGHT)
+        draw.text(center, name, fill=(30, 30, 35), font_size=18, anchor="mm")
     image = ImageRef("example.png", WIDTH, HEIGHT)
     return screen, Sample("example", (image,), "the Save button", TARGET, "example", "CC0-1.0")
 
@@ -44,7 +44,7 @@ def has_heat_map(reward: Reward) -> bool:
 
 
 def values(reward: Reward) -> FloatArray:
-    """The reward of an answer at the centre of every cell, (HEIGHT / CELL, WIDTH / CELL).
+    """The reward of an answer at the center of every cell, (HEIGHT / CELL, WIDTH / CELL).
 
     The answer is a click; for rewards that a click does not move, a box of the target's size, kept inside the image.
     """
@@ -70,7 +70,7 @@ def _box(x: float, y: float) -> Answer:
 
 
 def draw_heat_map(reward: Reward) -> Image.Image:
-    """The example screen under the reward's colours, blue for the lowest value of its range, red for the highest.
+    """The example screen under the reward's colors, blue for the lowest value of its range, red for the highest.
 
     Raises:
         UsageError: the reward is not about the place of one answer.
@@ -82,8 +82,8 @@ def draw_heat_map(reward: Reward) -> Image.Image:
     share = (values(reward) - low) / (high - low)
     upper = np.clip(share * 2 - 1, 0, 1)[..., None]
     lower = np.clip(share * 2, 0, 1)[..., None]
-    colours = np.where(upper > 0, MIDDLE + (HIGH - MIDDLE) * upper, LOW + (MIDDLE - LOW) * lower)
-    heat = Image.fromarray(colours.round().astype(np.uint8)).resize(screen.size, Image.Resampling.BILINEAR)
+    colors = np.where(upper > 0, MIDDLE + (HIGH - MIDDLE) * upper, LOW + (MIDDLE - LOW) * lower)
+    heat = Image.fromarray(colors.round().astype(np.uint8)).resize(screen.size, Image.Resampling.BILINEAR)
     picture = Image.blend(screen, heat, 0.6)
     draw = ImageDraw.Draw(picture)
     corners = (TARGET.x1 * WIDTH, TARGET.y1 * HEIGHT, TARGET.x2 * WIDTH, TARGET.y2 * HEIGHT)

@@ -18,7 +18,7 @@ from grounding.sample import Sample, to_row
 from grounding.targets import TextBox
 from rewards import reward
 from rewards.endpoint import Endpoint, EndpointError, Messages
-from rewards.text import LONGEST, normalise
+from rewards.text import LONGEST, normalize
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def judged_equivalence(
         raise TypeError(f"sample {sample.id!r} has a target of kind {sample.kind!r}, not text_box")
     if not answer.ok or not answer.text or len(answer.text) > LONGEST:
         return 0.0
-    if normalise(answer.text) == normalise(target.text):
+    if normalize(answer.text) == normalize(target.text):
         return 1.0
     data = {"question": sample.words, "reference": target.text, "given": answer.text}
     endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
@@ -118,7 +118,7 @@ def _verdict(endpoint: Endpoint, messages: Messages, verdicts: dict[str, float],
             raise EndpointError(
                 f"{endpoint.model} was still thinking after {endpoint.max_tokens} tokens; set max_tokens to more"
             )
-        word = normalise(reply)
+        word = normalize(reply)
         if word not in verdicts:
             raise EndpointError(f"{endpoint.model} answered {reply[:80]!r}, not one of {', '.join(verdicts)}")
         return verdicts[word]

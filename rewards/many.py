@@ -80,7 +80,7 @@ def matched_objects(
 
     L1 is the mean absolute difference of the four coordinates. Pixels are those of a `frame` x `frame` image, the
     size that recipe trains on. The k-th point belongs to the k-th box; near is within `point_px` of the target's
-    centre, inside is inside the box it belongs to. An answer without a point for each box earns nothing for points.
+    center, inside is inside the box it belongs to. An answer without a point for each box earns nothing for points.
     Published as a sum up to 3.
     """
     targets = _targets(sample)
@@ -95,8 +95,8 @@ def matched_objects(
     right_point = np.zeros_like(near_box)
     if len(answer.points) == len(answers):
         click = np.array([(q.x, q.y) for q in answer.points])[:, None]  # (P, 1, 2)
-        centre = (g[None, :, :2] + g[None, :, 2:]) / 2
-        near = np.hypot(*np.moveaxis(click - centre, 2, 0)) * frame < point_px - TIE
+        center = (g[None, :, :2] + g[None, :, 2:]) / 2
+        near = np.hypot(*np.moveaxis(click - center, 2, 0)) * frame < point_px - TIE
         own = p[:, None]
         inside = ((own[..., :2] - TIE <= click) & (click <= own[..., 2:] + TIE)).all(axis=2)
         same = np.array([q.image == b.image for q, b in zip(answer.points, answers, strict=True)])

@@ -94,9 +94,9 @@ def statistics(answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str
         target = _place(sample)
         if target is None or not answer.ok or answer.click is None:
             continue
-        centre = target.center if isinstance(target, Box) else target
+        center = target.center if isinstance(target, Box) else target
         clicks.append((answer.click.x, answer.click.y))
-        places.append((centre.x, centre.y))
+        places.append((center.x, center.y))
         if isinstance(target, Box) and answer.box is not None and target.area > 0 and answer.box.area > 0:
             ratios.append(log(answer.box.area / target.area))
     if len(clicks) > 1 and (around := _scatter(places)) > 0.01:

@@ -1,4 +1,4 @@
-"""Rewards for where a click lands. c: the click (the answer's point, else the centre of its box), g: the target.
+"""Rewards for where a click lands. c: the click (the answer's point, else the center of its box), g: the target.
 
 An answer without exactly one readable place scores the lowest value; a box over more than `max_area` of the image
 is no place. Distances are in the canonical frame, so that every image counts the same.
@@ -69,15 +69,15 @@ def click_near(answer: Answer, sample: Sample, *, tolerance: float = 0.1, max_ar
 def dense_point(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE) -> float:
     """(1{c in g} + 1 - (d / d_max)^2) / 2; published without the halving, as a reward up to 2.
 
-    d: distance of the click to the box centre; d_max: the largest distance from that centre to an image corner.
+    d: distance of the click to the box center; d_max: the largest distance from that center to an image corner.
     """
     box = target_box(sample)
     click = single_click(answer, max_area, box)
     if click is None or click.image != box.image:
         return 0.0
-    centre = box.center
-    squared = (click.x - centre.x) ** 2 + (click.y - centre.y) ** 2
-    farthest = max(centre.x, 1 - centre.x) ** 2 + max(centre.y, 1 - centre.y) ** 2
+    center = box.center
+    squared = (click.x - center.x) ** 2 + (click.y - center.y) ** 2
+    farthest = max(center.x, 1 - center.x) ** 2 + max(center.y, 1 - center.y) ** 2
     return (hits(click, _region(sample)) + 1.0 - squared / farthest) / 2
 
 
@@ -85,7 +85,7 @@ def dense_point(answer: Answer, sample: Sample, *, max_area: float = WHOLE_IMAGE
 def gaussian_point(answer: Answer, sample: Sample, *, alpha: float = 0.5, max_area: float = WHOLE_IMAGE) -> float:
     """exp(-((dx / sx)^2 + (dy / sy)^2) / 2), sx = alpha * width, sy = alpha * height of the target.
 
-    (dx, dy) leads from the box centre to the click. 1 in the centre; with alpha 0.5, exp(-1/2) in the middle of an
+    (dx, dy) leads from the box center to the click. 1 in the center; with alpha 0.5, exp(-1/2) in the middle of an
     edge and exp(-1) in a corner of the target.
     """
     if alpha <= 0:

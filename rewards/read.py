@@ -30,9 +30,9 @@ def single_box(answer: Answer) -> Box | None:
 
 
 def single_click(answer: Answer, max_area: float = WHOLE_IMAGE, target: Box | None = None) -> Point | None:
-    """Where the one click of an answer lands: its only point, else the centre of its only box.
+    """Where the one click of an answer lands: its only point, else the center of its only box.
 
-    A box over more than `max_area` of the image is no click, because its centre says nothing about the target; unless
+    A box over more than `max_area` of the image is no click, because its center says nothing about the target; unless
     it is half right about the box of the target (`is_whole_image`), where that is given.
     """
     if not answer.ok:

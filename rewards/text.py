@@ -22,7 +22,7 @@ CHOICE = re.compile(r"\(?([a-z])(?:[).:](?:\s.*)?)?", re.DOTALL)
 
 
 def _reference(sample: Sample) -> str:
-    if not isinstance(sample.target, TextBox) or not normalise(sample.target.text):
+    if not isinstance(sample.target, TextBox) or not normalize(sample.target.text):
         raise BrokenRow(sample.id, "the target has no text to compare an answer with")
     return sample.target.text
 
@@ -31,7 +31,7 @@ def _words(answer: Answer) -> str | None:
     return answer.text if answer.ok and answer.text is not None and len(answer.text) <= LONGEST else None
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """NFKC (full-width digits become plain ones), case folded, spaces collapsed, outer punctuation off."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?\"'`")
 
@@ -50,9 +50,9 @@ def number(text: str) -> float | None:
     "text_match", range=(0, 1), source="Ground-R1 (arXiv 2505.20272), VisRL (arXiv 2503.07523)", kinds=("text_box",)
 )
 def text_match(answer: Answer, sample: Sample) -> float:
-    """1 if the answer's words equal the target's after `normalise`, else 0."""
+    """1 if the answer's words equal the target's after `normalize`, else 0."""
     words = _words(answer)
-    return float(normalise(_reference(sample)) == normalise(words)) if words is not None else 0.0
+    return float(normalize(_reference(sample)) == normalize(words)) if words is not None else 0.0
 
 
 @reward("text_number", range=(0, 1), source="relaxed accuracy of ChartQA (arXiv 2203.10244)", kinds=("text_box",))
@@ -63,7 +63,7 @@ def text_number(answer: Answer, sample: Sample, *, tolerance: float = 0.05) -> f
         return 0.0
     wanted, given = number(reference), number(words)
     if wanted is None or given is None:
-        return float(wanted is None and normalise(reference) == normalise(words))
+        return float(wanted is None and normalize(reference) == normalize(words))
     return float(at_least(tolerance * abs(wanted), abs(given - wanted)))
 
 

@@ -44,7 +44,7 @@ def zoom_spread(
     enough: int = 3,
     distance_px: float = 10.0,
 ) -> float:
-    """min(1, k / enough), k the number of zooms whose centre is at least `distance_px` from every earlier one.
+    """min(1, k / enough), k the number of zooms whose center is at least `distance_px` from every earlier one.
 
     Pixels of the original image. Zooming on one spot again and again counts once. Only calls that showed a picture.
     """

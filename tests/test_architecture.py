@@ -125,7 +125,7 @@ def test_libraries_do_not_print():
     assert not offences(prints)
 
 
-def test_behaviour_does_not_hang_on_environment_variables():
+def test_behavior_does_not_hang_on_environment_variables():
     def reads(name, tree):
         if name not in READS_ENVIRONMENT:
             yield from nodes(ast.Attribute, lambda node: node.attr in ("environ", "getenv"))(name, tree)

@@ -33,7 +33,7 @@ def attend(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
     The training-free baseline of attend-and-segment (Cao et al. 2024, arXiv:2410.08209) and GUI-AIMA (Zhou et al.
     2025, arXiv:2511.00810): one forward pass, nothing generated. `blend` joins the heads; the answer is the connected
     region of cells around the peak with at least half of its attention (GUI-AIMA takes 0.3 for a trained model): its
-    bounds, or the centre of its attention.
+    bounds, or the center of its attention.
     """
     outputs = []
     for request, gaze in zip(requests, look.gaze(requests), strict=True):
@@ -64,7 +64,7 @@ def carve(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
 
     The map is A(question) / (A(general question) + lambda), mean over the captured heads; lambda is the general
     question's mean, since a fixed number would depend on how many image tokens there are. Cells with at least half of
-    the peak stay, and the ones next to them; the rest takes the image's mean colour. The model is asked about the
+    the peak stay, and the ones next to them; the rest takes the image's mean color. The model is asked about the
     masked image cropped to a window around what stays, at least half the image wide, and its answer mapped back.
     """
     maps, costs = _contrasts(look, requests, lambda own, general: own / np.maximum(general + general.mean(), _TINY))
@@ -98,7 +98,7 @@ def blend(gaze: Gaze) -> np.ndarray:
     """One map (V,) of all heads, sinks left out.
 
     Each head counts by how much it looks like all of them (GUI-AIMA): weights = softmax over heads of -KL(g || p_h),
-    p_h the head's attention normalised over the image and g the mean of all p_h. Attention itself is what is added
+    p_h the head's attention normalized over the image and g the mean of all p_h. Attention itself is what is added
     up, so that a head that ignores the image says little.
     """
     heads = np.where(gaze.sinks, 0.0, gaze.heads)
@@ -123,8 +123,8 @@ def bounds_of(cells: np.ndarray) -> Box:
     return Box(x1, y1, x2, y2)
 
 
-def centre_of(heat: np.ndarray, cells: np.ndarray) -> Point:
-    """The mean of the cells' centres, weighted by their heat."""
+def center_of(heat: np.ndarray, cells: np.ndarray) -> Point:
+    """The mean of the cells' centers, weighted by their heat."""
     weights = np.where(cells, heat, 0.0)
     x = weights.sum(0) @ (np.arange(heat.shape[1]) + 0.5) / heat.shape[1]
     y = weights.sum(1) @ (np.arange(heat.shape[0]) + 0.5) / heat.shape[0]
@@ -132,7 +132,7 @@ def centre_of(heat: np.ndarray, cells: np.ndarray) -> Point:
 
 
 def sharpest_window(heat: np.ndarray) -> Box:
-    """Of the best windows of several sizes, the one that stands out most from its neighbours (ViCrop's choice).
+    """Of the best windows of several sizes, the one that stands out most from its neighbors (ViCrop's choice).
 
     Per size, the best window has the largest sum; it stands out by (sum - mean sum of the windows one cell to its
     sides) / its number of cells. The original takes 1 to 2 times the input side of its model (224 or 336 pixels);
@@ -156,21 +156,21 @@ def sharpest_window(heat: np.ndarray) -> Box:
 
 
 def masked(image: Image.Image, kept: np.ndarray) -> Image.Image:
-    """The image with its mean colour outside the cells that are True."""
+    """The image with its mean color outside the cells that are True."""
     mask = Image.fromarray(kept.astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
     mean = tuple(round(float(v)) for v in np.asarray(image).reshape(-1, 3).mean(0))
     return Image.composite(image, Image.new("RGB", image.size, mean), mask)
 
 
 def _strongest(heat: np.ndarray, grids: Sequence[tuple[int, int]], asks: str) -> Box | Point | None:
-    """The region or its centre in the image with the highest peak; None where nothing is looked at."""
+    """The region or its center in the image with the highest peak; None where nothing is looked at."""
     if not heat.size or not heat.max() > 0:
         return None
     ends = np.cumsum([rows * columns for rows, columns in grids])
     image = int(np.searchsorted(ends, int(heat.argmax()), side="right"))
     own = heat[ends[image] - grids[image][0] * grids[image][1] : ends[image]].reshape(grids[image])
     cells = region_of(own)
-    place = bounds_of(cells) if asks == "box" else centre_of(own, cells)
+    place = bounds_of(cells) if asks == "box" else center_of(own, cells)
     return replace(place, image=image)
 
 

@@ -15,14 +15,14 @@ _JUDGES = {"point": judge.clicks, "box": judge.boxes, "span": judge.spans}
 class Benchmark:
     """One public benchmark.
 
-    A subclass sets the class attributes and `read`; `judge` and `summarise` only where the official rule is
+    A subclass sets the class attributes and `read`; `judge` and `summarize` only where the official rule is
     not simply a click inside, an IoU, or a temporal IoU.
 
     Attributes:
         asks: what every item asks for ("point", "box", "boxes", "points", "span", "text_box").
         rule: the official rule.
         splits: names of the splits, the default first.
-        card: where it comes from, its licence, published numbers.
+        card: where it comes from, its license, published numbers.
     """
 
     asks: ClassVar[str]
@@ -58,7 +58,7 @@ class Benchmark:
         """A verdict per item; pure, and the same for any split of the items into batches."""
         return _JUDGES[self.asks](items, predictions, rule)
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         """Official figures beyond accuracy: JSON scalars, counts as integers. Default: the IoU thresholds."""

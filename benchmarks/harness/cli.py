@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         _say(compare(args.first, args.second, args.show))
         return 0
     if argv[:1] == ["list"]:
-        _say(tables.card(argv[1], BENCHMARKS.get(argv[1])) if len(argv) > 1 else tables.catalogue())
+        _say(tables.card(argv[1], BENCHMARKS.get(argv[1])) if len(argv) > 1 else tables.catalog())
         return 0
     if argv[:1] == ["items"]:
         return _items(_run_parser("eval.py items").parse_args(argv[1:]))

@@ -145,7 +145,7 @@ class Prediction:
         return self.spans[-1 if pick == "last" else 0]
 
     def click(self, pick: str) -> XY | None:
-        """Where the model clicks: its point, else the centre of its box."""
+        """Where the model clicks: its point, else the center of its box."""
         if self.points and not (pick == "only" and self.status is not Status.OK):
             return self.points[-1 if pick == "last" else 0]
         box = self.box(pick)
@@ -222,7 +222,7 @@ class Card:
         title: the benchmark's name.
         paper: where it was introduced.
         get: where its annotations and images come from.
-        licence: of the data, as its authors state it; "not stated" is a fact too.
+        license: of the data, as its authors state it; "not stated" is a fact too.
         files: what the data folder must contain.
         rule: the official rule in words, with its source.
         size: number of items per split, for a check after reading.
@@ -232,7 +232,7 @@ class Card:
     title: str
     paper: str
     get: str
-    licence: str
+    license: str
     files: str
     rule: str
     size: Mapping[str, int] = field(default_factory=dict)

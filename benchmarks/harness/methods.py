@@ -110,7 +110,7 @@ def self_consistency(look: Look, requests: Sequence[Request], seed: int) -> list
 
 
 def voting(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
-    """Region consistency (GUI-RC, Du et al. 2025): samples vote on a grid, the best region's centre is clicked.
+    """Region consistency (GUI-RC, Du et al. 2025): samples vote on a grid, the best region's center is clicked.
 
     A box votes for its cells, a point for a small square around it. The answer is the connected region of cells
     with the most votes; of several, the largest.

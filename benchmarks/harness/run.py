@@ -180,7 +180,7 @@ def score(
         **facts,
         "rule": asdict(rule),
         **scoreboard(items, predictions, verdicts, rule, missing=sum(reply.missing for _, reply in replies)),
-        "official": benchmark.summarise(items, predictions, verdicts, rule),
+        "official": benchmark.summarize(items, predictions, verdicts, rule),
         "cost": _costs([reply.cost for _, reply in replies]),
         "published": [asdict(number) for number in benchmark.card.published],
     }

@@ -61,7 +61,7 @@ def _figure(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def catalogue() -> str:
+def catalog() -> str:
     """One line per benchmark."""
     lines = [f"{'name':<20}{'asks':<10}{'splits':<44}title"]
     for name in BENCHMARKS:
@@ -80,7 +80,7 @@ def card(name: str, benchmark: type[Benchmark]) -> str:
     for label, text in (
         ("paper", about.paper),
         ("get", about.get),
-        ("licence", about.licence),
+        ("license", about.license),
         ("files", about.files),
         ("rule", about.rule),
         ("flags", ", ".join(f"{f}={getattr(rule, f)}" for f in rule.__slots__)),

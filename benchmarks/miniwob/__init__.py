@@ -39,7 +39,7 @@ class MiniWoB(Benchmark):
         title="MiniWoB++, tasks of one click",
         paper="https://arxiv.org/abs/1802.08802",
         get="python -m benchmarks.miniwob --policy oracle --data DIR (the pages come with the PyPI package miniwob)",
-        licence="MIT",
+        license="MIT",
         files="episodes.jsonl, images/",
         rule="the middle of the only answered box (or the only point) is clicked in the live page; right when the "
         "page's raw reward is positive. No answer is no click.",
@@ -65,7 +65,7 @@ class MiniWoB(Benchmark):
             verdicts.append(Verdict(outcome.success, max(0.0, outcome.raw)))
         return verdicts
 
-    def summarise(
+    def summarize(
         self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
     ) -> dict[str, Any]:
         """How many episodes ended without a verdict of the page, and why a page could not be used."""

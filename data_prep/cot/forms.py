@@ -48,13 +48,13 @@ def _regions(sample: Sample) -> list[Box | Point]:
     return found
 
 
-def _centre(region: Box | Point) -> Point:
+def _center(region: Box | Point) -> Point:
     return region.center if isinstance(region, Box) else region
 
 
 def position_words(region: Box | Point) -> str:
     """Where it is, in words: "in the upper left of the image", "in the upper part of the image"."""
-    point = _centre(region)
+    point = _center(region)
     row = "upper" if point.y < 1 / 3 else "lower" if point.y > 2 / 3 else ""
     column = "left" if point.x < 1 / 3 else "right" if point.x > 2 / 3 else ""
     if not row and not column:
@@ -117,7 +117,7 @@ def _grounded(sample: Sample, dice: random.Random) -> str:
     regions = _regions(sample)
     if not regions:
         return _without_region(sample)
-    look = f"I look {position_words(regions[0])}, around {write_place(_centre(around(regions[0])))}."
+    look = f"I look {position_words(regions[0])}, around {write_place(_center(around(regions[0])))}."
     found = "What fits is" if len(regions) == 1 else f"The {len(regions)} that fit are"
     return f"{request(sample.words)} {look} {found} at {_places(regions)}."
 

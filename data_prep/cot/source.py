@@ -69,7 +69,7 @@ def _inputs(args: Namespace) -> list[Path]:
 @source(
     "cot",
     reads="any data set; writes a verified thought into every row",
-    licence="that of the data set",
+    license="that of the data set",
     add_arguments=add_arguments,
     inputs=_inputs,
     max_rejects=1.0,

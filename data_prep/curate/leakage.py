@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep import SPLITS
 from data_prep.curate.hashes import BITS, Known, image_hash
-from data_prep.curate.rules import is_telling, normalised
+from data_prep.curate.rules import is_telling, normalized
 from data_prep.images import image_size
 from data_prep.rows import Rejected
 from grounding.errors import BrokenRow, UsageError
@@ -26,7 +26,7 @@ class HeldOut:
 
     Attributes:
         known: hashes of the pictures.
-        instructions: normalised telling instruction -> where it comes from.
+        instructions: normalized telling instruction -> where it comes from.
         images, missing: how many pictures were hashed, and how many are not on disk (only their
             instructions count then).
     """
@@ -53,7 +53,7 @@ def read_held_out(args: Namespace) -> HeldOut:
     seen: set[Path] = set()
     for name, root, images, instruction in _shown(args):
         if is_telling(instruction):
-            held.instructions.setdefault(normalised(instruction), name)
+            held.instructions.setdefault(normalized(instruction), name)
         for path in images:
             file = root / path
             if file in seen:

@@ -101,7 +101,7 @@ def spoken(sample: Sample) -> str:
     return sample.instruction
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """An instruction as compared with others: lower case, words only."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
@@ -120,8 +120,8 @@ def cell(sample: Sample) -> str | None:
         if isinstance(region, Span):
             continue
         box = region.bounds if isinstance(region, Polygon) else region
-        centre = box if isinstance(box, Point) else box.center
+        center = box if isinstance(box, Point) else box.center
         side = 0.0 if isinstance(box, Point) else box.area**0.5
         size = "small" if side < 0.05 else "medium" if side < 0.2 else "large"
-        return f"{size} {min(2, int(centre.y * 3))}{min(2, int(centre.x * 3))}"
+        return f"{size} {min(2, int(center.y * 3))}{min(2, int(center.x * 3))}"
     return None

@@ -15,7 +15,7 @@ from data_prep import Item, Reject, Split, source
 from data_prep import dataset as datasets
 from data_prep.curate.hashes import ImageHashes, groups
 from data_prep.curate.leakage import HeldOut, read_held_out
-from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction, is_telling, normalised, spoken
+from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction, is_telling, normalized, spoken
 from data_prep.dataset import carry, dataset_files, read_dataset, samples_of
 from data_prep.files import read_jsonl
 from data_prep.rows import Rejected
@@ -83,7 +83,7 @@ class Seen:
 @source(
     "curate",
     reads="any data set; keeps the rows worth training on",
-    licence="that of the data set",
+    license="that of the data set",
     add_arguments=add_arguments,
     inputs=_inputs,
     max_rejects=1.0,
@@ -158,7 +158,7 @@ def _check_leakage(sample: Sample, measured: Measured, args: Namespace) -> None:
             if name:
                 raise Rejected("benchmark image", f"{image.path} is {name}")
     if is_telling(sample.instruction):
-        name = measured.held.instructions.get(normalised(sample.instruction))
+        name = measured.held.instructions.get(normalized(sample.instruction))
         if name:
             raise Rejected("benchmark instruction", f"{name}: {sample.instruction[:120]}")
 
@@ -182,7 +182,7 @@ def _check_copies(sample: Sample, split: Split, measured: Measured, seen: Seen, 
     target = to_row(sample)["target"]
     for region in target["regions"]:
         region["coords"] = [round(value, 2) for value in region["coords"]]
-    text = f"{keys}|{normalised(sample.instruction)}|{target}|{sample.thought or ''}"
+    text = f"{keys}|{normalized(sample.instruction)}|{target}|{sample.thought or ''}"
     digest = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())
     if digest in seen.rows:
         raise Rejected("duplicate row", sample.instruction[:120])

@@ -46,7 +46,7 @@ class Statistics:
     words: Counter[int] = field(default_factory=Counter)
     thoughts: Counter[int] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
-    centres: list[int] = field(default_factory=lambda: [0] * (GRID * GRID))
+    centers: list[int] = field(default_factory=lambda: [0] * (GRID * GRID))
     broken: list[str] = field(default_factory=list)
 
     def add(self, sample: Sample, split: str) -> None:
@@ -63,9 +63,9 @@ class Statistics:
             if isinstance(region, Span):
                 continue
             box = region.bounds if isinstance(region, Polygon) else region
-            centre = box if isinstance(box, Point) else box.center
-            column, row = min(GRID - 1, int(centre.x * GRID)), min(GRID - 1, int(centre.y * GRID))
-            self.centres[row * GRID + column] += 1
+            center = box if isinstance(box, Point) else box.center
+            column, row = min(GRID - 1, int(center.x * GRID)), min(GRID - 1, int(center.y * GRID))
+            self.centers[row * GRID + column] += 1
             if isinstance(box, Box):
                 self.sizes[_bucket(box.area**0.5, SIZES)] += 1
 
@@ -184,10 +184,10 @@ def _facts(
             "words of an instruction": _histogram(statistics.words, WORDS),
             "words of a thought": _histogram(statistics.thoughts, WORDS) if statistics.thoughts else [],
         },
-        "centres": statistics.centres,
+        "centers": statistics.centers,
         "grid": GRID,
         "broken": statistics.broken,
-        "licence": made.get("licence", ""),
+        "license": made.get("license", ""),
     }
 
 

@@ -14,7 +14,7 @@ from grounding.answer import Answer, ImageSize, Status, Stray
 from grounding.completion import THINK, Grammar, matches_grammar, split_completion
 from grounding.dialects.space import Space
 from grounding.errors import UsageError
-from grounding.parsing import MAX_PLACES, NUMBER, normalise, numbers_in, without_typed
+from grounding.parsing import MAX_PLACES, NUMBER, normalize, numbers_in, without_typed
 from grounding.pictures import split_head
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
 from grounding.thought import rewrite_places
@@ -279,7 +279,7 @@ class Dialect(ABC):
                 return Answer(Status.OK, (region,), thought=thought, strict=strict, where=where)
             if isinstance(region, Point):
                 return Answer(Status.OK, points=(region,), thought=thought, strict=strict, where=where)
-        reading = self._read(without_typed(normalise(answer)), answer, sizes, expect)
+        reading = self._read(without_typed(normalize(answer)), answer, sizes, expect)
         return self._decide(reading, _Completion(text, answer, offset, thought, grammar, expect))
 
     def _quick(self, answer: str, sizes: Sequence[ImageSize], expect: str | None) -> Found | None:
@@ -329,7 +329,7 @@ class Dialect(ABC):
         places: list[Box | Point] = []
         if not self.thinks:
             return ()
-        for match in _THOUGHT_PLACE.finditer(normalise(thought)):
+        for match in _THOUGHT_PLACE.finditer(normalize(thought)):
             image = int(match["image"] or 1) - 1
             region = self._found(numbers_in(match["place"]), sizes, 0, 0, image=image).region
             if isinstance(region, (Box, Point)):
@@ -377,7 +377,7 @@ class Dialect(ABC):
         if refused is not None:
             where, absent = (refused.start, refused.end), True
         elif where is None:
-            plain = normalise(said.answer).replace("’", "'")
+            plain = normalize(said.answer).replace("’", "'")
             alone = _DECLINES_ALONE.fullmatch(plain)
             match = alone or _DECLINES.search(plain)
             if match is None:
@@ -413,7 +413,7 @@ def _strays(found: Sequence[Found], good: Sequence[Found]) -> tuple[Stray, ...]:
 
 
 def _place(region: object) -> tuple[float, ...]:
-    """What makes two regions the same answer: where they are, not how they are labelled."""
+    """What makes two regions the same answer: where they are, not how they are labeled."""
     if isinstance(region, Box):
         return (*region.xyxy, region.image)
     if isinstance(region, Point):

@@ -1,6 +1,6 @@
 """Families with location tokens in their vocabulary: Florence-2, PaliGemma, Kosmos-2. Boxes only.
 
-    florence2   the cup<loc_120><loc_340><loc_560><loc_780>                    1000 bins, x first, a bin is its centre
+    florence2   the cup<loc_120><loc_340><loc_560><loc_780>                    1000 bins, x first, a bin is its center
     paligemma   <loc0340><loc0120><loc0780><loc0560> the cup ; <loc...        1024 steps, y first
     kosmos2     <phrase>the cup</phrase><object><patch_index_0100><patch_index_0350></object>    32 x 32 patches
 
@@ -66,7 +66,7 @@ class LocationDialect(Dialect):
 
 
 class Florence2(LocationDialect):
-    """Florence-2. Boxes that share a label may follow it in one run: an unlabelled box takes the label before it."""
+    """Florence-2. Boxes that share a label may follow it in one run: an unlabeled box takes the label before it."""
 
     space = Space(1000, bins=True)
     _FOUR = r"(?:<loc_[0-9]++>){4}"
@@ -120,7 +120,7 @@ class PaliGemma(LocationDialect):
 class Kosmos2(LocationDialect):
     """Kosmos-2: the patches of the upper left and lower right corner in a grid of 32 x 32.
 
-    As its processor decodes them, corners are patch centres, or outer patch edges when both lie in one row or column.
+    As its processor decodes them, corners are patch centers, or outer patch edges when both lie in one row or column.
     """
 
     side = 32

@@ -13,7 +13,7 @@ class Space:
     Attributes:
         scale: what 1.0 is written as; None for pixels of the image the model saw.
         decimals: digits after the point.
-        bins: the numbers name `scale` equal cells, counted from 0; a cell stands for its centre.
+        bins: the numbers name `scale` equal cells, counted from 0; a cell stands for its center.
         top: the largest number there is, where that is not `scale` (or `scale` - 1 with bins).
     """
 

@@ -32,7 +32,7 @@ def screens(tmp_path_factory):
                 instruction="the red square" + " here" * (number % 3),
                 target=Absent() if number % 6 == 5 else box,
                 source="test",
-                licence="CC0-1.0",
+                license="CC0-1.0",
                 meta={"level": number % 2},
             )
         )

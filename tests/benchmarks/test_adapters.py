@@ -42,7 +42,7 @@ def score(tmp_path):
         predictions = [reply.prediction for _, reply in replies]
         used = type(bench.rule)(**{**{f: getattr(bench.rule, f) for f in bench.rule.__slots__}, **rule})
         verdicts = bench.judge(items, predictions, used)
-        return items, verdicts, bench.summarise(items, predictions, verdicts, used)
+        return items, verdicts, bench.summarize(items, predictions, verdicts, used)
 
     return run
 
@@ -81,7 +81,7 @@ def test_a_click_on_the_edge_is_inside_unless_declared_half_open(score, name, fi
     for place, closed, half_open in [((30, 40), True, False), ((10, 20), True, True), ((30.5, 40), False, False)]:
         assert right(score(name, {file: rows}, points(place), split)[1]) == [closed]
         assert right(score(name, {file: rows}, points(place), split, boundary="half_open")[1]) == [half_open]
-    assert right(score(name, {file: rows}, boxes((0, 10, 40, 50)), split)[1]) == [True]  # its centre is clicked
+    assert right(score(name, {file: rows}, boxes((0, 10, 40, 50)), split)[1]) == [True]  # its center is clicked
 
 
 SCREENSPOT = {"img_filename": "mobile_1.png", "bbox": [500, 900, 40, 50], "instruction": "x", "data_type": "icon"}
@@ -275,7 +275,7 @@ def test_where2place_leaves_unreadable_answers_out_as_the_original_does(score, p
 
 
 def test_vstar_shuffles_so_that_the_first_option_is_not_always_right(score):
-    row = {"question": "colour?", "options": ["red", "blue", "green", "grey"], "bbox": [[1, 1, 5, 5]]}
+    row = {"question": "color?", "options": ["red", "blue", "green", "grey"], "bbox": [[1, 1, 5, 5]]}
     names = [f"{kind}/{n}" for kind in ("direct_attributes", "relative_position") for n in range(8)]
     files = {f"{name}.json": row for name in names} | {f"{name}.png": Image.new("RGB", (9, 9)) for name in names}
     first = lambda items: [{"id": i.id, "text": "A"} for i in items]  # noqa: E731
@@ -316,7 +316,7 @@ def test_every_benchmark_says_where_it_comes_from_and_survives_no_answer():
         if not (isinstance(entry, type) and issubclass(entry, Benchmark)):
             continue
         card = entry.card
-        assert all((card.title, card.paper, card.get, card.licence, card.files, card.rule)), name
+        assert all((card.title, card.paper, card.get, card.license, card.files, card.rule)), name
         assert entry.splits
         assert entry.asks in ("point", "points", "box", "boxes", "span", "text_box"), name
         assert entry().judge([], [], entry.rule) == []

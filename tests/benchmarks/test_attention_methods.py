@@ -51,8 +51,8 @@ class TestMaps:
         cells = attention.region_of(heat)
         assert cells.tolist() == [[True, True, False], [False] * 3, [False] * 3]
         assert attention.bounds_of(cells) == Box(0, 0, 2 / 3, 1 / 3)
-        centre = attention.centre_of(heat, cells)  # x: (0.9 / 6 + 0.5 / 2) / 1.4
-        assert (centre.x, centre.y) == pytest.approx((0.4 / 1.4, 1 / 6))
+        center = attention.center_of(heat, cells)  # x: (0.9 / 6 + 0.5 / 2) / 1.4
+        assert (center.x, center.y) == pytest.approx((0.4 / 1.4, 1 / 6))
 
     def test_the_window_that_stands_out_holds_the_peak(self):
         heat = np.full((20, 20), 0.01)
@@ -65,9 +65,9 @@ class TestMaps:
         window, cells = attention.sharpest_window(heat), attention.region_of(heat)
         assert window.area > 0
         assert cells[np.unravel_index(heat.argmax(), heat.shape)]
-        centre, bounds = attention.centre_of(heat, cells), attention.bounds_of(cells)
-        assert bounds.x1 <= centre.x <= bounds.x2
-        assert bounds.y1 <= centre.y <= bounds.y2
+        center, bounds = attention.center_of(heat, cells), attention.bounds_of(cells)
+        assert bounds.x1 <= center.x <= bounds.x2
+        assert bounds.y1 <= center.y <= bounds.y2
 
     def test_masking_keeps_the_chosen_cells_to_the_pixel(self):
         image = Image.new("RGB", (40, 20), (0, 0, 0))

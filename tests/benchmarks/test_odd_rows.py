@@ -31,7 +31,7 @@ COCO = {
 REFS = [{"ref_id": 1, "image_id": 1, "ann_id": 1, "split": "val", "sentences": [{"sent": "cup", "sent_id": 3}]}]
 LABELME = {"shapes": [{"label": "target", "points": [[0, 0], [9, 0], [9, 9]]}], "text": ["it"], "is_sentence": True}
 VIDEOS = {"V": {"duration": 30, "timestamps": [[0, 9]], "sentences": ["a"]}}
-VSTAR = {"question": "colour?", "options": ["red", "blue"], "bbox": [[1, 1, 5, 5]]}
+VSTAR = {"question": "color?", "options": ["red", "blue"], "bbox": [[1, 1, 5, 5]]}
 ACTSPOT = {"image_id": "Text-1", "task_en": "drag", "polygons": [
     {"type": "Target", "rank": "1", "points": [[0, 0], [9, 0], [9, 9]]}]}  # fmt: skip
 QVH = {"qid": 7, "query": "q", "vid": "v", "duration": 10, "relevant_windows": [[2, 6]],
@@ -70,7 +70,7 @@ OFFICIAL = {
     "mc_bench": (None, "MC-Bench_coco_format.json", COCO, {}),
     "coco": (None, "instances_val2017.json", COCO, {}),
     "odinw": (None, "Set/test/_annotations.coco.json", COCO, {}),
-    "ovdeval": (None, "colour.json", COCO, {}),
+    "ovdeval": (None, "color.json", COCO, {}),
     "grounding_suite": (None, "GroundingSuite-Eval.jsonl", [{"idx": 1, "image_path": "a.jpg", "caption": "it",
                         "box": BOX, "label": "x", "class_id": 1, "segmentation": {"size": [100, 200]}}], {}),
     "viscot": ("gqa", "gqa.jsonl", [{"img_path": "a.jpg", "expression": "it", "bbox": BOX, **SIZE}], {}),
@@ -215,6 +215,6 @@ def test_an_odd_row_is_named_or_read(name, tmp_path):
             if not any(item.truth.mask for item in items):
                 verdicts = bench.judge(items, predictions, bench.rule)
                 if number % 11 == 0:  # average precision takes its time
-                    bench.summarise(items, predictions, verdicts, bench.rule)
+                    bench.summarize(items, predictions, verdicts, bench.rule)
         except Exception as error:
             raise AssertionError(f"{what}, judged: {error!r}") from error

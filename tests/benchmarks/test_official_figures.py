@@ -43,7 +43,7 @@ def figures(tmp_path):
         replies = match_rows([("row", row) for row in rows], items, Reading(**{"space": "pixel", **reading}))
         predictions = [reply.prediction for _, reply in replies]
         verdicts = bench.judge(items, predictions, bench.rule)
-        return bench.summarise(items, predictions, verdicts, bench.rule), verdicts
+        return bench.summarize(items, predictions, verdicts, bench.rule), verdicts
 
     return run
 
@@ -97,7 +97,7 @@ class TestOVDEval:
         first, second = [0, 0, 50, 50], [100, 0, 150, 50]
         rows = [{"id": "1", "boxes": [first, first, second], "labels": ["red cup", "blue cup", "blue cup"],
                  "scores": [0.9, 0.8, 0.7]}]  # fmt: skip
-        official, _ = figures("ovdeval", {"colour.json": content}, rows)
+        official, _ = figures("ovdeval", {"color.json": content}, rows)
         # Before: the blue class has a false positive above its true one, precision 1/2: AP = (1 + 0.5) / 2.
         assert official["AP50"] == pytest.approx(0.75)
         assert official["NMS-AP50"] == pytest.approx(1.0)
@@ -320,7 +320,7 @@ class TestAveragePrecision:
             items = read_items(bench, tmp_path / "data", None)
             replies = match_rows(peers.prediction_rows(preds, "coco", items), items, Reading(space="pixel"))
             predictions = [reply.prediction for _, reply in replies]
-            ours = bench.summarise(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+            ours = bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
             expected = dict(
                 zip(("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"), theirs.stats, strict=False)
             )

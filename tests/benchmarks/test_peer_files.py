@@ -43,7 +43,7 @@ def submission(benchmark, path, data, space=None):
     replies = match_rows(rows, items, Reading(space=space))
     predictions = [reply.prediction for _, reply in replies]
     verdicts = bench.judge(items, predictions, bench.rule)
-    return sum(v.correct for v in verdicts), len(items), bench.summarise(items, predictions, verdicts, bench.rule)
+    return sum(v.correct for v in verdicts), len(items), bench.summarize(items, predictions, verdicts, bench.rule)
 
 
 class TestExcerpts:

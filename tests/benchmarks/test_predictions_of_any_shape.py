@@ -251,7 +251,7 @@ class TestSubmissions:
         items = read_items(bench, tmp_path, None)
         pairs = match_rows(peers.prediction_rows(path, peers.format_of(path), items), items, PIXEL)
         predictions = [reply.prediction for _, reply in pairs]
-        return bench.summarise(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+        return bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
 
     def test_ties_are_broken_by_the_image_id_as_pycocotools_does(self, tmp_path):
         # The wrong box on image 1 comes before the right one on image 2, though image 2 is listed first.
@@ -324,7 +324,7 @@ def test_sets_of_odinw_are_kept_apart(tmp_path):
     assert items[0].images[0].path == "Aquarium/v1/test/a.jpg"
     rows = [("r", {"id": i.id, "box": [0, 0, 40, 40], "labels": ["thing"]}) for i in items]
     predictions = [reply.prediction for _, reply in match_rows(rows, items, PIXEL)]
-    figures = bench.summarise(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+    figures = bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
     # The wrong box on image 1 of each set comes first: precision 1/2. In the second set IoU is 35^2 / 1975 = 0.62.
     assert figures["Aquarium/v1 AP"] == pytest.approx(0.5)
     assert figures["Pistols AP50"] == pytest.approx(0.5)

@@ -60,7 +60,7 @@ def assign(model: Any, scene: Any, mapping: dict[str, Any], dialect: Any = None)
         ({"horizon": [10]}, "two numbers"),
         ({"window": 0}, "credit.window"),
         ({"layers": "top"}, "credit.layers is 'top'"),
-        ({"normalise": "mean"}, "credit.normalise is 'mean'"),
+        ({"normalize": "mean"}, "credit.normalize is 'mean'"),
         ({"sign": "plus"}, "credit.sign is 'plus'"),
         ({"tail": "drop"}, "credit.tail is 'drop'"),
         ({"sink_ratio": 1}, "sink_ratio"),
@@ -159,7 +159,7 @@ def test_an_all_padding_response_is_uniform(build: Any, scene: Any) -> None:
 def test_the_rule_for_the_last_tokens(build: Any, scene: Any, tail: str) -> None:
     """No token has a future of 12 tokens but the first two of the first response."""
     mapping = {"strategy": "global_anchor", "params": {"q": 0.2, "min_length": 1}, "horizon": [12, 13], "tail": tail}
-    _, weights = assign(build(), scene, {**mapping, "normalise": "none"})
+    _, weights = assign(build(), scene, {**mapping, "normalize": "none"})
     raised = (weights > 1).nonzero().tolist()
     if tail == "neutral":
         assert raised == [[0, 0], [0, 1]]  # 0.2 of 14 tokens is 3, two have a score
@@ -219,7 +219,7 @@ def test_weights_without_a_captured_pass_are_an_error(build: Any, scene: Any) ->
 
 
 def test_metrics(build: Any, scene: Any) -> None:
-    mapping = {"strategy": "entropy", "params": {"q": 0.5, "min_length": 10}, "normalise": "none"}
+    mapping = {"strategy": "entropy", "params": {"q": 0.5, "min_length": 10}, "normalize": "none"}
     credit, _ = assign(build(), scene, mapping)
     found = credit.metrics()
     assert found["credit/amplified"] == pytest.approx(7 / 23)  # half of 14; the other response is too short
@@ -231,7 +231,7 @@ def test_metrics(build: Any, scene: Any) -> None:
 
 
 def test_overlap_with_other_strategies_comes_from_signals_that_are_there(build: Any, scene: Any) -> None:
-    mapping = {"strategy": "coupled_rhythm", "params": {"min_length": 1}, "horizon": [1, 5], "normalise": "none"}
+    mapping = {"strategy": "coupled_rhythm", "params": {"min_length": 1}, "horizon": [1, 5], "normalize": "none"}
     credit = CreditAssigner(mapping, build(), Processor())
     shape = scene.inputs["completion_ids"].shape
     mask, entropies = scene.inputs["completion_mask"].bool(), torch.rand(shape)

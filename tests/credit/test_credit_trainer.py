@@ -174,7 +174,7 @@ def test_splitting_the_batch_does_not_matter_once_heads_are_known(
 def test_statistics_over_the_batch_do_not_depend_on_the_micro_batch(
     strategy: str, model: Any, data: Any, tmp_path: Any
 ) -> None:
-    credit = {**RHYTHM, "strategy": strategy, "normalise": "batch"}
+    credit = {**RHYTHM, "strategy": strategy, "normalize": "batch"}
     if strategy == "vppo":
         credit |= {"params": {"min_length": 1, "masked": 1.0}}  # all patches: the same whatever the order of rows
     found = []
@@ -249,7 +249,7 @@ def test_uniform_credit_is_plain_grpo(model: Any, data: Any, responses: Any, tmp
 def test_strategies_that_read_text_or_image_train(strategy: str, model: Any, data: Any, tmp_path: Any) -> None:
     credit: dict[str, Any] = {"strategy": strategy}
     if strategy == "vppo":
-        credit |= {"normalise": "batch", "params": {"min_length": 1}}
+        credit |= {"normalize": "batch", "params": {"min_length": 1}}
     trainer = make_trainer(model, data, tmp_path, credit=credit, max_steps=2, logging_steps=1)
     trainer.train()
     logged = [line for line in trainer.state.log_history if "credit/mean" in line]

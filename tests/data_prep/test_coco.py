@@ -53,10 +53,10 @@ def test_an_annotation_without_a_caption_among_captions_is_named(tmp_path):
     assert [(reject.reason, "annotation 2" in reject.where) for reject in rejects] == [("no caption", True)]
 
 
-def test_the_licence_is_never_invented(tmp_path):
-    assert coco(tmp_path, box())[0][0].licence == "unknown"
-    told = coco(tmp_path, box(), flags=("--licence", "CC-BY-4.0", "--source", "shop"))[0][0]
-    assert (told.licence, told.source) == ("CC-BY-4.0", "shop")
+def test_the_license_is_never_invented(tmp_path):
+    assert coco(tmp_path, box())[0][0].license == "unknown"
+    told = coco(tmp_path, box(), flags=("--license", "CC-BY-4.0", "--source", "shop"))[0][0]
+    assert (told.license, told.source) == ("CC-BY-4.0", "shop")
 
 
 @pytest.mark.parametrize(

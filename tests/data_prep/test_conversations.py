@@ -139,12 +139,12 @@ def test_resized_pixels_need_the_size_that_was_seen(tmp_path):
         assert reasons(rejects) == ["wrong format"]
 
 
-def test_source_and_licence_are_the_users(tmp_path):
-    flags = ("--source", "my_dogs", "--licence", "CC0-1.0")
+def test_source_and_license_are_the_users(tmp_path):
+    flags = ("--source", "my_dogs", "--license", "CC0-1.0")
     (item,), _ = talk(tmp_path, "<image>the dog", BOX, flags=flags)
-    assert (item.sample.source, item.sample.licence) == ("my_dogs", "CC0-1.0")
+    assert (item.sample.source, item.sample.license) == ("my_dogs", "CC0-1.0")
     (item,), _ = talk(tmp_path, "<image>the dog", BOX)
-    assert (item.sample.source, item.sample.licence) == ("sharegpt", "unknown")
+    assert (item.sample.source, item.sample.license) == ("sharegpt", "unknown")
 
 
 def test_boxes_in_a_question_become_canonical(tmp_path):

@@ -112,7 +112,7 @@ def test_numbers_of_a_model_become_canonical():
 
 
 class Endpoint:
-    """A local chat endpoint whose behaviour a test writes: `script(n, body) -> (status, headers, bytes) | "drop"`."""
+    """A local chat endpoint whose behavior a test writes: `script(n, body) -> (status, headers, bytes) | "drop"`."""
 
     def __init__(self, script):
         self.bodies, self.lock, self.active, self.most = [], threading.Lock(), 0, 0

@@ -110,15 +110,15 @@ def test_geometry(target, reason):
 
 def test_cells_by_hand():
     assert cell(a_sample(0, target=Point(0.1, 0.9))) == "small 20"
-    assert cell(a_sample(0, target=BOX)) == "large 11"  # side 0.25, centre 0.375
+    assert cell(a_sample(0, target=BOX)) == "large 11"  # side 0.25, center 0.375
     assert cell(a_sample(0, target=Absent())) is None
 
 
 @given(st.integers(2, 40), st.integers(0, 12), st.integers(0, 2**32))
 def test_groups_are_those_of_brute_force(count, distance, seed):
     dice = np.random.default_rng(seed)
-    centres = dice.integers(0, 256, (max(1, count // 4), 32), dtype=np.uint8)
-    hashes = centres[dice.integers(0, len(centres), count)].copy()
+    centers = dice.integers(0, 256, (max(1, count // 4), 32), dtype=np.uint8)
+    hashes = centers[dice.integers(0, len(centers), count)].copy()
     for row in hashes:
         for bit in dice.integers(0, 256, dice.integers(0, distance + 2)):
             row[bit // 8] ^= np.uint8(1 << (bit % 8))

@@ -22,7 +22,7 @@ def test_list_names_every_source(capsys):
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_source_has_a_command_line(name):
     spec = SOURCES.get(name)
-    assert spec.name == name and spec.reads and spec.licence
+    assert spec.name == name and spec.reads and spec.license
     text = build_parser(spec).format_help()
     assert "--max-rejects" in text and name in text
 

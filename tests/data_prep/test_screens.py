@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_prep import screens
 from data_prep.__main__ import main
 from data_prep.scenes import (
-    COLOURS,
+    COLORS,
     DIFFICULTIES,
     GROUNDS,
     HELD_OUT,
@@ -85,7 +85,7 @@ def test_exactly_one_element_fits_the_question(index, difficulty):
 @settings(max_examples=60, deadline=None)
 def test_training_screens_hold_no_held_out_combination(index, difficulty):
     scene, _ = compose(random.Random(index), difficulty, 96, held_out_share=0.0)
-    assert not {(e.colour, e.kind) for e in scene.elements} & HELD_OUT
+    assert not {(e.color, e.kind) for e in scene.elements} & HELD_OUT
 
 
 def test_about_half_of_the_test_targets_are_held_out_combinations():
@@ -125,7 +125,7 @@ def test_a_wrong_thought_is_found_out():
     assert "0.270]" in screens.verify(steps.replace("0.260]", "0.270]"), scene, query)
 
 
-def test_relations_are_about_centres():
+def test_relations_are_about_centers():
     left, right = Element("circle", "red", (0, 0, 10, 10)), Element("circle", "red", (40, 0, 50, 10))
     assert holds(left, "left of", right) and holds(right, "right of", left)
     assert not holds(left, "above", right) and not holds(left, "below", right)
@@ -150,7 +150,7 @@ def test_the_command_writes_a_data_set(tmp_path):
             assert open_image(out, sample.images[0]).size == (128, 128)
 
 
-def test_colours_are_told_apart():
-    values = np.array(list(COLOURS.values()))
+def test_colors_are_told_apart():
+    values = np.array(list(COLORS.values()))
     distance = np.abs(values[:, None] - values[None]).sum(-1) + 1000 * np.eye(len(values), dtype=int)
     assert distance.min() > 60

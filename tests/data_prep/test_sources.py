@@ -326,7 +326,7 @@ def test_hub_mapping(tmp_path):
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
     (tmp_path / "m.yaml").write_text(
-        "name: mine\nlicence: MIT\nfiles: ['*.parquet']\nimage: img\neach: objects\nwhere: {kind: x}\n"
+        "name: mine\nlicense: MIT\nfiles: ['*.parquet']\nimage: img\neach: objects\nwhere: {kind: x}\n"
         "instruction: 'the {caption}'\nsplit: {column: part}\nmeta: [kind]\n"
         "target: {kind: box, column: box.at, format: yxyx, unit: percent}\n"
     )

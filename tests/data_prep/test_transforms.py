@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep import SOURCES
-from data_prep.colours import clear_colour, colour_shares
+from data_prep.colors import clear_color, color_shares
 from data_prep.negatives import moved, words_of
 from data_prep.pseudo_queries import queries
 from data_prep.rows import Rejected
@@ -51,7 +51,7 @@ def test_pseudo_queries_by_hand():
     }
 
 
-def test_pseudo_queries_relate_to_a_neighbour_only_when_one_fits():
+def test_pseudo_queries_relate_to_a_neighbor_only_when_one_fits():
     cups = [box(0.1, 0.1, "cup"), box(0.12, 0.8, "cup")]
     found = dict(queries([*cups, box(0.11, 0.4, "book")]))
     assert found["the cup above the book"] == cups[0] and found["the cup below the book"] == cups[1]
@@ -61,44 +61,42 @@ def test_pseudo_queries_relate_to_a_neighbour_only_when_one_fits():
 
 
 def painted(*things, ground=(128, 128, 128)):
-    """A picture of 200x200 with coloured rectangles, each in its box."""
+    """A picture of 200x200 with colored rectangles, each in its box."""
     image = Image.new("RGB", (200, 200), ground)
     for box, rgb in things:
         image.paste(rgb, tuple(round(200 * value) for value in box.xyxy))
     return image
 
 
-def test_pseudo_queries_by_colour_only_where_it_is_clear():
+def test_pseudo_queries_by_color_only_where_it_is_clear():
     red, blue, dark = box(0.1, 0.1, "cup", 0.2), box(0.5, 0.1, "cup", 0.2), box(0.1, 0.6, "cup", 0.2)
     image = painted((red, (220, 20, 30)), (blue, (20, 60, 200)), (dark, (90, 90, 95)))
-    colours = {cup: colour_shares(image, cup, [red, blue, dark]) for cup in (red, blue, dark)}
-    found = dict(queries([red, blue, dark], colours))
+    colors = {cup: color_shares(image, cup, [red, blue, dark]) for cup in (red, blue, dark)}
+    found = dict(queries([red, blue, dark], colors))
     assert found["the red cup"] == red and found["the blue cup"] == blue
     assert not [query for query in found if "grey" in query]
-    assert "the red cup" not in dict(queries([red, blue, dark]))  # no picture, no colours
-    assert "the red cup" not in dict(
-        queries([red, blue, dark], {red: colours[red]})
-    )  # of the others nothing is known
-    half = dict(colours)
+    assert "the red cup" not in dict(queries([red, blue, dark]))  # no picture, no colors
+    assert "the red cup" not in dict(queries([red, blue, dark], {red: colors[red]}))  # of the others nothing is known
+    half = dict(colors)
     half[blue] = {"blue": 0.8, "red": 0.2}  # another one that somebody may call red
     assert "the red cup" not in dict(queries([red, blue, dark], half))
 
 
-def test_a_colour_is_that_of_the_things_middle():
+def test_a_color_is_that_of_the_things_middle():
     cup = Box(0.2, 0.2, 0.6, 0.6, label="cup")
     image = painted((cup, (20, 160, 40)), (Box(0.2, 0.2, 0.6, 0.26), (250, 250, 250)))  # a white rim
-    assert clear_colour(colour_shares(image, cup)) == "green"
+    assert clear_color(color_shares(image, cup)) == "green"
     spoon = Box(0.3, 0.3, 0.5, 0.5, label="spoon")
     image.paste((255, 255, 0), (60, 60, 100, 100))
-    assert colour_shares(image, cup, [cup, spoon]) == {}  # half of its middle is the spoon
-    assert clear_colour(colour_shares(image, spoon, [cup, spoon])) == "yellow"
-    assert colour_shares(image, Box(0.2, 0.2, 0.25, 0.25)) == {}  # ten pixels, six in the middle
-    assert clear_colour(colour_shares(painted((cup, (120, 70, 30))), cup)) == "brown"
+    assert color_shares(image, cup, [cup, spoon]) == {}  # half of its middle is the spoon
+    assert clear_color(color_shares(image, spoon, [cup, spoon])) == "yellow"
+    assert color_shares(image, Box(0.2, 0.2, 0.25, 0.25)) == {}  # ten pixels, six in the middle
+    assert clear_color(color_shares(painted((cup, (120, 70, 30))), cup)) == "brown"
     stripes = painted((cup, (200, 0, 0)), (Box(0.2, 0.2, 0.4, 0.6), (0, 0, 200)))
-    assert clear_colour(colour_shares(stripes, cup)) is None
+    assert clear_color(color_shares(stripes, cup)) is None
 
 
-def test_colours_of_a_data_set_come_from_its_pictures(tmp_path):
+def test_colors_of_a_data_set_come_from_its_pictures(tmp_path):
     cup, person = Box(0.1, 0.1, 0.4, 0.9, label="cup"), Box(0.5, 0.1, 0.9, 0.9, label="person")
     dataset(tmp_path, [("a.png", "cup", cup), ("a.png", "person", person), ("b.png", "cup", cup)])
     painted((cup, (220, 20, 30)), (person, (20, 60, 200))).resize((100, 50)).save(tmp_path / "images/a.png")
@@ -106,7 +104,7 @@ def test_colours_of_a_data_set_come_from_its_pictures(tmp_path):
     items, rejects = convert("pseudo_queries", tmp_path)
     assert sorted(i.sample.instruction for i in items) == ["the cup", "the person", "the red cup"]
     assert reasons(rejects) == ["bad image"]
-    items, rejects = convert("pseudo_queries", tmp_path, "--no-colours")
+    items, rejects = convert("pseudo_queries", tmp_path, "--no-colors")
     assert sorted(i.sample.instruction for i in items) == ["the cup", "the cup", "the person"] and not rejects
 
 

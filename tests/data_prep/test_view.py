@@ -60,7 +60,7 @@ def test_every_row_is_in_one_piece(tmp_path):
     assert len(read_piece(data / "index.js")) == count
     stats = read_piece(data / "stats.js")
     assert stats["rows"] == count and dict(stats["counts"]["kind"])["box"] == 168
-    assert sum(stats["centres"]) == 168 + 3 * 167  # a sixth each: box, point, text_box, polygon
+    assert sum(stats["centers"]) == 168 + 3 * 167  # a sixth each: box, point, text_box, polygon
     assert stats["images"] == ".."
 
 

@@ -39,7 +39,7 @@ def element(box, role="button", name="", fill=None, picture=False):
         ((102, 117, 140), ""),  # slate: one calls it grey, another blue
     ],
 )
-def test_colours_get_the_word_people_use(rgb, name):
+def test_colors_get_the_word_people_use(rgb, name):
     assert color_name(rgb) == name
 
 

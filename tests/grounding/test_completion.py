@@ -122,7 +122,7 @@ def test_unknown_grammar_names_the_nearest() -> None:
         check_grammar("think_answr")
 
 
-LABELLED = '{"bbox_2d": [1, 2, 3, 4], "label": "a <think> b </think> <answer> c </answer>"}'
+LABELED = '{"bbox_2d": [1, 2, 3, 4], "label": "a <think> b </think> <answer> c </answer>"}'
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ LABELLED = '{"bbox_2d": [1, 2, 3, 4], "label": "a <think> b </think> <answer> c 
     ],
 )
 def test_tags_in_a_label_are_plain_text_where_nobody_asked_for_tags(before, after, thought) -> None:
-    text = before + LABELLED + after
-    assert split_completion(text, "bare") == (thought, LABELLED, len(before), True)
+    text = before + LABELED + after
+    assert split_completion(text, "bare") == (thought, LABELED, len(before), True)
     assert matches_grammar(text, "bare") is (before == "")
 
 
@@ -150,8 +150,8 @@ def test_a_value_may_hold_line_ends() -> None:
 
 
 def test_tags_in_a_label_count_where_they_were_asked_for() -> None:
-    assert split_completion(f"<think>t</think>{LABELLED}")[1] != LABELLED
-    assert not matches_grammar(f"<think>t</think>{LABELLED}", "think")
+    assert split_completion(f"<think>t</think>{LABELED}")[1] != LABELED
+    assert not matches_grammar(f"<think>t</think>{LABELED}", "think")
 
 
 @given(st.one_of(st.text(), TAGGED, st.text(alphabet='<>/think":\\, \n{}')))

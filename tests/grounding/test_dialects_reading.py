@@ -211,7 +211,7 @@ def test_points(text: str) -> None:
     assert answer.click == answer.points[0]
 
 
-def test_a_box_where_a_point_was_asked_for_clicks_its_centre() -> None:
+def test_a_box_where_a_point_was_asked_for_clicks_its_center() -> None:
     answer = read('{"bbox_2d": [100, 200, 300, 400]}', "point", grammar="bare")
     assert answer.status is OK
     assert answer.click == Point(0.2, 0.30000000000000004)

@@ -37,14 +37,14 @@ def test_regions_are_regions() -> None:
         kind_of("box")  # type: ignore[arg-type]
 
 
-def test_centres_areas_and_bounds() -> None:
+def test_centers_areas_and_bounds() -> None:
     box = Box(0.2, 0.4, 0.6, 0.8, image=1, label="cup")
     assert box.center == Point(0.4, (0.4 + 0.8) / 2, 1, "cup")
     assert box.area == pytest.approx(0.16)
     assert Polygon(((0.1, 0.9), (0.5, 0.2), (0.3, 0.3))).bounds == Box(0.1, 0.2, 0.5, 0.9)
 
 
-def test_an_answer_clicks_its_first_point_else_its_first_boxs_centre() -> None:
+def test_an_answer_clicks_its_first_point_else_its_first_boxs_center() -> None:
     box, point = Box(0, 0, 1, 1), Point(0.1, 0.2)
     assert Answer(Status.OK, (box,), (point,)).click == point
     assert Answer(Status.OK, (box,)).click == Point(0.5, 0.5)

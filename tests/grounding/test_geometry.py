@@ -38,7 +38,7 @@ def boxes(draw: st.DrawFn) -> tuple[float, float, float, float]:
 
 
 def test_overlapping_squares_by_hand() -> None:
-    a, b = (0, 0, 2, 2), (1, 1, 3, 3)  # intersection 1, union 7, enclosing 3 x 3, centres (1, 1) and (2, 2)
+    a, b = (0, 0, 2, 2), (1, 1, 3, 3)  # intersection 1, union 7, enclosing 3 x 3, centers (1, 1) and (2, 2)
     assert iou(a, b) == pytest.approx(1 / 7)
     assert giou(a, b) == pytest.approx(1 / 7 - 2 / 9)
     assert diou(a, b) == pytest.approx(1 / 7 - 2 / 18)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.io import open_image, read_samples, write_samples
-from grounding.sample import ImageRef, Sample, to_row
+from grounding.sample import ImageRef, Sample, from_row, to_row
 from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
 
 TARGETS: list[Target] = [
@@ -299,3 +299,9 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(root: Path) -> Non
         open_image(root, ImageRef("images/bomb.png", 9_000, 9_000))
     with pytest.raises(BrokenRow, match="4x3 pixels, more than 10"):
         open_image(root, IMAGES[0], max_pixels=10)
+
+
+def test_rows_with_the_old_name_of_the_license_column_are_read():
+    sample = samples()[0]
+    row = to_row(sample)
+    assert from_row({**{key: row[key] for key in row if key != "license"}, "licence": row["license"]}) == sample

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
-from grounding.parsing import MAX_PLACES, normalise, numbers_in, scan, unquote
+from grounding.parsing import MAX_PLACES, normalize, numbers_in, scan, unquote
 
 
 def test_groups_know_their_key_owner_and_place() -> None:
@@ -95,14 +95,14 @@ def test_numbers_that_are_none() -> None:
 
 
 @given(st.text())
-def test_normalising_moves_nothing(text: str) -> None:
-    plain = normalise(text)
+def test_normalizing_moves_nothing(text: str) -> None:
+    plain = normalize(text)
     assert len(plain) == len(text)
     assert all(new == old or not old.isascii() for new, old in zip(plain, text, strict=True))
 
 
 def test_digits_of_any_script() -> None:
-    assert normalise("１２ ٣٤ ५६ 𝟕𝟖 −９．５，［］") == "12 34 56 78 -9.5,[]"
+    assert normalize("１２ ٣٤ ५६ 𝟕𝟖 −９．５，［］") == "12 34 56 78 -9.5,[]"
 
 
 JSON = st.recursive(

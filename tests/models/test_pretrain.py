@@ -39,12 +39,12 @@ def test_patch_labels_are_in_the_order_of_the_processor(policy):
     assert torch.equal(seen, pretrain.in_model_order(labels)[0])
 
 
-def test_only_the_answer_is_learnt(batch, tokenizer):
+def test_only_the_answer_is_learned(batch, tokenizer):
     for ids, labels in zip(batch.input_ids, batch.labels, strict=True):
         text = tokenizer.decode(ids)
-        learnt = tokenizer.decode(labels[labels != -100])
-        assert text.split("<|im_start|>assistant\n")[1].startswith(learnt)
-        assert learnt.endswith("<|im_end|>") and "bbox_2d" in learnt
+        learned = tokenizer.decode(labels[labels != -100])
+        assert text.split("<|im_start|>assistant\n")[1].startswith(learned)
+        assert learned.endswith("<|im_end|>") and "bbox_2d" in learned
 
 
 def test_sharing_the_vision_pass_changes_nothing(policy, batch):
@@ -74,11 +74,11 @@ def test_the_target_marks_the_tokens_it_covers(batch, tokenizer):
 
 def test_no_screen_shows_a_held_out_combination(tokenizer):
     kinds = {index: name for name, index in pretrain.KINDS.items()}
-    colours = {index: name for name, index in pretrain.COLOURS.items()}
+    colors = {index: name for name, index in pretrain.COLORS.items()}
     make = pretrain.Screens(tokenizer)
     for index in range(100):
         screen = make(index)
-        pairs = {(colours[c], kinds[k]) for c, k in zip(screen.colours.flat, screen.kinds.flat, strict=True) if k}
+        pairs = {(colors[c], kinds[k]) for c, k in zip(screen.colors.flat, screen.kinds.flat, strict=True) if k}
         assert not pairs & HELD_OUT
 
 

@@ -152,7 +152,7 @@ def test_what_the_recipe_asks_for_comes_first(model, processor, tmp_path, ask):
     assert [row["expect"] for row in dataset] == [ask or "box"] * 2
 
 
-def test_answers_without_a_thought_are_not_learnt_in_silence(model, processor, tmp_path, caplog):
+def test_answers_without_a_thought_are_not_learned_in_silence(model, processor, tmp_path, caplog):
     folder = make_data(tmp_path, count=4)
     rows = list(read_samples(folder / "train.jsonl"))
     write_samples(folder / "train.jsonl", [replace(row, thought=None) for row in rows[:3]] + rows[3:])

@@ -197,7 +197,7 @@ def test_without_credit_the_trainer_is_trls(batch_trainer):
 
 def test_advantages_become_two_dimensional_between_forward_and_loss(batch_trainer, monkeypatch):
     """The buffered batch keeps (B,), the loss sees weights times advantage, both iterations the same weights."""
-    trainer = batch_trainer(credit={"strategy": "random", "normalise": "none"})
+    trainer = batch_trainer(credit={"strategy": "random", "normalize": "none"})
     seen = []
 
     def loss(self, model, inputs):

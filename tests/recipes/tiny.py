@@ -158,20 +158,20 @@ def make_data(folder: Path, count: int = 16, size: tuple[int, int] = (96, 96), s
     width, height = size
     for index in range(count):
         draw = random.Random(index)
-        colour = draw.choice(["red", "blue"])
+        color = draw.choice(["red", "blue"])
         x, y = draw.randrange(width - 24), draw.randrange(height - 24)
         image = Image.new("RGB", size, "white")
-        ImageDraw.Draw(image).rectangle([x, y, x + 24, y + 24], fill=colour)
+        ImageDraw.Draw(image).rectangle([x, y, x + 24, y + 24], fill=color)
         image.save(folder / f"images/{index}.png")
         samples.append(
             Sample(
                 id=f"square-{index}",
                 images=(ImageRef(f"images/{index}.png", width, height),),
-                instruction=f"click the {colour} square",
+                instruction=f"click the {color} square",
                 target=Box(x / width, y / height, (x + 24) / width, (y + 24) / height),
                 source="squares",
-                licence="CC0-1.0",
-                thought=f"The {colour} square is there.",
+                license="CC0-1.0",
+                thought=f"The {color} square is there.",
             )
         )
     write_samples(folder / f"train.{suffix}", samples)

@@ -8,7 +8,7 @@ from grounding.dialects import get_dialect
 from grounding.sample import ImageRef, Sample, to_row
 from grounding.targets import Box, Point, Span
 
-TARGET = Box(0.2, 0.3, 0.6, 0.5)  # 0.4 wide, 0.2 high, centre (0.4, 0.4)
+TARGET = Box(0.2, 0.3, 0.6, 0.5)  # 0.4 wide, 0.2 high, center (0.4, 0.4)
 
 
 def a_sample(target=TARGET, *, width=200, height=100, images=1, source="made", **fields):

@@ -37,13 +37,13 @@ def test_giou_by_hand():
 
 
 def test_diou_by_hand_is_in_pixels():
-    # 200 x 100 pixels: centres (80, 40) and (120, 50), the box around both 120 x 30
+    # 200 x 100 pixels: centers (80, 40) and (120, 50), the box around both 120 x 30
     expected = (0.02 / 0.14 - (40**2 + 10**2) / (120**2 + 30**2) + 1) / 2
     assert diou(boxes((0.4, 0.4, 0.8, 0.6)), a_sample()) == pytest.approx(expected)
 
 
 def test_ciou_by_hand_is_in_pixels():
-    # target 80 x 20, answer 40 x 40 with its centre where the target's is: 40 x 20 shared
+    # target 80 x 20, answer 40 x 40 with its center where the target's is: 40 x 20 shared
     answer = boxes((0.3, 0.2, 0.5, 0.6))
     overlap = 800 / (1600 + 1600 - 800)
     v = 4 / math.pi**2 * (math.atan(80 / 20) - math.atan(1)) ** 2

@@ -222,7 +222,7 @@ def test_the_batch_says_how_large_its_groups_are():
     far = write(Box(0.8, 0.8, 0.9, 0.9))
     batch = [RIGHT, far, RIGHT, RIGHT], [one, one, two, two]
     (function,) = build("diversity")
-    assert call(function, *batch) == [1.0, 1.0, 0.0, 0.0]  # outside a trainer neighbours with one sample are a group
+    assert call(function, *batch) == [1.0, 1.0, 0.0, 0.0]  # outside a trainer neighbors with one sample are a group
     assert call(function, *batch, num_generations=[2] * 4) == [1.0, 1.0, 0.0, 0.0]
     assert call(function, batch[0], [one] * 4, num_generations=[2] * 4) == [1.0, 1.0, 0.0, 0.0]
     assert call(function, *batch, num_generations=[1] * 4) == [0.0] * 4

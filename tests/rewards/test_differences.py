@@ -54,12 +54,12 @@ def plain_giou(p, g):
 
 
 def se_gui(x, y, g):
-    """1 in the box, and 1 - d^2 with d the distance of the centre in shares of the longest there is."""
+    """1 in the box, and 1 - d^2 with d the distance of the center in shares of the longest there is."""
     cx, cy = (g[0] + g[2]) / 2, (g[1] + g[3]) / 2
     return float(g[0] <= x <= g[2] and g[1] <= y <= g[3]) + 1 - (hypot(x - cx, y - cy) / hypot(cx, cy)) ** 2
 
 
-TARGET = (80, 30, 120, 70)  # pixels; the centre of a picture of 200 x 100
+TARGET = (80, 30, 120, 70)  # pixels; the center of a picture of 200 x 100
 SAMPLE = a_sample(Box(*canonical(*TARGET)), width=WIDTH, height=HEIGHT)
 ONE, OTHER = Box(0.1, 0.1, 0.2, 0.3, label="cup"), Box(0.6, 0.1, 0.7, 0.3, label="jug")
 SWAPPED = Answer(Status.OK, boxes=(Box(*ONE.xyxy, label="jug"), Box(*OTHER.xyxy, label="cup")))
@@ -93,7 +93,7 @@ def rows():
         open_border(80, 50, TARGET), click_in_box(clicks((0.4, 0.5)), SAMPLE),
     )  # fmt: skip
     yield (
-        "`dense_point`", "SE-GUI", "half of it; 0 beyond d = 1 there, which no place in the picture is", "the centre",
+        "`dense_point`", "SE-GUI", "half of it; 0 beyond d = 1 there, which no place in the picture is", "the center",
         se_gui(100, 50, TARGET), dense_point(clicks((0.5, 0.5)), SAMPLE),
     )  # fmt: skip
     yield (

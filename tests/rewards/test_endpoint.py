@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
         serve(chat("yes")) as server,
-        pytest.raises(FoveaError, match=r"cache of judged rewards .*file: Not a directory"),
+        pytest.raises(FoveaError, match=r"cache of judged rewards .*: Not a directory"),
     ):
         endpoint(server, cache=str(tmp_path / "file")).ask(MESSAGES)
 

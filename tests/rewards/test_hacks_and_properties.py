@@ -20,7 +20,7 @@ from rewards.compose import build_rewards
 from tests.rewards.making import a_sample, call, write
 
 SIZE = [ImageSize(200, 100)]
-TARGET = Box(0.44, 0.42, 0.6, 0.62)  # the image's centre lies in it: the hardest case for a box of the whole image
+TARGET = Box(0.44, 0.42, 0.6, 0.62)  # the image's center lies in it: the hardest case for a box of the whole image
 WRONG = Box(0.7, 0.72, 0.86, 0.92)
 GRID = [Box(x / 5, y / 5, (x + 1) / 5, (y + 1) / 5) for x in range(5) for y in range(5)]
 
@@ -190,7 +190,7 @@ def test_time_grows_linearly_with_the_text():
     assert ratio <= 3, where
 
 
-def test_moving_a_whole_series_of_clicks_towards_the_centre_is_monotone_through_text():
+def test_moving_a_whole_series_of_clicks_towards_the_center_is_monotone_through_text():
     """Through rendering and parsing too, not only for the pure function."""
     (function,) = build_rewards(["gaussian_point"], "qwen3_vl", "think", expect="box")
     steps = [Box(*(c + 0.03 * k for c in (0.44, 0.42)), *(c + 0.03 * k for c in (0.6, 0.62))) for k in range(8)]

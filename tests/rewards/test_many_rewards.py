@@ -123,8 +123,8 @@ def test_one_against_one_is_the_iou():
 
 def test_matched_objects_by_hand():
     # LEFT exactly: 3 of 3. RIGHT half as high: IoU 0.5 is not above 0.5; L1 = 0.1 * 840 / 4 = 21 px is not under 10;
-    # its centre is 0.05 * 840 = 42 px off: 0 of 3. TOP moved along x by 0.01: IoU 0.9, two of four coordinates differ
-    # by 8.4 px, which is 4.2 in the mean, the centre by 8.4 px: 3 of 3.
+    # its center is 0.05 * 840 = 42 px off: 0 of 3. TOP moved along x by 0.01: IoU 0.9, two of four coordinates differ
+    # by 8.4 px, which is 4.2 in the mean, the center by 8.4 px: 3 of 3.
     found = tuple(Box(*c) for c in (LEFT, (0.7, 0.4, 0.9, 0.5), (0.41, 0.05, 0.61, 0.25)))
     pointed = Answer(Status.OK, boxes=found, points=tuple(box.center for box in found))
     assert matched_objects(pointed, THREE) == pytest.approx((1 + 0 + 1) / 3)
@@ -137,9 +137,9 @@ def test_matched_objects_uses_the_answers_own_points():
 
 
 def test_a_point_counts_inside_its_own_box_only():
-    sample, centre = a_sample(Box(*LEFT)), Point(0.2, 0.5)
-    assert matched_objects(Answer(Status.OK, boxes=(Box(*LEFT),), points=(centre,)), sample) == 1.0
-    assert matched_objects(Answer(Status.OK, boxes=(Box(*RIGHT),), points=(centre,)), sample) == 0.0
+    sample, center = a_sample(Box(*LEFT)), Point(0.2, 0.5)
+    assert matched_objects(Answer(Status.OK, boxes=(Box(*LEFT),), points=(center,)), sample) == 1.0
+    assert matched_objects(Answer(Status.OK, boxes=(Box(*RIGHT),), points=(center,)), sample) == 0.0
 
 
 @pytest.mark.parametrize(("x", "y", "w", "h"), [(0.1, 0.1, 0.3, 0.3), (0.2, 0.1, 0.7, 0.2), (0.3, 0.6, 0.1, 0.1)])

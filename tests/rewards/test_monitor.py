@@ -90,7 +90,7 @@ def test_limits_can_be_set():
 def test_statistics_by_hand():
     samples = [a_sample(Box(0.1, 0.1, 0.3, 0.3)), a_sample(Box(0.7, 0.7, 0.9, 0.9))]
     found = statistics([boxes((0.1, 0.1, 0.3, 0.3)), boxes((0.4, 0.4, 0.8, 0.8))], samples)
-    # areas 1 and 4 times the target's; centres (0.2, 0.2) and (0.6, 0.6) against (0.2, 0.2) and (0.8, 0.8)
+    # areas 1 and 4 times the target's; centers (0.2, 0.2) and (0.6, 0.6) against (0.2, 0.2) and (0.8, 0.8)
     assert found["monitor/box_area"] == pytest.approx(2.0)
     assert found["monitor/place_spread"] == pytest.approx(2 / 3)
     assert found["monitor/readable"] == 1.0

@@ -36,7 +36,7 @@ def test_click_in_polygon_agrees_with_shapely(x, y):
 
 
 def test_dense_point_by_hand():
-    # centre (0.4, 0.4); the farthest corner is (1, 1), 0.72 away squared
+    # center (0.4, 0.4); the farthest corner is (1, 1), 0.72 away squared
     assert dense_point(clicks((0.4, 0.4)), a_sample()) == 1.0
     assert dense_point(clicks((0.2, 0.3)), a_sample()) == pytest.approx((1 + 1 - 0.05 / 0.72) / 2)
     assert dense_point(clicks((1.0, 1.0)), a_sample()) == pytest.approx(0.0)
@@ -62,17 +62,17 @@ def test_gaussian_coverage_is_the_bhattacharyya_coefficient():
 
 
 @given(unit, unit, unit, unit, st.floats(0, 1))
-def test_moving_towards_the_centre_never_lowers_a_reward(x, y, cx, cy, share):
+def test_moving_towards_the_center_never_lowers_a_reward(x, y, cx, cy, share):
     target = Box(cx * 0.8, cy * 0.7, cx * 0.8 + 0.2, cy * 0.7 + 0.3)
-    centre = target.center
-    nearer = (x + (centre.x - x) * share, y + (centre.y - y) * share)
+    center = target.center
+    nearer = (x + (center.x - x) * share, y + (center.y - y) * share)
     for reward in CLICKS:
         assert reward(clicks(nearer), a_sample(target)) >= reward(clicks((x, y)), a_sample(target)) - 1e-12
 
 
 @given(unit, unit)
-def test_rewards_are_symmetric_about_the_centre(x, y):
-    target = Box(0.3, 0.35, 0.7, 0.65)  # centre (0.5, 0.5): mirrored clicks stay in the image
+def test_rewards_are_symmetric_about_the_center(x, y):
+    target = Box(0.3, 0.35, 0.7, 0.65)  # center (0.5, 0.5): mirrored clicks stay in the image
     for reward in CLICKS:
         value = reward(clicks((x, y)), a_sample(target))
         assert reward(clicks((1 - x, y)), a_sample(target)) == pytest.approx(value, abs=1e-9)
@@ -107,7 +107,7 @@ def test_no_single_place_scores_nothing(reward, answer):
 
 @pytest.mark.parametrize("reward", [*CLICKS, gaussian_coverage], ids=lambda r: r.name)
 def test_the_whole_image_is_no_place(reward):
-    middle = a_sample(Box(0.4, 0.4, 0.6, 0.6))  # the image's centre lies in it
+    middle = a_sample(Box(0.4, 0.4, 0.6, 0.6))  # the image's center lies in it
     assert reward(boxes((0, 0, 1, 1)), middle) == 0.0
     assert reward(boxes((0.45, 0.45, 0.55, 0.55)), middle) > 0.5
 

@@ -1,4 +1,4 @@
-"""The colour a thing has, where it is clear: counted over the pixels of its middle."""
+"""The color a thing has, where it is clear: counted over the pixels of its middle."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 from data_prep.web_words import color_name
 from grounding.targets import Box
 
-CLEAR = 0.6  # share of the pixels from which a colour is the thing's colour
-TRACE = 0.15  # share up to which nobody would call a thing by the colour
+CLEAR = 0.6  # share of the pixels from which a color is the thing's color
+TRACE = 0.15  # share up to which nobody would call a thing by the color
 MIDDLE = 0.6  # of each side: what lies around it is often background
 COVERED = 0.2  # share of the middle that a smaller thing may cover
 SAMPLES = 20  # the middle is looked at in so many steps along each side
 MIN_PIXELS = 8  # of the middle's shorter side
 
 Shares = Mapping[str, float]
-"""Name of a colour -> share of the pixels."""
+"""Name of a color -> share of the pixels."""
 
 
 def name_of(rgb: Sequence[int]) -> str:
@@ -29,8 +29,8 @@ def name_of(rgb: Sequence[int]) -> str:
     return "brown" if name == "orange" and light < 0.42 else name
 
 
-def colour_shares(picture: Image.Image, box: Box, others: Sequence[Box] = ()) -> Shares:
-    """How much of the middle of `box` has which colour; empty where it is too small or covered by something else.
+def color_shares(picture: Image.Image, box: Box, others: Sequence[Box] = ()) -> Shares:
+    """How much of the middle of `box` has which color; empty where it is too small or covered by something else.
 
     Args:
         picture: RGB.
@@ -50,8 +50,8 @@ def colour_shares(picture: Image.Image, box: Box, others: Sequence[Box] = ()) ->
     return {name: count / SAMPLES**2 for name, count in counts.items()}
 
 
-def clear_colour(shares: Shares) -> str | None:
-    """The colour that most of the pixels have; None where there is none, and for grey, which shade turns all into."""
+def clear_color(shares: Shares) -> str | None:
+    """The color that most of the pixels have; None where there is none, and for grey, which shade turns all into."""
     name = max(shares, key=lambda name: shares[name], default="")
     return name if name and name != "grey" and shares[name] >= CLEAR else None
 
