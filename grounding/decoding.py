@@ -89,7 +89,8 @@ class Decoder:
         return [at for at in range(first, last) if ids[at] not in self._frame]
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
 
 def opening(processor: Any, grammar: Grammar) -> str:
