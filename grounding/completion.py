@@ -141,12 +141,15 @@ def matches_grammar(text: str, grammar: Grammar) -> bool:
     rest = text.strip()
     if grammar == "bare":
         rest = _outside_values(rest)
-    tags = tuple(rest.count(tag) for tag in (THINK, END_THINK, ANSWER, END_ANSWER))
-    if grammar == "bare":
-        return tags == (0, 0, 0, 0)
-    if not rest.startswith(THINK) or rest.find(END_THINK) < 0:
+    thoughts, answers = int(grammar != "bare"), int(grammar == "think_answer")
+    if not (
+        rest.count(THINK) == rest.count(END_THINK) == thoughts
+        and rest.count(ANSWER) == rest.count(END_ANSWER) == answers
+    ):
         return False
-    if grammar == "think":
-        return tags == (1, 1, 0, 0)
+    if not thoughts:
+        return True
+    if not rest.startswith(THINK):
+        return False
     after = rest[rest.find(END_THINK) + len(END_THINK) :].lstrip()
-    return tags == (1, 1, 1, 1) and after.startswith(ANSWER) and after.endswith(END_ANSWER)
+    return not answers or (after.startswith(ANSWER) and after.endswith(END_ANSWER))

@@ -26,6 +26,8 @@ def split_head(text: str) -> tuple[str, str]:
 
 def words_alone(text: str) -> str:
     """`text` for a reader who is not shown the images: no marks before the words, "image 2" for one among them."""
+    if MARK not in text:
+        return text.strip()
     head, words = split_head(text)
     first, *others = words.split(MARK)
     start = head.count(MARK) + 1

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from grounding.answer import ImageSize
@@ -37,6 +36,7 @@ from grounding.targets import (
 
 SCHEMA_VERSION = 1
 COLUMNS = ("schema", "id", "images", "instruction", "target", "source", "license", "thought", "meta")
+_COLUMNS = frozenset(COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,7 @@ class ImageRef:
             raise ValueError(
                 f"image {self.path!r} of {self.width!r} x {self.height!r}: a text and whole numbers needed"
             )
-        pure = PurePosixPath(self.path)
-        if not self.path or pure.is_absolute() or ".." in pure.parts or "\\" in self.path:
+        if not self.path or self.path.startswith("/") or ".." in self.path.split("/") or "\\" in self.path:
             raise ValueError(f"image path {self.path!r} must be relative and stay inside the data set's folder")
         if self.width <= 0 or self.height <= 0:
             raise ValueError(f"image {self.path!r} has size {self.width}x{self.height}")
@@ -99,8 +98,9 @@ class Sample:
         marks = self.instruction.count(MARK)
         if marks and marks != len(self.images):
             raise ValueError(f"instruction has {marks} {MARK} marks, the sample has {len(self.images)} images")
-        if len(self.frame_times) not in (0, len(self.images)):
-            raise ValueError(f"meta.frame_times has {len(self.frame_times)} times for {len(self.images)} images")
+        times = len(self.frame_times)
+        if times not in (0, len(self.images)):
+            raise ValueError(f"meta.frame_times has {times} times for {len(self.images)} images")
         for region in regions_of(self.target):
             index = getattr(region, "image", 0)
             if type(index) is not int or not 0 <= index < len(self.images):
@@ -197,7 +197,7 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
             raise ValueError(f"schema version {row['schema']}, this Fovea reads {SCHEMA_VERSION}")
         if "licence" in row:  # the column's name in rows written before version 0.2
             row = {"license" if key == "licence" else key: value for key, value in row.items()}
-        unknown = set(row) - set(COLUMNS)
+        unknown = row.keys() - _COLUMNS
         if unknown:
             raise ValueError(f"unknown column {sorted(unknown)[0]!r}")
         missing = [column for column in COLUMNS if column not in row]
@@ -206,7 +206,7 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
         for column in ("id", "instruction", "source", "license"):
             if not isinstance(row[column], str):
                 raise ValueError(f"{column} is {row[column]!r:.40}, not a text")
-        if not isinstance(row["thought"], str | None):
+        if row["thought"] is not None and not isinstance(row["thought"], str):
             raise ValueError("thought is neither a text nor null")
         return Sample(
             id=row["id"],
@@ -275,6 +275,6 @@ def _meta(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"meta is a {type(found).__name__} where an object is needed")
     for key, value in found.items():
-        if not isinstance(value, str | int | float | None):
+        if value is not None and not isinstance(value, (str, int, float)):
             raise ValueError(f"meta.{key} is a {type(value).__name__}; give a text, a number, true, false or null")
     return found

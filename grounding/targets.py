@@ -146,11 +146,12 @@ TARGET_KINDS: dict[str, type] = {
     "text_box": TextBox,
     "absent": Absent,
 }
+_KINDS: dict[type, str] = {cls: name for name, cls in TARGET_KINDS.items()}
 
 
 def kind_of(target: Target) -> str:
     """The name of a target's kind, one of `TARGET_KINDS`."""
-    for name, cls in TARGET_KINDS.items():
-        if type(target) is cls:
-            return name
-    raise TypeError(f"not a target: {target!r}")
+    try:
+        return _KINDS[type(target)]
+    except KeyError:
+        raise TypeError(f"not a target: {target!r}") from None

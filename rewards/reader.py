@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from grounding.answer import Answer, ImageSize
 from grounding.completion import Grammar, check_grammar
@@ -19,9 +18,8 @@ Completion: TypeAlias = str | Sequence[Message]
 CACHE = 16_384  # entries; several times the completions of one step, a few tens of MB
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One completion, read.
+class Rollout(NamedTuple):
+    """One completion, read; a tuple, because every reward makes one of every completion.
 
     Attributes:
         answer: what the completion's last assistant turn says.

@@ -69,16 +69,16 @@ class AnswerScorer:
 
     def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
         params = self.spec.params_at(batch.step)
+        reward, name, function = self.reward, self.reward.name, self.reward.function
         scores: Scores = []
-        with NamedErrors(self.reward.name) as at:
-            for i, rollout in enumerate(batch.rollouts):
-                if not (wanted[i] and applies(self.reward, rollout.sample)):
+        with NamedErrors(name) as at:
+            for i, (answer, sample, *_) in enumerate(batch.rollouts):
+                if not (wanted[i] and applies(reward, sample)):
                     scores.append(None)
                     continue
-                at.sample = rollout.sample.id
-                extras = batch.extras(self.reward, i) if self.reward.needs else {}
-                value = self.reward.function(rollout.answer, rollout.sample, **extras, **params)
-                scores.append(score_of(value, self.reward.name, at.sample))
+                at.sample = sample.id
+                extras = batch.extras(reward, i) if reward.needs else {}
+                scores.append(score_of(function(answer, sample, **extras, **params), name, sample.id))
         return scores
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from grounding.answer import Answer, ImageSize, Status, Stray
 from grounding.completion import THINK, Grammar, matches_grammar, split_completion
@@ -48,9 +49,8 @@ _THINK_SENTENCE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One thing in an answer text that names a place.
+class Found(NamedTuple):
+    """One thing in an answer text that names a place; a tuple, because every completion makes some.
 
     Attributes:
         kind: "box", "point", "span", or "absent" for a refusal in the dialect's form.

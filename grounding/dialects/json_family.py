@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
@@ -135,7 +134,7 @@ class JsonDialect(Dialect):
         if match is None:
             return None
         _, *numbers, label = match.groups()
-        found = self._found([float(number) for number in numbers], sizes, match.start(1), match.end(1), label=label)
+        found = self._found(tuple(map(float, numbers)), sizes, match.start(1), match.end(1), label=label)
         return found if found.region is not None else None
 
     def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
@@ -215,7 +214,7 @@ class JsonDialect(Dialect):
                     *self._from_groups(scanned_call, inner, inner, sizes, expect),
                     *self._from_objects(scanned_call),
                 ]
-                yield from (replace(item, start=call.start, end=call.end) for item in found)
+                yield from (item._replace(start=call.start, end=call.end) for item in found)
 
     def _string(self, scalar: Scalar, original: str) -> str:
         return unquote(original[scalar.start : scalar.end])
