@@ -87,7 +87,7 @@ class HeadSelection:
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         with replacing(path) as file:
-            file.write_text(json.dumps(self.encode(), indent=1), encoding="utf-8")
+            file.write_text(json.dumps(self.encode(), indent=1, sort_keys=True), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path, layers: Sequence[int], heads: int) -> HeadSelection:

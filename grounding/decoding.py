@@ -9,12 +9,25 @@ which is not imported here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from grounding.completion import ANSWER, END_ANSWER, END_THINK, THINK, Grammar, opened_by
+from jinja2 import TemplateError
 
+from grounding.completion import ANSWER, END_ANSWER, END_THINK, THINK, Grammar, opened_by
+from grounding.errors import UsageError
+
+# What rendering a chat template can raise
+TEMPLATE_FAILURES = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _QUESTION, _ANSWER = "?", "Answer"
 
 
@@ -132,5 +145,18 @@ def _render(processor: Any, *turns: str, prompt: bool = False) -> str:
         {"role": role, "content": [{"type": "text", "text": words}]}
         for role, words in zip(("user", "assistant"), turns, strict=False)
     ]
-    text: str = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
+    return render_chat(processor, chat, prompt=prompt)
+
+
+def render_chat(processor: Any, chat: Sequence[Mapping[str, Any]], *, prompt: bool) -> str:
+    """A chat in the processor's template, with what begins an answer where `prompt` asks for it.
+
+    Raises:
+        UsageError: the template fails: it is a program of the model's maker.
+    """
+    try:
+        text: str = processor.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=prompt)
+    except TEMPLATE_FAILURES as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"the model's chat template fails: {reason}; correct its chat_template.jinja") from error
     return text

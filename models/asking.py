@@ -11,6 +11,7 @@ from typing import Any
 
 from grounding.answer import ImageSize
 from grounding.completion import check_grammar
+from grounding.decoding import render_chat
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.pictures import arrange
@@ -46,19 +47,18 @@ def messages(text: str, images: int, *, image_first: bool, system: str | None) -
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
 
 
-def prompt_text(processor: Any, chat: Sequence[Mapping[str, Any]]) -> str:
-    """A chat as the model reads it, up to where its answer begins.
+def prompt_text(processor: Any, chat: Sequence[Mapping[str, Any]], *, answered: bool = False) -> str:
+    """A chat as the model reads it, up to where its answer begins, or with its answer.
 
     Raises:
-        UsageError: the processor has no chat template.
+        UsageError: the processor has no chat template, or one that fails.
     """
     if getattr(processor, "chat_template", None) is None:
         raise UsageError(
             f"{type(processor).__name__}: no chat template to ask with; copy the chat_template.jinja of an "
             "instruction-tuned model of the family into the model's folder"
         )
-    text: str = processor.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True)
-    return text
+    return render_chat(processor, chat, prompt=not answered)
 
 
 def encode(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]]) -> Any:

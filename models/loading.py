@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -110,21 +112,26 @@ def load_policy(
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        UsageError: no model, no processor, or only pickled weights.
+        UsageError: no model, no processor, only pickled weights, or weights that are damaged or not the model's.
     """
     processor = load_processor(
         path, min_pixels=min_pixels, max_pixels=max_pixels, trust_remote_code=trust_remote_code
     )
     check_weights(path, allow_pickle=allow_pickle)
     kwargs: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    # Weights of another shape are then told, with their names, as missing ones are
+    kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
     # None means: safetensors if there are any, else pickle. True never reads pickle, for Hub models too.
     kwargs["use_safetensors"] = None if allow_pickle else True
     try:
-        model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+        model, info = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        raise UsageError(f"model {path}: {_damaged(Path(path))}: {_first_line(error)}; get it again") from error
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"model {path}: {_first_line(error)}") from error
+    _check_loaded(path, info)
     forget_published(model, processor)
     if device is not None:
         model = model.to(device)
@@ -146,6 +153,30 @@ def check_weights(path: str | os.PathLike[str], *, allow_pickle: bool = False) -
             f"model {path}: {pickled[0]} is a pickle, which can run code when it is read; convert it to safetensors, "
             "or set model.allow_pickle=true if you trust its maker"
         )
+
+
+def _check_loaded(path: str | os.PathLike[str], info: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where transformers would go on with new random weights in place of the model's."""
+    for name, found, expected in sorted(info["mismatched_keys"]):
+        raise UsageError(
+            f"model {path}: {name} is {list(found)} in its weights, {list(expected)} by its config.json; "
+            "the two belong to different models"
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UsageError(
+            f"model {path}: {len(missing)} weights are missing from its files ({missing[0]}); get the model again"
+        )
+
+
+def _damaged(folder: Path) -> str:
+    """The first weight file of a model that cannot be read."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            safe_open(file, framework="pt")
+        except SafetensorError:
+            return f"{file.name} is damaged"
+    return "its weights are damaged"
 
 
 def save_policy(folder: str | os.PathLike[str], model: PreTrainedModel, processor: ProcessorMixin) -> None:

@@ -219,7 +219,7 @@ def example(spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion
     if with_completion:
         words = [{"type": "text", "text": made["completion"][0]["content"]}]
         chat = [*made["prompt"], {"role": "assistant", "content": words}]
-        whole = processor.apply_chat_template(chat, tokenize=False)
+        whole = prompt_text(processor, chat, answered=True)
         if not whole.startswith(asked):
             raise UsageError(
                 f"model {model.path}: its chat template renders a question otherwise where an answer follows, so it "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from grounding.errors import UsageError
 from models.loading import SeenSizes, load_config, load_policy, load_processor, processor_sizes, save_policy
@@ -116,3 +117,29 @@ def test_what_is_missing_is_named(folder, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
     with pytest.raises(UsageError, match="no_such_model"):
         load_policy(tmp_path)
+
+
+def test_weights_that_are_not_the_models_are_one_line(folder, tmp_path):
+    """Transformers would put random numbers where weights are missing, and only warn."""
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model"
+    file = path / "model.safetensors"
+    whole = file.read_bytes()
+    weights = load(whole)
+    name = next(key for key in weights if key.endswith("layers.0.mlp.up_proj.weight"))
+
+    def refused(content):
+        file.write_bytes(content)
+        with pytest.raises(UsageError) as caught:
+            load_policy(path)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+        return str(caught.value)
+
+    for length in (0, 4, len(whole) // 2, len(whole) - 1):
+        assert "model.safetensors is damaged" in refused(whole[:length])
+    others = {key: weight for key, weight in weights.items() if key != name}
+    said = refused(save(others, {"format": "pt"}))
+    assert "1 weights are missing from its files (" in said and "layers.0.mlp.up_proj.weight" in said
+    said = refused(save({**others, name: torch.ones(3, 5)}, {"format": "pt"}))
+    expected = list(weights[name].shape)
+    assert f"layers.0.mlp.up_proj.weight is [3, 5] in its weights, {expected} by its config.json" in said

@@ -170,6 +170,23 @@ def test_chat_templates_that_cannot_ask_or_teach(data, tmp_path):
     assert "set model.grammar to think" in refusal(folder, data, GRPO, grammar="bare")
     use(None)
     assert "no chat template" in refusal(folder, data, GRPO)
+    for hostile, reason in (
+        ("{{ raise_exception('no pictures\\nhere') }}", "no pictures here"),
+        ("{{ messages[7].role }}", "no element 7"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ 'a' + 1 }}", "str"),
+        ("{{ ''.__class__.mro() }}", "unsafe"),
+        ("{% for", "unexpected"),
+    ):
+        use(hostile)
+        for stage in (SFT, GRPO):
+            assert reason in refusal(folder, data, stage), hostile
+    answering = template.replace(
+        "<|im_start|>{{", "{% if message.role == 'assistant' %}{{ 1 / 0 }}{% endif %}<|im_start|>{{"
+    )
+    assert answering != template
+    use(answering)
+    assert "division by zero" in refusal(folder, data, SFT)
 
 
 def test_a_dialect_of_another_family_is_a_warning(model, data, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def test_terminated_then_killed_then_finished(tmp_path):
     assert finished.returncode == 0, said
     steps = [line["step"] for line in read_metrics(stage / "metrics.jsonl")]
     assert steps == [*range(1, 17), 16]
+    kept = [path.name for path in checkpoints.iterdir()]
+    assert len(kept) == 2 and "checkpoint-16" in kept  # those of before the kills are gone
     load_policy(recipe.folder / "final")
 
 
@@ -96,7 +99,11 @@ def test_a_crash_after_the_last_step_costs_only_the_merge(tmp_path):
     weights = load_file(stage / "model/model.safetensors")
     (stage / "model/model.safetensors").unlink()
     (stage / "training.json").unlink()
+    checkpoints = stage / "checkpoints"
+    for step in (0, 1):  # killed before old ones were removed
+        shutil.copytree(checkpoints / "checkpoint-2", checkpoints / f"checkpoint-{step}")
     run_recipe(recipe)
+    assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-1", "checkpoint-2"}
     assert json.loads((stage / "training.json").read_text())["steps"] == 2
     again = load_file(stage / "model/model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)

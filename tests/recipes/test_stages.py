@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 
 from grounding.errors import FoveaError, UsageError
 from grounding.journal import read_journal
-from models.loading import load_policy
+from models.loading import load_policy, load_processor, save_policy
 from recipes.callbacks import read_metrics
 from recipes.config import parse_recipe, to_container
 from recipes.grpo import FoveaGRPOTrainer
@@ -161,15 +161,44 @@ def test_held_out_samples_are_evaluated_in_between(data, tmp_path):
         assert {line[key] for line in lines if key in line} == {size}
 
 
-def test_full_fine_tuning_trains_every_weight(data, tmp_path):
-    model = make_model(tmp_path / "model", "qwen3_vl")
-    recipe = recipe_of(model, data, tmp_path, sft={"lora": None})
+def test_full_fine_tuning_moves_every_weight_of_16_bits(data, tmp_path):
+    """Steps of 1e-6 are lost in the rounding of most weights of 16 bits; what is trained are copies in 32 bits."""
+    path = make_model(tmp_path / "model", "qwen3_vl")
+    model, processor = load_policy(path, dtype=torch.bfloat16)
+    save_policy(path, model, processor)
+    args = {"max_steps": 20, "learning_rate": 1e-6, "lr_scheduler_type": "constant", "per_device_train_batch_size": 2}
+    recipe = recipe_of(path, data, tmp_path, sft={"lora": None, "args": args})
     run_recipe(recipe)
     stage = recipe.folder / "0-sft"
     assert not (stage / "adapter").exists()
-    before, after = load_file(model / "model.safetensors"), load_file(stage / "model/model.safetensors")
-    assert any("visual" in name and not torch.equal(before[name], after[name]) for name in before)
+    before, trained, final = (
+        load_file(folder / "model.safetensors")
+        for folder in (path, stage / "checkpoints/checkpoint-20", stage / "model")
+    )
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert {weight.dtype for weight in final.values()} == {torch.bfloat16}
+    moved = {name: (trained[name] != before[name].float()).float().mean().item() for name in before}
+    share = sum(moved[name] * before[name].numel() for name in before) / sum(w.numel() for w in before.values())
+    assert share > 0.9, moved
+    assert any("visual" in name and moved[name] > 0.9 for name in moved)
+    assert all(torch.equal(final[name], trained[name].bfloat16()) for name in final)
     load_policy(recipe.folder / "final")
+
+
+def test_the_tokenizer_and_template_that_were_trained_with_are_saved(data, tmp_path):
+    path = make_model(tmp_path / "model", "qwen3_vl")
+    template = tmp_path / "other.jinja"
+    template.write_text(load_processor(path).chat_template + "{# of this training #}")
+    args = {"max_steps": 1, "eos_token": "<|endoftext|>", "chat_template_path": str(template)}
+    recipe = recipe_of(path, data, tmp_path, sft={"args": args}, grpo={"args": {"max_steps": 1}})
+    run_recipe(recipe)
+    for stage in ("0-sft", "1-grpo"):  # and the next one goes on with them
+        model, processor = load_policy(recipe.folder / stage / "model")
+        assert processor.tokenizer.eos_token == "<|endoftext|>"
+        assert processor.chat_template.endswith("{# of this training #}")
+        assert processor.tokenizer.chat_template in (None, processor.chat_template)
+        ends = model.generation_config.eos_token_id
+        assert processor.tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends])
 
 
 @pytest.fixture(scope="module")
