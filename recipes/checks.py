@@ -7,15 +7,14 @@ import importlib.util
 import logging
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from transformers import TrainingArguments
 
 from grounding.errors import UsageError
 from models.loading import load_config, load_processor
 from models.profile import FAMILY_DIALECTS, family_dialect
 from recipes.data import check_images, count_rows, example
-from recipes.memory import skeleton
+from recipes.memory import weights_of
 from recipes.stage import Job
 from recipes.training import build_lora, check_datasets
 
@@ -146,14 +145,12 @@ def check_steps(job: Job, args: TrainingArguments) -> None:
 def check_lora(job: Job, args: TrainingArguments, lora: LoraConfig, config: Any) -> None:
     """Raise `UsageError` for an adapter that fits no layer, or that would get no gradient."""
     try:
-        with torch.device("meta"):
-            wrapped = get_peft_model(skeleton(config), lora)
+        trained = weights_of(config, lora).trained
     except ValueError as error:
         raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error
     checkpointing = args.gradient_checkpointing_kwargs or {}
     plugin = getattr(args, "deepspeed_plugin", None)
     reentrant = checkpointing.get("use_reentrant") or (plugin is not None and plugin.zero_stage == 3)
-    trained = (name for name, weight in wrapped.named_parameters() if weight.requires_grad)
     seen = [name for name in trained if any(part in name for part in VISION)]
     if args.gradient_checkpointing and reentrant and seen:
         raise UsageError(

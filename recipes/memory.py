@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.integrations import unset_hf_deepspeed_config
 
 GIB = 2**30
@@ -74,13 +78,8 @@ def estimate(
         dtype: of the weights; None is what the configuration says.
     """
     dtype = dtype or config.dtype or config.get_text_config().dtype or torch.float32
-    model = skeleton(config)  # writes a dtype of its own into the configuration
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trainable = parameters
-    if lora is not None:
-        with torch.device("meta"):
-            wrapped = get_peft_model(model, lora)
-        trainable = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
+    weights = weights_of(config, lora)
+    parameters, trainable = weights.total, sum(weights.trained.values())
     text = config.get_text_config()
     trained_bytes = 4 if lora is not None else dtype.itemsize  # peft keeps adapters in 32-bit
     master = 4 * trainable if trained_bytes < 4 else 0
@@ -98,9 +97,40 @@ def estimate(
     )
 
 
-def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model without memory for its weights. To be called before a training's arguments are made, whose DeepSpeed
-    configuration it lets go: stage 3 would split weights that are not there."""
+@dataclass(frozen=True)
+class Weights:
+    """How many weights a model has without an adapter, and the names of what is trained, with how many each has."""
+
+    total: int
+    trained: Mapping[str, int]
+
+
+def weights_of(config: PreTrainedConfig, lora: LoraConfig | None) -> Weights:
+    """Count without memory for the weights. To be called before a training's arguments are made, whose DeepSpeed
+    configuration it lets go: stage 3 would split weights that are not there.
+
+    Raises:
+        ValueError: the adapter fits no layer.
+    """
+    adapter = None if lora is None else json.dumps(lora.to_dict(), default=sorted)
+    return _count(_Asked(f"{config.to_json_string(use_diff=False)}\n{adapter}", config, lora))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Arguments of `weights_of`, equal where their content is."""
+
+    content: str
+    config: PreTrainedConfig = field(compare=False)
+    lora: LoraConfig | None = field(compare=False)
+
+
+@functools.lru_cache(maxsize=32)  # a recipe's stages ask alike, each more than once, and a large model takes seconds
+def _count(asked: _Asked) -> Weights:
     unset_hf_deepspeed_config()
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(asked.config))  # writes its dtype into it
+        total = sum(weight.numel() for weight in model.parameters())
+        if asked.lora is not None:
+            model = get_peft_model(model, copy.deepcopy(asked.lora))  # writes the layers it found into it
+    return Weights(total, {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad})
