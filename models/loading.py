@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -127,7 +126,7 @@ def load_policy(
     kwargs["use_safetensors"] = None if allow_pickle else True
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
-    except (SafetensorError, UnpicklingError, EOFError) as error:
+    except SafetensorError as error:
         raise UsageError(f"model {path}: {_damaged(Path(path))}: {_first_line(error)}; get it again") from error
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"model {path}: {_first_line(error)}") from error

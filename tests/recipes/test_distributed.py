@@ -204,7 +204,8 @@ def test_stages_killed_and_resumed_under_deepspeed_are_uninterrupted(config, tmp
     for stage, one, other in zip(stages, whole, parts, strict=True):
         assert [line["step"] for line in one] == [line["step"] for line in other] == [1, 2, 3, 3]
         for uninterrupted, resumed in zip(one[:3], other[:3], strict=True):
-            for key in uninterrupted.keys() - {*CLOCKS, "credit/seconds", "credit/time_share"}:
+            # TRL's SFTTrainer counts tokens from the resume on
+            for key in uninterrupted.keys() - {*CLOCKS, "credit/seconds", "credit/time_share", "num_tokens"}:
                 assert resumed[key] == pytest.approx(uninterrupted[key], abs=1e-6), (stage, resumed["step"], key)
     for stage, weights in zip(stages, trained, strict=True):
         again = load_file(stage / "model/model.safetensors")
