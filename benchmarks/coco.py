@@ -13,7 +13,7 @@ from benchmarks.grefcoco import matched_f1
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.detection import NO_TRUTH, coco_ap, thinned
 from benchmarks.harness.files import corners, find, identity, naming, number, picture, words
-from benchmarks.harness.items import Card, Item, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Published, Rule, Truth, Verdict
 from benchmarks.harness.rows import load_json
 from grounding.errors import UsageError
 
@@ -29,7 +29,7 @@ class _CocoFormat(Benchmark):
     rule = Rule(iou_op="ge", thresholds=(0.5,))
     patterns: ClassVar[dict[str, list[str]]]
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         files = self.files(root, split)
         names = [self.set_name(file, root) for file in files]
         return [
@@ -54,7 +54,7 @@ class _CocoFormat(Benchmark):
         found = [f for f in (folder / "val2017", folder / "images", folder / "images" / "val2017") if f.is_dir()]
         return found[0] if found else folder
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             if not item.truth.boxes:
@@ -66,7 +66,11 @@ class _CocoFormat(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         figures: dict[str, Any] = {"mean_F1": sum(v.value for v in verdicts) / max(1, len(verdicts))}
         sets: dict[str, list[int]] = defaultdict(list)
@@ -85,7 +89,7 @@ class _CocoFormat(Benchmark):
         return figures
 
 
-def _items(file: Path, name: str, prefix: str, folder: str) -> list[Item]:
+def _items(file: Path, name: str, prefix: str, folder: str) -> list[BenchmarkItem]:
     """The images of a COCO file as items.
 
     Args:
@@ -114,7 +118,7 @@ def _items(file: Path, name: str, prefix: str, folder: str) -> list[Item]:
         rows = annotations[image["id"]]
         with naming(f"{file}: image {image['id']}"):
             items.append(
-                Item(
+                BenchmarkItem(
                     id=f"{prefix}{identity(image['id'])}",
                     images=(picture(folder + words(image["file_name"]), image["width"], image["height"]),),
                     instruction=words(image.get("text") or ", ".join(categories.values())),
@@ -237,7 +241,11 @@ class OVDEval(_CocoFormat):
     )
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         left = [thinned(p, i.truth.boxes) for i, p in zip(items, predictions, strict=True)]
         after = super().summarize(items, left, verdicts, rule)

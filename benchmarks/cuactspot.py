@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.files import RowBenchmark, first, identity, naming, vertices, words
-from benchmarks.harness.items import XY, Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import load_json
 from grounding import geometry
 from grounding.errors import UsageError
@@ -35,7 +35,7 @@ class CUActSpot(RowBenchmark):
         size={"test": 208},
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         folders = [folder for folder in (root, root / "data" / "ActSpot", root / "ActSpot") if folder.is_dir()]
         files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
         if not files:
@@ -49,7 +49,7 @@ class CUActSpot(RowBenchmark):
     def image_root(self, root: Path) -> Path:
         return next(f for f in (root, root / "data" / "ActSpot", root / "ActSpot") if any(f.glob("*.json")))
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         name = identity(row["image_id"])
         outlines = [p for p in row["polygons"] if p.get("points")]
         strange = sorted({str(p["type"]) for p in outlines} - {"Target", "Banned"})
@@ -57,9 +57,9 @@ class CUActSpot(RowBenchmark):
             raise ValueError(f"polygon type {strange[0]!r} is none of Target, Banned")
         targets = [p for p in outlines if p["type"] == "Target"]
         ranks = [_rank(p.get("rank")) for p in targets]
-        yield Item(
+        yield BenchmarkItem(
             id=name,
-            images=(Picture(f"{name}.png"),),
+            images=(ItemImage(f"{name}.png"),),
             instruction=words(first(row, ("task_en", "task"))),
             truth=Truth(polygons=tuple(vertices(p["points"]) for p in targets)),
             asks=self.asks,
@@ -67,7 +67,7 @@ class CUActSpot(RowBenchmark):
             meta={"ranks": ranks, "banned": [vertices(p["points"]) for p in outlines if p["type"] == "Banned"]},
         )
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             points = prediction.points or tuple(((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in prediction.boxes)
@@ -91,7 +91,7 @@ def _most(ranks: Sequence[str]) -> int:
     return max((int(rank) for rank in ranks if rank), default=0)
 
 
-def _right(item: Item, points: Sequence[XY], rule: Rule) -> bool:
+def _right(item: BenchmarkItem, points: Sequence[XY], rule: Rule) -> bool:
     def inside(point: XY, outline: Sequence[XY]) -> bool:
         if len(outline) < 3:
             return False

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.items import XYXY, Card, Item, Prediction, Published, Rule, Verdict
+from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Prediction, Published, Rule, Verdict
 from benchmarks.harness.samples import read_split
 from grounding import geometry
 
@@ -46,7 +46,7 @@ class Flickr30k(Benchmark):
         Published("MDETR-R101", 83.4, _MDETR, "R@1, test"),
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         items = [item for item in read_split(root, split, self.asks) if item.truth.boxes]
         return (
             [replace(i, truth=replace(i.truth, boxes=(_hull(i.truth.boxes),))) for i in items]
@@ -54,7 +54,7 @@ class Flickr30k(Benchmark):
             else items
         )
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             value = _best(prediction.boxes[:1], item.truth.boxes)
@@ -66,7 +66,11 @@ class Flickr30k(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         pairs = list(zip(items, predictions, strict=True))
         return {

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.files import corners, first, identity, listed, naming, picture, words
-from benchmarks.harness.items import XYXY, Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import read_rows
 from data_prep.refcoco import read_instances
 from grounding import geometry
@@ -36,21 +36,21 @@ class GRefCOCO(Benchmark):
         "read from is wrong here; the original, a detector, has no such outputs.",
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         folder = root / "grefcoco" if (root / "grefcoco").is_dir() else root
         refs = folder / "grefs(unc).json"
         if not refs.is_file() or not (folder / "instances.json").is_file():
             raise UsageError(f"{root}: has not both grefs(unc).json and instances.json; needed: {self.card.files}")
         with naming(str(folder / "instances.json")):
             images, boxes = read_instances(folder / "instances.json")
-        items: list[Item] = []
+        items: list[BenchmarkItem] = []
         for where, ref in read_rows(refs):
             with naming(where):
                 if words(ref["split"]) == split:
                     items += _expressions(ref, images[ref["image_id"]], boxes)
         return items
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             if item.truth.absent:
@@ -62,7 +62,11 @@ class GRefCOCO(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         pairs = list(zip(items, predictions, strict=True))
         empty = [p for i, p in pairs if i.truth.absent]
@@ -90,14 +94,14 @@ def matched_f1(answered: Sequence[XYXY], true: Sequence[XYXY], threshold: float)
     return 2 * hits / (len(answered) + len(true)) if answered or true else 1.0
 
 
-def _expressions(ref: dict[str, Any], image: dict[str, Any], boxes: dict[int, list[float]]) -> list[Item]:
+def _expressions(ref: dict[str, Any], image: dict[str, Any], boxes: dict[int, list[float]]) -> list[BenchmarkItem]:
     ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
     if not ids or len(set(ids)) < len(ids):
         raise ValueError(f"ann_id {ids} names no annotation, or one twice; [-1] is an expression without a target")
     found = tuple(corners(boxes[i]) for i in ids if i != -1)
     targets = "none" if not found else "one" if len(found) == 1 else "several"
     return [
-        Item(
+        BenchmarkItem(
             id=f"{identity(ref['ref_id'])}-{identity(sentence['sent_id'])}",
             images=(picture(image["file_name"], image["width"], image["height"]),),
             instruction=words(first(sentence, ("sent", "raw"))),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.files import RowBenchmark, box, identity, picture, words
-from benchmarks.harness.items import Card, Item, Rule, Truth
+from benchmarks.harness.items import BenchmarkItem, Card, Rule, Truth
 
 _CLASSES = {1: "stuff", 2: "part", 3: "multi", 4: "single"}
 
@@ -31,9 +31,9 @@ class GroundingSuite(RowBenchmark):
         size={"test": 3715},
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         height, width = (row.get("segmentation") or {}).get("size") or (None, None)
-        yield Item(
+        yield BenchmarkItem(
             id=identity(row["idx"]),
             images=(picture(row["image_path"], width, height),),
             instruction=words(row["caption"]),

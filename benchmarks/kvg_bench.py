@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.files import RowBenchmark, embedded, first, identity, listed, numbers, unit_box, words
-from benchmarks.harness.items import XYXY, Card, Item, Rule, Truth
+from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Rule, Truth
 from benchmarks.harness.rows import parse
 
 _BOX = re.compile(r"\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)\s*,\s*\(\s*([\d.]+)\s*,\s*([\d.]+)\s*\)")
@@ -33,12 +33,12 @@ class KVGBench(RowBenchmark):
         size={"test": 1336},
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         answer = first(row, ("answer", "solution", "gt_bbox", "bbox"))
         domain = next((str(row[key]) for key in ("category", "domain", "class") if row.get(key)), "all")
         query = words(first(row, ("query", "question", "problem", "expression", "prompt")))
         images = listed(row.get("images") or [row["image"]])
-        yield Item(
+        yield BenchmarkItem(
             id=identity(row.get("id", number)),
             images=tuple(embedded(image, file) for image in images),
             instruction=query.replace("<image>", "").strip(),

@@ -21,7 +21,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.detection import weighted_ap50
 from benchmarks.harness.files import corners, find, first, identity, naming, picture, words
-from benchmarks.harness.items import Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import load_json
 from grounding import geometry
 
@@ -50,10 +50,10 @@ class MCBench(Benchmark):
         "from is wrong here; image_level counts it as having no boxes, as the script does.",
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return [item for file in find(root, self.patterns, split, self.card.files) for item in _items(file)]
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             right = set(_images(prediction)) == set(item.truth.box_images) and (
@@ -63,7 +63,11 @@ class MCBench(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         pairs = list(zip(items, predictions, strict=True))
         named = [replace(p, images=_images(p), labels=_labels(p)) for p in predictions]
@@ -100,7 +104,7 @@ def _labels(prediction: Prediction) -> tuple[str, ...]:
     return tuple(_GROUP.format(_number(label or "")) for label in found)
 
 
-def _names(item: Item, prediction: Prediction, images: Sequence[int]) -> dict[str, str]:
+def _names(item: BenchmarkItem, prediction: Prediction, images: Sequence[int]) -> dict[str, str]:
     """Which true group fits each of the answered groups 1 .. k best; empty where there are more than true ones.
 
     Of all ways to give them different true groups, the one with the highest mean IoU over the pairs of boxes that a
@@ -117,7 +121,7 @@ def _renamed(prediction: Prediction, names: Mapping[str, str]) -> Prediction:
     return replace(prediction, labels=tuple(names.get(label or "", label) for label in prediction.labels))
 
 
-def _last(items: Sequence[Item]) -> tuple[int, int]:
+def _last(items: Sequence[BenchmarkItem]) -> tuple[int, int]:
     """Row and image of the last image with a second group, in the order in which the script goes through them.
 
     That is the order of a Python set of their ids, filled in order of the annotations.
@@ -140,7 +144,7 @@ def _number(label: str) -> int:
     return int(match[0]) if match else 1
 
 
-def _mean_iou(item: Item, prediction: Prediction, names: Mapping[str, str], images: Sequence[int]) -> float:
+def _mean_iou(item: BenchmarkItem, prediction: Prediction, names: Mapping[str, str], images: Sequence[int]) -> float:
     answers = list(zip(prediction.boxes, prediction.images, prediction.labels, strict=True))
     truths = list(zip(item.truth.boxes, item.truth.box_images, item.truth.labels, strict=True))
     values: list[float] = []
@@ -153,14 +157,14 @@ def _mean_iou(item: Item, prediction: Prediction, names: Mapping[str, str], imag
     return sum(values) / len(values) if values else 0.0
 
 
-def _instance_level(items: Sequence[Item], predictions: Sequence[Prediction]) -> float:
+def _instance_level(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction]) -> float:
     halves = [_half(i, p, image) for i, p in zip(items, predictions, strict=True) for image in (0, 1)]
     groups = sorted({label for item in items for label in item.truth.labels}, key=_number)
     numbers = {name: number for number, name in enumerate(groups, 1)}
     return weighted_ap50([i for i, _ in halves], [p for _, p in halves], numbers)["AP50"]
 
 
-def _items(file: Path) -> list[Item]:
+def _items(file: Path) -> list[BenchmarkItem]:
     content = load_json(file, "images", "annotations")
     with naming(f"{file}: categories"):
         groups = {c["id"]: _GROUP.format(_number(words(c["name"]))) for c in content.get("categories", ())}
@@ -189,14 +193,14 @@ def _items(file: Path) -> list[Item]:
     return items
 
 
-def _item(pair: Sequence[dict[str, Any]], boxes: Mapping[Any, list[tuple[int, Any, str]]]) -> Item:
+def _item(pair: Sequence[dict[str, Any]], boxes: Mapping[Any, list[tuple[int, Any, str]]]) -> BenchmarkItem:
     found = [
         (corners(b), index, group, number)
         for index, image in enumerate(pair)
         for number, b, group in boxes.get(image["id"], ())
     ]
     head = pair[0]
-    return Item(
+    return BenchmarkItem(
         id="-".join(identity(image["id"]) for image in pair),
         images=tuple(picture(i["file_name"], i["width"], i["height"]) for i in pair),
         instruction=words(first(head, ("text", "caption", "description", "prompt"))),
@@ -212,7 +216,7 @@ def _item(pair: Sequence[dict[str, Any]], boxes: Mapping[Any, list[tuple[int, An
     )
 
 
-def _half(item: Item, prediction: Prediction, image: int) -> tuple[Item, Prediction]:
+def _half(item: BenchmarkItem, prediction: Prediction, image: int) -> tuple[BenchmarkItem, Prediction]:
     """One image of a pair, as an item and a prediction of its own."""
     true = [i for i, at in enumerate(item.truth.box_images) if at == image]
     kept = [i for i, at in enumerate(prediction.images) if at == image]
@@ -224,4 +228,6 @@ def _half(item: Item, prediction: Prediction, image: int) -> tuple[Item, Predict
         scores=tuple(prediction.scores[i] for i in kept if i < len(prediction.scores)),
     )
     meta = {"coco_image_id": item.meta["image_ids"][image]}
-    return Item(f"{item.id}#{image}", (item.images[image],), item.instruction, truth, "boxes", meta=meta), half
+    return BenchmarkItem(
+        f"{item.id}#{image}", (item.images[image],), item.instruction, truth, "boxes", meta=meta
+    ), half

@@ -10,7 +10,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import thresholds
 from benchmarks.harness.files import RowBenchmark, as_written, listed, picture, words
-from benchmarks.harness.items import Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 
 
 @BENCHMARKS.register("mig_bench")
@@ -32,8 +32,8 @@ class MIGBench(RowBenchmark):
         size={"test": 4295},
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        yield Item(
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        yield BenchmarkItem(
             id=str(number),
             images=tuple(
                 picture(words(path).removeprefix("./").removeprefix("MIG-Bench/")) for path in listed(row["images"])
@@ -45,12 +45,16 @@ class MIGBench(RowBenchmark):
             frame="unit",
         )
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         anywhere = [_in_first(p) if any(p.images) else p for p in predictions]
         return judge.boxes(items, anywhere, rule)
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         tasks: dict[str, list[Verdict]] = {}
         for item, verdict in zip(items, verdicts, strict=True):

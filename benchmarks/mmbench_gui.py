@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
 from benchmarks.harness.files import box, identity, numbers
-from benchmarks.harness.items import Card, Item, Published, Rule
+from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule
 
 
 @BENCHMARKS.register("mmbench_gui")
@@ -33,7 +33,7 @@ class MMBenchGUI(ClickBenchmark):
         published=(Published("MAI-UI-8B", 88.76, "Tongyi-MAI/MAI-UI, output_server/MMBench.jsonl: 3190 of 3594"),),
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         groups = {axis: str(row[axis]) for axis in self.axes if axis in row}
         bbox = box(row["bbox"])
         if "instruction" in row:

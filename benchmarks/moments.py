@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.files import RowBenchmark, identity, listed, number, picture, span, words
-from benchmarks.harness.items import XY, Card, Item, Published, Rule, Truth
+from benchmarks.harness.items import XY, BenchmarkItem, Card, Published, Rule, Truth
 from benchmarks.harness.rows import KEY
 
 _RULE = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5)
@@ -31,7 +31,7 @@ class _PerVideo(RowBenchmark):
     asks = "span"
     rule = _RULE
 
-    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         seconds = row.get("duration", row.get("video_duration"))
         if "caption" in row:
             video = identity(row["image_id"])
@@ -46,8 +46,8 @@ class _PerVideo(RowBenchmark):
             yield _item(f"{video}_{index}", video, sentence, span(seen), seconds)
 
 
-def _item(name: str, video: str, sentence: Any, moment: XY, seconds: Any) -> Item:
-    return Item(
+def _item(name: str, video: str, sentence: Any, moment: XY, seconds: Any) -> BenchmarkItem:
+    return BenchmarkItem(
         id=name,
         images=(picture(video),),
         instruction=words(sentence).strip(),
@@ -145,7 +145,7 @@ class TVGBench(RowBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         match = _SECONDS.fullmatch(str(row["answer"]).strip())
         if match is None:
             raise ValueError(f"answer {row['answer']!r} is not 'start-end'")

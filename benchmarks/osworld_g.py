@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import picture_of
 from benchmarks.harness.files import RowBenchmark, corners, find, identity, numbers, polygon, words
-from benchmarks.harness.items import Card, Item, Published, Rule, Truth
+from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule, Truth
 
 log = logging.getLogger("fovea.eval")
 _MAI_UI = "Tongyi-MAI/MAI-UI, on its altered annotations, output_local/"
@@ -44,7 +44,7 @@ class OSWorldG(RowBenchmark):
         ),
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         if any("sspro_format" in file.name for file in find(root, self.patterns, split, self.card.files)):
             log.warning(
                 "warning: in this copy of OSWorld-G polygons were converted as if they were boxes, and refusals "
@@ -56,13 +56,13 @@ class OSWorldG(RowBenchmark):
         folder = super().image_root(root)
         return folder / "images" if (folder / "images").is_dir() else folder
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         row = row if "box_type" in row else {**row, **_restored(row["bbox"])}
         groups = {"shape": str(row["box_type"])}
         kinds = row.get("GUI_types") or row.get("ui_type") or ()
         for kind in (kinds,) if isinstance(kinds, str) else kinds:
             groups[f"type {kind}"] = "yes"
-        yield Item(
+        yield BenchmarkItem(
             id=identity(row.get("id", number)),
             images=(picture_of(row),),
             instruction=words(row["instruction"]),

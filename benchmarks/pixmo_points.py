@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.items import XY, Card, Item, Prediction, Rule, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Rule, Verdict
 from benchmarks.harness.samples import read_split
 
 _NEAR = 0.05  # of the image's side
@@ -35,10 +35,10 @@ class PixMoPoints(Benchmark):
         "which the training release does not have, so these figures are not the paper's.",
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return read_split(root, split, self.asks)
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             if item.truth.absent:
@@ -51,7 +51,11 @@ class PixMoPoints(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         counts = [matches(i, p) for i, p in zip(items, predictions, strict=True) if not i.truth.absent]
         hits, answered, true = (sum(c[k] for c in counts) for k in range(3))
@@ -65,7 +69,7 @@ class PixMoPoints(Benchmark):
         }
 
 
-def matches(item: Item, prediction: Prediction) -> tuple[int, int, int]:
+def matches(item: BenchmarkItem, prediction: Prediction) -> tuple[int, int, int]:
     """(matched pairs, points answered, points true)."""
     answered: Sequence[XY] = prediction.points
     if not answered or not item.truth.points:

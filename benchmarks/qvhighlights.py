@@ -12,7 +12,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import thresholds
 from benchmarks.harness.files import RowBenchmark, identity, listed, number, numbers, picture, span, words
-from benchmarks.harness.items import XY, Card, Item, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Published, Rule, Truth, Verdict
 from grounding import geometry
 
 _STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -52,8 +52,8 @@ class QVHighlights(RowBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[Item]:
-        yield Item(
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        yield BenchmarkItem(
             id=identity(row["qid"]),
             images=(picture(row["vid"]),),
             instruction=words(row["query"]),
@@ -64,7 +64,11 @@ class QVHighlights(RowBenchmark):
         )
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         figures = thresholds(verdicts, rule)
         table = np.array([_precisions(p, i.truth.spans) for i, p in zip(items, predictions, strict=True)])
@@ -97,7 +101,7 @@ def _saliency(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"saliency": table}
 
 
-def _highlights(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _highlights(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """HIT@1 and mAP per level; a query without scores hits nothing."""
     pairs = [
         (i.meta["saliency"], p.saliency) for i, p in zip(items, predictions, strict=True) if "saliency" in i.meta

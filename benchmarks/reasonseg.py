@@ -13,7 +13,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import masks
 from benchmarks.harness.benchmark import thresholds
 from benchmarks.harness.files import RowBenchmark, box, first, identity, listed, naming, picture, vertices, words
-from benchmarks.harness.items import XY, Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import load_json
 
 
@@ -41,7 +41,7 @@ class ReasonSeg(RowBenchmark):
         size={"val": 200, "test": 779},
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         outlines = sorted((root / split).glob("*.json")) if root.is_dir() else []
         if not outlines:
             return super().read(root, split)
@@ -51,17 +51,21 @@ class ReasonSeg(RowBenchmark):
                 items += _labelme(load_json(file), file, split)
         return items
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         truth = Truth(boxes=(box(row["solution"]),))
         image = picture(row["image"], row.get("width"), row.get("height"))
         query = words(first(row, ("normal_caption", "problem")))
-        yield Item(identity(row.get("id", number)), (image,), query, truth, asks=self.asks)
+        yield BenchmarkItem(identity(row.get("id", number)), (image,), query, truth, asks=self.asks)
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         return super().judge(items, [_boxed(p) for p in predictions], rule)
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         figures = thresholds(verdicts, rule)
         outlined = [(i, p) for i, p in zip(items, predictions, strict=True) if i.meta.get("outlines")]
@@ -90,7 +94,7 @@ def _boxed(prediction: Prediction) -> Prediction:
     return replace(prediction, boxes=(around,), images=(0,))
 
 
-def _overlap(item: Item, prediction: Prediction) -> tuple[int, int]:
+def _overlap(item: BenchmarkItem, prediction: Prediction) -> tuple[int, int]:
     """Intersection and union in pixels; a mask of another size than the image counts as empty."""
     width, height = item.images[0].width, item.images[0].height
     predicted = np.zeros((height, width), dtype=bool)
@@ -102,14 +106,14 @@ def _overlap(item: Item, prediction: Prediction) -> tuple[int, int]:
     return masks.overlap(predicted, masks.painted(item.meta["outlines"], width, height))
 
 
-def _labelme(content: Mapping[str, Any], file: Path, split: str) -> list[Item]:
+def _labelme(content: Mapping[str, Any], file: Path, split: str) -> list[BenchmarkItem]:
     outlines = [_outline(s) for s in listed(content["shapes"]) if s["label"].lower() != "flag"]  # deprecated marks
     corners = [corner for value, points in outlines if value == masks.TARGET for corner in points]
     if not corners:
         raise ValueError("no shape is a target")
     xs, ys = zip(*corners, strict=True)
     return [
-        Item(
+        BenchmarkItem(
             id=f"{file.stem}-0",
             images=(picture(f"{split}/{file.stem}.jpg"),),
             instruction=words(listed(content["text"])[0]).strip(),

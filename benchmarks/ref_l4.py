@@ -13,7 +13,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import thresholds
 from benchmarks.harness.files import RowBenchmark, corners, identity, picture, words
-from benchmarks.harness.items import Card, Item, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Published, Rule, Truth, Verdict
 
 # COCO's category numbers : those of Objects365 that the authors merge them with (evaluation.py)
 _PAIRS = (
@@ -61,12 +61,12 @@ class RefL4(RowBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         bbox = corners(row["bbox"])
         side = math.sqrt(float(row["bbox"][2]) * float(row["bbox"][3]))
         size = "small" if side < 128 else "medium" if side <= 256 else "large"
         category = row.get("ori_category_id")
-        yield Item(
+        yield BenchmarkItem(
             id=identity(row["id"]),
             images=(picture(row["file_name"], row.get("width"), row.get("height")),),
             instruction=words(row["caption"]),
@@ -77,7 +77,11 @@ class RefL4(RowBenchmark):
         )
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         figures = thresholds(verdicts, rule)
         hits = [sum(judge.reaches(v.value, step, rule.iou_op) for v in verdicts) for step in _STEPS]

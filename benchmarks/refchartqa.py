@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.detection import coco_ap
-from benchmarks.harness.items import Card, Item, Prediction, Rule, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
 from benchmarks.harness.samples import read_split
 from benchmarks.harness.words import relaxed_match
 
@@ -32,10 +32,10 @@ class RefChartQA(Benchmark):
         size={"train": 55789, "val": 6223, "test": 11690},
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return read_split(root, split, self.asks)
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             right = prediction.text is not None and relaxed_match(prediction.text, item.truth.text or "")
@@ -43,7 +43,11 @@ class RefChartQA(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         drawn = [replace(item, truth=replace(item.truth, labels=())) for item in items]
         return {"AP50": coco_ap(drawn, predictions)["AP50"]}

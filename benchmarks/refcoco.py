@@ -19,7 +19,7 @@ from benchmarks.harness.files import (
     picture,
     words,
 )
-from benchmarks.harness.items import XYXY, Card, Item, Picture, Published, Rule, Truth
+from benchmarks.harness.items import XYXY, BenchmarkItem, Card, ItemImage, Published, Rule, Truth
 from data_prep.pickles import load_plain
 from data_prep.refcoco import RECOMMENDED, read_instances
 
@@ -73,25 +73,25 @@ class RefCOCO(RowBenchmark):
         ),
     )  # fmt: skip
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         name, _, part = split.rpartition("_")
         pickled = root / name / f"refs({RECOMMENDED.get(name)}).p"
         if pickled.is_file():
             return _from_pickle(pickled, root / name / "instances.json", part)
         return super().read(root, split)
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         image, bbox, sentences = _row(row, file)
         for extra, sentence in enumerate(listed(sentences)):
             suffix = f"-{extra}" if len(sentences) > 1 else ""
             yield _item(f"{number}{suffix}", image, sentence, bbox)
 
 
-def _item(name: str, image: Picture, sentence: Any, bbox: XYXY) -> Item:
-    return Item(name, (image,), words(sentence), Truth(boxes=(bbox,)), asks="box")
+def _item(name: str, image: ItemImage, sentence: Any, bbox: XYXY) -> BenchmarkItem:
+    return BenchmarkItem(name, (image,), words(sentence), Truth(boxes=(bbox,)), asks="box")
 
 
-def _row(row: Mapping[str, Any], file: Path) -> tuple[Picture, XYXY, Any]:
+def _row(row: Mapping[str, Any], file: Path) -> tuple[ItemImage, XYXY, Any]:
     """Image, box and expressions of a row, by the keys of the five conversions."""
     size = row.get("width"), row.get("height")
     if "expression" in row:  # Visual-CoT
@@ -109,7 +109,7 @@ def _row(row: Mapping[str, Any], file: Path) -> tuple[Picture, XYXY, Any]:
     return picture(row["file_name"], *size), corners(row["bbox"]), sentences
 
 
-def _from_pickle(refs: Path, instances: Path, part: str) -> list[Item]:
+def _from_pickle(refs: Path, instances: Path, part: str) -> list[BenchmarkItem]:
     with naming(str(instances)):
         images, boxes = read_instances(instances)
     items = []

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.files import RowBenchmark, identity, picture, words
-from benchmarks.harness.items import Card, Item, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from grounding.errors import BrokenRow
 
 _RULE = (
@@ -27,7 +27,7 @@ class _Masked(RowBenchmark):
     asks = "points"
     rule = Rule(failure="skip", over="task")
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             points = prediction.points or tuple(((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in prediction.boxes)
@@ -39,7 +39,11 @@ class _Masked(RowBenchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         counted = [v for v in verdicts if not v.skipped]
         total = sum(v.value for v in counted)
@@ -68,8 +72,8 @@ def _mask(path: Path) -> np.ndarray:
     return (pixels[..., 0] if pixels.ndim == 3 else pixels) > 0
 
 
-def _item(name: str, image: str, question: str, task: str, mask: Path) -> Item:
-    return Item(
+def _item(name: str, image: str, question: str, task: str, mask: Path) -> BenchmarkItem:
+    return BenchmarkItem(
         id=name,
         images=(picture(image),),
         instruction=question,
@@ -103,7 +107,7 @@ class RefSpatial(_Masked):
         size={"Location": 100, "Placement": 100, "Unseen": 77},
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         task = file.parent.name
         image = f"{task}/{words(row['rgb_path'])}" if split == "all" else words(row["rgb_path"])
         mask = file.parent / words(row["mask_path"])
@@ -128,7 +132,7 @@ class Where2Place(_Masked):
         size={"test": 100},
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         name, image = identity(row["question_id"]), words(row["image"])
         question = words(row["text"]).partition(" Your answer should be")[0]
         yield _item(name, f"images/{image}", question, "place", file.parent / "masks" / image)

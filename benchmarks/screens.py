@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import Benchmark, thresholds
-from benchmarks.harness.items import Card, Item, Prediction, Rule, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
 from benchmarks.harness.samples import manifest_asks, read_split
 from benchmarks.harness.words import plain
 from grounding.answer import Status
@@ -38,10 +38,10 @@ class Screens(Benchmark):
         """The data set's own name: whether the model has seen it is not ours to say."""
         return self.card.title if root is None else root.resolve().name
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return read_split(root, split, manifest_asks(root))
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         """Each item by the kind of answer it asks for: a click inside, a temporal IoU, or equal words."""
         verdicts: list[Verdict] = [judge.WRONG] * len(items)
         for judged, chosen in _JUDGES:
@@ -52,7 +52,11 @@ class Screens(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         """IoU of the answered boxes, over the items that have a true box."""
         spans = [v for i, v in zip(items, verdicts, strict=True) if i.asks == "span"]
@@ -67,11 +71,11 @@ _OTHERS = ("span", "text_box")
 _NEAR = 0.14  # of the image's sides: the distance AITW allows a click (Rawles et al. 2023, arXiv:2307.10088)
 
 
-def _only_points(item: Item) -> bool:
+def _only_points(item: BenchmarkItem) -> bool:
     return item.asks not in _OTHERS and bool(item.truth.points) and not (item.truth.boxes or item.truth.polygons)
 
 
-def _near(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+def _near(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
     """A click close to a true point, which has no inside."""
     verdicts = []
     for item, prediction in zip(items, predictions, strict=True):
@@ -84,7 +88,7 @@ def _near(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) 
     return verdicts
 
 
-def _words(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+def _words(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
     """Equal words, up to case, articles and punctuation; the region beside them does not count."""
     verdicts = []
     for item, prediction in zip(items, predictions, strict=True):
@@ -96,7 +100,7 @@ def _words(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule)
     return verdicts
 
 
-_JUDGES: tuple[tuple[Callable[..., list[Verdict]], Callable[[Item], bool]], ...] = (
+_JUDGES: tuple[tuple[Callable[..., list[Verdict]], Callable[[BenchmarkItem], bool]], ...] = (
     (judge.spans, lambda item: item.asks == "span"),
     (_words, lambda item: item.asks == "text_box"),
     (_near, _only_points),

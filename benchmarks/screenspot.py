@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item, picture_of
 from benchmarks.harness.files import box, corners, find, naming, numbers
-from benchmarks.harness.items import XYXY, Card, Item, Published, Rule
+from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Published, Rule
 from benchmarks.harness.rows import read_rows
 
 _PLATFORMS = ("desktop", "mobile", "web")
@@ -23,8 +23,8 @@ class _ScreenSpot(ClickBenchmark):
     rule = Rule(boundary="closed", average="micro", over="cell")
     names: ClassVar[tuple[str, ...]]
 
-    def read(self, root: Path, split: str) -> list[Item]:
-        items: list[Item] = []
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+        items: list[BenchmarkItem] = []
         for platform in _PLATFORMS if split == "all" and root.is_dir() else (split,):
             for file in find(root, {p: self._names(p) for p in _PLATFORMS}, platform, self.card.files):
                 for number, (where, row) in enumerate(read_rows(file)):
@@ -35,7 +35,7 @@ class _ScreenSpot(ClickBenchmark):
     def _names(self, platform: str) -> list[str]:
         return [name.format(platform) for name in (*self.names, "**/*screenspot*{}*.json")]
 
-    def _item(self, row: Mapping[str, Any], number: int, file: Path) -> Item:
+    def _item(self, row: Mapping[str, Any], number: int, file: Path) -> BenchmarkItem:
         name = picture_of(row).path.rpartition("/")[2]
         # The platform comes from the file name: data_source says "shop" for web pages of the mobile set, too.
         platform = _PREFIX.get(name.partition("_")[0]) or next((p for p in _PLATFORMS if p in file.stem), "other")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
 from benchmarks.harness.files import box
-from benchmarks.harness.items import Card, Item, Published, Rule
+from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule
 
 _LEADERBOARD = "microsoft/FIVE-UI-Evol, UI-E2I-Synth/leaderboard/results/screenspot_pro.json"
 _FILES = ("annotations/*.json", "*.json")
@@ -49,7 +49,7 @@ class ScreenSpotPro(ClickBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         groups = {axis: str(row[axis]) for axis in self.axes if axis in row}
         words = "instruction_cn" if split == "cn" else "instruction"
         yield click_item(row, f"{file.stem}_{number}", box(row["bbox"]), groups, words)

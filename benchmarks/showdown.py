@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
 from benchmarks.harness.files import box
-from benchmarks.harness.items import Card, Item, Published, Rule
+from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule
 
 _README = "generalagents/showdown, clicks/README.md"
 
@@ -35,7 +35,7 @@ class Showdown(ClickBenchmark):
         ),
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         sized = {**row, "img_size": (row.get("width"), row.get("height"))}
         bbox = box([row[key] for key in ("x1", "y1", "x2", "y2")])
         yield click_item(sized, str(number), bbox, {})

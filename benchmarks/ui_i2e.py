@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
 from benchmarks.harness.files import box, first
-from benchmarks.harness.items import Card, Item, Rule
+from benchmarks.harness.items import BenchmarkItem, Card, Rule
 
 
 @BENCHMARKS.register("ui_i2e")
@@ -29,7 +29,7 @@ class UII2E(ClickBenchmark):
         size={"test": 1477},
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         kind = (row.get("annotations") or {}).get("instr_type", "unknown")
         if isinstance(kind, str) and kind.isdigit():
             kind = int(kind)

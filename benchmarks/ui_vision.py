@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.clicks import ClickBenchmark, click_item
 from benchmarks.harness.files import box, find, naming
-from benchmarks.harness.items import Card, Item, Published, Rule
+from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule
 from benchmarks.harness.rows import read_rows
 
 _PARTS = ("basic", "functional", "spatial")
@@ -36,18 +36,18 @@ class UIVision(ClickBenchmark):
         ),
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         parts = _PARTS if split == "all" and root.is_dir() else (split,)
         return [item for part in parts for item in self._part(root, part)]
 
-    def _part(self, root: Path, part: str) -> Iterable[Item]:
+    def _part(self, root: Path, part: str) -> Iterable[BenchmarkItem]:
         for file in find(root, self.patterns, part, self.card.files):
             part = next((p for p in _PARTS if p in file.stem), part)
             for number, (where, row) in enumerate(read_rows(file)):
                 with naming(where):
                     yield self._item(row, f"{part}_{number}", part)
 
-    def _item(self, row: Mapping[str, Any], identity: str, part: str) -> Item:
+    def _item(self, row: Mapping[str, Any], identity: str, part: str) -> BenchmarkItem:
         groups = {"part": part}
         for axis, key in (("element", "element_type"), ("category", "category")):
             if row.get(key):

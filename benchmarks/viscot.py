@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.files import RowBenchmark, box, picture, words
-from benchmarks.harness.items import Card, Item, Rule, Truth
+from benchmarks.harness.items import BenchmarkItem, Card, Rule, Truth
 
 _SETS = ("docvqa", "textcap", "textvqa", "dude", "sroie", "infographicsvqa", "flickr30k", "gqa", "openimages", "vsr",
          "cub", "emotic", "visual7w")  # fmt: skip
@@ -34,8 +34,8 @@ class VisCoT(RowBenchmark):
         rule="IoU >= 0.5 per source; mean over the sources",
     )
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
-        yield Item(
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        yield BenchmarkItem(
             id=f"{file.stem}-{number}",
             images=(picture(row["img_path"], row.get("width"), row.get("height")),),
             instruction=words(row["expression"]),

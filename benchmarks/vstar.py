@@ -11,7 +11,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.files import corners, listed, naming, words
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import load_json
 from benchmarks.harness.words import plain
 from grounding.errors import UsageError
@@ -38,7 +38,7 @@ class VStar(Benchmark):
         size={"test": 191, "direct_attributes": 115, "relative_position": 76},
     )
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         items = []
         for kind in _KINDS if split == "test" else (split,):
             files = sorted((root / kind).glob("*.json"))
@@ -49,7 +49,7 @@ class VStar(Benchmark):
                     items.append(_item(load_json(file), file, kind))
         return items
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         verdicts = []
         for item, prediction in zip(items, predictions, strict=True):
             if prediction.text is None:
@@ -59,7 +59,7 @@ class VStar(Benchmark):
         return verdicts
 
 
-def _item(row: dict[str, Any], file: Path, kind: str) -> Item:
+def _item(row: dict[str, Any], file: Path, kind: str) -> BenchmarkItem:
     image = next((p for p in sorted(file.parent.glob(f"{file.stem}.*")) if p.suffix != ".json"), None)
     if image is None:
         raise ValueError(f"no image {file.stem}.*")
@@ -69,9 +69,9 @@ def _item(row: dict[str, Any], file: Path, kind: str) -> Item:
     right = options[0]
     random.Random(f"{kind}/{file.stem}").shuffle(options)
     choices = "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
-    return Item(
+    return BenchmarkItem(
         id=f"{kind}/{file.stem}",
-        images=(Picture(f"{kind}/{image.name}"),),
+        images=(ItemImage(f"{kind}/{image.name}"),),
         instruction=f"{words(row['question'])}\n{choices}",
         truth=Truth(boxes=tuple(corners(b) for b in row.get("bbox", ())), text=right),
         asks="text_box",
@@ -80,7 +80,7 @@ def _item(row: dict[str, Any], file: Path, kind: str) -> Item:
     )
 
 
-def _chosen(text: str, item: Item) -> str | None:
+def _chosen(text: str, item: BenchmarkItem) -> str | None:
     """The option an answer names: by a lone letter, else by its words; None when it names none or several."""
     options: list[str] = item.meta["options"]
     letter = text.strip().strip("().").upper()

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from credit.capture import AttentionCapture, middle_layers, pretrained
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Batch, Gatherer
+from credit.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch
 from credit.heads import FILE_NAME, HeadSelection, HeadStats, select_heads
 from credit.masking import mask_patches
 from credit.strategies import STRATEGIES, Signals, finish, signed
@@ -162,7 +162,7 @@ class CreditAssigner:
             yield
             return
         started = time.perf_counter()
-        batch = Batch.from_inputs(inputs, self._image_token)
+        batch = ResponseBatch.from_inputs(inputs, self._image_token)
         refresh = self.config.heads.refresh
         stale = self.heads is None or (refresh > 0 and self._passes > 0 and self._passes % refresh == 0)
         self._gatherer = Gatherer(self.config, self.needs, batch, None if stale else self.heads)

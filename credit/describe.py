@@ -15,7 +15,7 @@ from torch import Tensor
 
 from credit.capture import AttentionCapture, middle_layers, pretrained
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Batch, Gatherer, prompt_and_response
+from credit.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
 from credit.heads import MEASURES, ROLES, HeadSelection, HeadStats, select_heads
 from credit.strategies import STRATEGIES, Signals
 from credit.tokens import (
@@ -126,7 +126,7 @@ class Describer:
             "credit_sentence": given["sentence"],
             "credit_coverage": torch.stack(coverage),
         }
-        batch = Batch.from_inputs(scored, self._image_token)
+        batch = ResponseBatch.from_inputs(scored, self._image_token)
         gatherer = Gatherer(self._config, ATTENTION_FIELDS, batch, None)
         forward = prompt_and_response(inputs, ids, batch.valid)
         capture = AttentionCapture(self._model, self._layers)

@@ -20,7 +20,7 @@ ATTENTION_FIELDS = IMAGE_FIELDS | {"waad", "fai", "sentence"}
 
 
 @dataclass(frozen=True)
-class Batch:
+class ResponseBatch:
     """The part of TRL's inputs that credit looks at.
 
     Attributes:
@@ -38,7 +38,7 @@ class Batch:
     sentences: Tensor
 
     @classmethod
-    def from_inputs(cls, inputs: Mapping[str, Any], image_token: int | None) -> Batch:
+    def from_inputs(cls, inputs: Mapping[str, Any], image_token: int | None) -> ResponseBatch:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         valid = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1).bool()
         mask = inputs["completion_mask"].bool()
@@ -56,11 +56,11 @@ class Batch:
         tokens = ImageTokens(columns, present, cover.gather(1, columns))
         return cls(valid, mask, prompt, tokens, sentences.to(ids.device))
 
-    def group(self, start: int, count: int) -> Batch:
+    def group(self, start: int, count: int) -> ResponseBatch:
         """Responses start .. start + count - 1."""
         part = slice(start, start + count)
         image = ImageTokens(self.image.columns[part], self.image.present[part], self.image.coverage[part])
-        return Batch(self.valid[part], self.mask[part], self.prompt, image, self.sentences[part])
+        return ResponseBatch(self.valid[part], self.mask[part], self.prompt, image, self.sentences[part])
 
 
 def prompt_and_response(inputs: Mapping[str, Any], ids: Tensor, valid: Tensor) -> dict[str, Any]:
@@ -87,7 +87,9 @@ class Gatherer:
     published), image signals the row that *predicted* the token, since that is where the model looked to write it.
     """
 
-    def __init__(self, config: CreditConfig, needs: frozenset[str], batch: Batch, heads: HeadSelection | None):
+    def __init__(
+        self, config: CreditConfig, needs: frozenset[str], batch: ResponseBatch, heads: HeadSelection | None
+    ):
         self._config = config
         self._needs = needs
         self._batch = batch
@@ -158,7 +160,7 @@ class Gatherer:
         if self._needs & IMAGE_FIELDS and (chosen := heads.of("image", shown.layer)):
             self._add_image(shown.start, before.of(chosen), batch)
 
-    def _add_image(self, start: int, rows: Rows, batch: Batch) -> None:
+    def _add_image(self, start: int, rows: Rows, batch: ResponseBatch) -> None:
         if len(batch.image):
             sinks = visual_sinks(rows, batch.image, batch.mask, self._config.sink_ratio)
             looking = image_attention(rows, batch.image, sinks)

@@ -79,7 +79,7 @@ class MapConfig:
         return tuple(self.layers)
 
 
-class Look:
+class CapturedMaps:
     """What one captured pass showed; filled when `AttentionMaps.capturing` is left.
 
     Attributes:
@@ -213,7 +213,7 @@ class AttentionMaps:
     @contextmanager
     def capturing(
         self, ids: Tensor, valid: Tensor, weights: Tensor, mask: Tensor | None = None, first: int | None = None
-    ) -> Iterator[Look]:
+    ) -> Iterator[CapturedMaps]:
         """Around one forward pass over the whole batch, in groups or not, without cache.
 
         Args:
@@ -229,7 +229,9 @@ class AttentionMaps:
         """
         first = ids.shape[1] - weights.shape[1] - 1 if first is None else first
         columns, present = image_columns(ids, valid, self._image_token)
-        look = Look(ImageTokens(columns, present, torch.zeros(present.shape)), weights, mask, self.config.sink_ratio)
+        look = CapturedMaps(
+            ImageTokens(columns, present, torch.zeros(present.shape)), weights, mask, self.config.sink_ratio
+        )
         refresh = self.config.refresh
         stale = refresh > 0 and self._passes > 0 and self._passes % refresh == 0
         again = mask is not None and (self.heads is None or stale)
@@ -259,7 +261,7 @@ class AttentionMaps:
         self.seconds += time.perf_counter() - started
 
     def grids(
-        self, look: Look, grids: Tensor, images: Sequence[int], wanted: Sequence[int], names: Sequence[str]
+        self, look: CapturedMaps, grids: Tensor, images: Sequence[int], wanted: Sequence[int], names: Sequence[str]
     ) -> list[tuple[np.ndarray, np.ndarray | None] | None]:
         """A look as grids: (attention, sinks) of one image per response, (rows, columns) each; None without an image.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from credit.capture import AttentionCapture, LayerRows, middle_layers, pretrained
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Batch, Gatherer, prompt_and_response
+from credit.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
 from credit.heads import HeadSelection, HeadStats, select_heads
 from credit.strategies import select, waad_jumps
 from credit.tokens import TextReader, annotate_response, image_cells, merge_size, region_coverage
@@ -33,7 +33,7 @@ LARGEST_SIDE = 1024  # of the screens in the page, in pixels
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownResponse:
     """A response and everything the page says about it.
 
     Attributes:
@@ -71,7 +71,7 @@ def examine(
     reader: TextReader,
     config: CreditConfig,
     heads: HeadSelection | None = None,
-) -> Shown:
+) -> ShownResponse:
     """Run the model over a prompt and a response, and read every signal.
 
     Args:
@@ -99,7 +99,7 @@ def examine(
         "credit_sentence": torch.tensor([sentence]),
         "credit_coverage": region_coverage(prompt[0], base.image_token_id, grids, sample).unsqueeze(0),
     }
-    batch = Batch.from_inputs(scored, base.image_token_id)
+    batch = ResponseBatch.from_inputs(scored, base.image_token_id)
     forward = prompt_and_response(inputs, ids, batch.valid)
     shown: list[LayerRows] = []
     capture = AttentionCapture(model, layers)
@@ -123,7 +123,7 @@ def examine(
     kept = [i for i, (start, end) in enumerate(spans) if end > start]
     anchors = select(fields["fai"], batch.mask, SHARE)[0]
     preplan = select(waad_jumps(fields["waad"], batch.mask), batch.mask, SHARE)[0]
-    return Shown(
+    return ShownResponse(
         text=text,
         tokens=[text[slice(*spans[i])] for i in kept],
         signals={name: [values[0, i].item() for i in kept] for name, values in fields.items()},
@@ -137,7 +137,7 @@ def examine(
     )
 
 
-def _heat(shown: Sequence[LayerRows], heads: HeadSelection, batch: Batch, ratio: float) -> tuple[Tensor, int]:
+def _heat(shown: Sequence[LayerRows], heads: HeadSelection, batch: ResponseBatch, ratio: float) -> tuple[Tensor, int]:
     """(T, V) mean over the image-reading heads of the rows that predicted each token, and the number of sinks."""
     total = torch.zeros(batch.mask.shape[1], len(batch.image))
     found = torch.zeros_like(batch.image.present)
@@ -150,7 +150,7 @@ def _heat(shown: Sequence[LayerRows], heads: HeadSelection, batch: Batch, ratio:
     return total / heads.count("image"), int(found.sum())
 
 
-def render(shown: Shown, sample: Sample, images: Sequence[Image.Image], model: str) -> str:
+def render(shown: ShownResponse, sample: Sample, images: Sequence[Image.Image], model: str) -> str:
     """The page."""
     highest = shown.heat.amax(-1, keepdim=True).clamp(min=1e-12)
     signals = {

@@ -84,7 +84,7 @@ def sink_votes(rows: Rows, image: ImageTokens, mask: Tensor, ratio: float = 8.0,
 
 
 @dataclass(frozen=True)
-class Looking:
+class ImageAttention:
     """What `image_attention` returns, (B, H, R) each."""
 
     mass: Tensor
@@ -93,7 +93,9 @@ class Looking:
     everything: Tensor
 
 
-def image_attention(rows: Rows, image: ImageTokens, sinks: Tensor | None = None, chunk: int | None = None) -> Looking:
+def image_attention(
+    rows: Rows, image: ImageTokens, sinks: Tensor | None = None, chunk: int | None = None
+) -> ImageAttention:
     """Mass on the image, mass inside the target's region, and entropy within the image, per row and head.
 
         mass_t = sum_{s in image} A(t, s), sinks left out here and in the next two
@@ -117,7 +119,7 @@ def image_attention(rows: Rows, image: ImageTokens, sinks: Tensor | None = None,
         safe = mass.clamp(min=torch.finfo(mass.dtype).tiny)
         entropy = safe.log() - torch.special.xlogy(block, block).sum(-1) / safe
         parts.append((mass, target, torch.where(mass > 0, entropy, 0.0), everything))
-    return Looking(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True)))
+    return ImageAttention(*(torch.cat(part, dim=-1) for part in zip(*parts, strict=True)))
 
 
 def image_map(rows: Rows, image: ImageTokens, weights: Tensor, chunk: int | None = None) -> Tensor:

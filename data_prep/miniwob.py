@@ -20,7 +20,7 @@ from PIL import Image
 
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.browser import Browser, PageFailed
-from data_prep.miniwob_page import CROPS, WINDOW, Element, TaskPage, all_tasks, html_folder
+from data_prep.miniwob_page import CROPS, WINDOW, PageElement, TaskPage, all_tasks, html_folder
 from data_prep.miniwob_target import Search, Searcher
 from data_prep.miniwob_tasks import SINGLE_CLICK
 from grounding.errors import UsageError
@@ -194,7 +194,7 @@ def to_box(pixels: tuple[float, float, float, float], crop: str) -> Box:
     return Box(x1, y1, x2, y2)
 
 
-def kind_word(element: Element) -> str:
+def kind_word(element: PageElement) -> str:
     """What a person would call an element: "button", "link", "field", ..."""
     if "alink" in element.classes.split():  # the package's own links are spans
         return "link"
@@ -207,7 +207,7 @@ def kind_word(element: Element) -> str:
     return "icon" if element.area <= ICON_AREA else "box"
 
 
-def thought_of(element: Element, box: Box) -> str:
+def thought_of(element: PageElement, box: Box) -> str:
     """A thought that is true by construction: what the rewarded element is called and where it lies."""
     words = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
     column, row = (min(2, int(3 * value)) for value in (box.center.x, box.center.y))

@@ -145,7 +145,7 @@ window.fovea = (() => {
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
+class PageElement:
     """Something of a page that can be seen and hit.
 
     Attributes:
@@ -261,10 +261,10 @@ class TaskPage:
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
 
-    def elements(self) -> list[Element]:
+    def elements(self) -> list[PageElement]:
         """What can be seen and hit now, in document order."""
         rows: list[dict[str, Any]] = self._page.evaluate("() => fovea.elements()")
-        return [Element(**{**row, "box": tuple(row["box"])}) for row in rows]
+        return [PageElement(**{**row, "box": tuple(row["box"])}) for row in rows]
 
     def click(self, x: float, y: float, settle: float = 0.0) -> Outcome:
         """Press and release the mouse at (x, y) and read the page's reward.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_prep.miniwob_page import Element, TaskPage
+from data_prep.miniwob_page import PageElement, TaskPage
 
 INSET = 0.06  # probes near a box's corners sit this share of its sides inside
 
@@ -21,7 +21,7 @@ class Region:
         raw: the reward, without time penalty.
     """
 
-    element: Element
+    element: PageElement
     raw: float
 
 
@@ -39,7 +39,7 @@ class Search:
     """
 
     instruction: str
-    elements: tuple[Element, ...]
+    elements: tuple[PageElement, ...]
     regions: tuple[Region, ...]
     clicks: int
 
@@ -70,13 +70,13 @@ class Searcher:
             return Search(instruction, tuple(elements), (), len(self._worth))
         rewarded = [element for element, value in zip(elements, values, strict=True) if value == best]
         solid = {element for element in rewarded if element.painted and self._solid(element, best)}
-        regions: list[Element] = []
+        regions: list[PageElement] = []
         for element in sorted(rewarded, key=lambda e: (0, -e.area, e.box) if e in solid else (1, e.area, e.box)):
             if not any(other.holds(*element.middle) or element.holds(*other.middle) for other in regions):
                 regions.append(element)
         return Search(instruction, tuple(elements), tuple(Region(e, best) for e in regions), len(self._worth))
 
-    def _solid(self, element: Element, best: float) -> bool:
+    def _solid(self, element: PageElement, best: float) -> bool:
         """Whether a click near each corner of `element` is rewarded too, and not only one on something inside it."""
         x1, y1, x2, y2 = element.box
         dx, dy = INSET * (x2 - x1), INSET * (y2 - y1)

@@ -27,7 +27,7 @@ from PIL import Image
 from data_prep import Item, Reject, source
 from data_prep.browser import Browser, PageFailed, Screen, url_for_file
 from data_prep.state import WORK
-from data_prep.web_page import Look, WebElement, look
+from data_prep.web_page import HarvestedScreen, WebElement, look
 from data_prep.web_words import FORMS, write
 from grounding.errors import UsageError
 from grounding.folders import STAGING
@@ -173,7 +173,7 @@ def render(browser: Browser, view: View, args: Namespace) -> list[Item | Reject]
     return [*items] if items else [Reject(where, "nothing to ask for", json.dumps(seen.dropped))]
 
 
-def without_blanks(seen: Look, shown: Screen, picture: Image.Image) -> Look:
+def without_blanks(seen: HarvestedScreen, shown: Screen, picture: Image.Image) -> HarvestedScreen:
     """The look without elements where nothing is drawn, such as a button whose icon font is missing."""
     drawn = [e for e in seen.elements if _is_drawn([round(v * shown.scale) for v in e.box], picture)]
     blank = len(seen.elements) - len(drawn)
@@ -197,7 +197,7 @@ def _is_drawn(box: list[int], picture: Image.Image) -> bool:
     return all(max(abs(a - b) for a, b in zip(own, other, strict=True)) > BLANK_STEP for other in outside)
 
 
-def _show(page: Page, view: View, seconds: float, scripts: bool) -> Look | None:
+def _show(page: Page, view: View, seconds: float, scripts: bool) -> HarvestedScreen | None:
     """Load, scroll and harvest; None when the page is not as long as that."""
     page.set_default_timeout(seconds * 1000)
     page.on("popup", lambda popup: popup.close())
@@ -220,7 +220,7 @@ def _offset(view: View) -> int:
     return view.scroll * view.screen.height
 
 
-def samples(view: View, seen: Look, image: bytes, args: Namespace) -> Iterator[Item]:
+def samples(view: View, seen: HarvestedScreen, image: bytes, args: Namespace) -> Iterator[Item]:
     """An item for each chosen element and form; which elements depends on the seed and the view."""
     rng = random.Random(f"{args.seed}/{view.name}")
     written = [

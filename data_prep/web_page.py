@@ -180,7 +180,7 @@ class WebElement:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class HarvestedScreen:
     """A harvested screen.
 
     Attributes:
@@ -201,7 +201,7 @@ def words(text: str) -> str:
     return " ".join(_GLYPHS.sub(" ", text).split())
 
 
-def look(page: Page) -> Look:
+def look(page: Page) -> HarvestedScreen:
     """Harvest the page as it is scrolled now.
 
     Raises:
@@ -226,7 +226,7 @@ def look(page: Page) -> Look:
         text = words(row["text"])
         element = WebElement(box, role, name, text, fill, ink, row["picture"] or text != row["text"])  # type: ignore[arg-type]
         (elements if row["whole"] else others).append(element)
-    return Look(tuple(elements), tuple(others), dropped, int(result["height"]))
+    return HarvestedScreen(tuple(elements), tuple(others), dropped, int(result["height"]))
 
 
 def _accessible(page: Page) -> dict[str, tuple[str, str]]:

@@ -62,7 +62,7 @@ class EndpointError(FoveaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """How patiently and how often to ask.
 
     Attributes:
@@ -135,7 +135,13 @@ class Client:
     """
 
     def __init__(
-        self, url: str, limits: Limits, *, key_variable: str = "", key: str = "", replies: Replies | None = None
+        self,
+        url: str,
+        limits: RequestLimits,
+        *,
+        key_variable: str = "",
+        key: str = "",
+        replies: Replies | None = None,
     ):
         if limits.retries < 0:
             raise UsageError(f"retries is {limits.retries}, must not be negative")

@@ -83,7 +83,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
+class LabeledScreen:
     """One picture, the truth about its patches (rows of patches, class indices, 0 = ground), and its questions."""
 
     pixels: np.ndarray
@@ -92,7 +92,7 @@ class Screen:
     questions: list[Question]
 
 
-class Screens:
+class ScreenStream:
     """Makes screens and their questions as token ids; screen i is a function of i alone."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
@@ -102,7 +102,7 @@ class Screens:
         self.image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.eos = tokenizer.encode("<|im_end|>")
 
-    def __call__(self, index: int) -> Screen:
+    def __call__(self, index: int) -> LabeledScreen:
         rng = random.Random(f"{SPLIT}/{index}")
         difficulty = rng.choices(tuple(MIX), tuple(MIX.values()))[0]
         scene, query = scenes.compose(rng, difficulty, SIZE, held_out_share=0.0)
@@ -117,7 +117,7 @@ class Screens:
         for asked in (query, *self._more(scene, query, rng)):
             number = next((i for i, element in enumerate(scene.elements) if element is asked.target), -2)
             questions.append(self._question(scene, asked, rng, owner == number))
-        return Screen(np.asarray(scenes.draw(scene)), kinds, colors, questions)
+        return LabeledScreen(np.asarray(scenes.draw(scene)), kinds, colors, questions)
 
     def _more(self, scene: scenes.Scene, query: scenes.Query, rng: random.Random) -> list[scenes.Query]:
         """Further questions with other answers about the same scene."""
@@ -148,7 +148,7 @@ class Screens:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ScreenBatch:
     """B screens with N questions of at most T tokens; P patches to a screen, in the model's order."""
 
     pixel_values: torch.Tensor  # (B * P, C)
@@ -162,7 +162,7 @@ class Batch:
     target: torch.Tensor  # (N, P / 4) share of an image token's patches that lie in the target
 
 
-def collate(items: list[Screen], image_processor, pad: int) -> Batch:
+def collate(items: list[LabeledScreen], image_processor, pad: int) -> ScreenBatch:
     """Screens as one batch, right-padded."""
     questions = [(index, question) for index, screen in enumerate(items) for question in screen.questions]
     longest = max(len(q.prompt) + len(q.answer) for _, q in questions)
@@ -175,7 +175,7 @@ def collate(items: list[Screen], image_processor, pad: int) -> Batch:
         mask[row, :end] = 1
     images = image_processor(images=[screen.pixels for screen in items], return_tensors="pt")
     target = in_model_order(np.stack([q.target for _, q in questions]))
-    return Batch(
+    return ScreenBatch(
         pixel_values=images["pixel_values"],
         grid=images["image_grid_thw"],
         kinds=in_model_order(np.stack([screen.kinds for screen in items])),
@@ -206,7 +206,7 @@ class AuxiliaryHeads(nn.Module):
 
 
 def losses(
-    model: Qwen3VLForConditionalGeneration, heads: AuxiliaryHeads, batch: Batch
+    model: Qwen3VLForConditionalGeneration, heads: AuxiliaryHeads, batch: ScreenBatch
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted sum of the four losses, and what to log."""
     n = len(batch.screen_of)
@@ -295,7 +295,7 @@ def main() -> None:
         torch.save({**state, "step": step, "questions": questions, "elapsed": elapsed}, partial)
         partial.replace(checkpoint)
 
-    make = Screens(tokenizer)
+    make = ScreenStream(tokenizer)
     total = options.minutes * 60
     began = time.monotonic() - elapsed
     logs: list[dict[str, float]] = []

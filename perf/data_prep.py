@@ -35,7 +35,7 @@ MAX_GROWTH = 1.25  # peak at a million rows against ten thousand
 
 
 @dataclass
-class Run:
+class Measurement:
     name: str
     rows: int
     seconds: float  # by the clock
@@ -49,7 +49,7 @@ class Run:
         return f"{self.name:28s} {self.rows:>9,d} {numbers}"
 
 
-def measure(name: str, rows: int, arguments: list[str], out: Path) -> Run:
+def measure(name: str, rows: int, arguments: list[str], out: Path) -> Measurement:
     """Run `python -m data_prep` and have the kernel count its time and memory."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "data_prep", *arguments, "--out", str(out)]
@@ -69,7 +69,7 @@ def measure(name: str, rows: int, arguments: list[str], out: Path) -> Run:
         sys.exit(f"{name}: {made['rows']} rows instead of {rows}")
     shutil.rmtree(out)
     cpu = usage.ru_utime + usage.ru_stime
-    return Run(name, rows, seconds, cpu, max(cpu, seconds - queued), peak / 1024)
+    return Measurement(name, rows, seconds, cpu, max(cpu, seconds - queued), peak / 1024)
 
 
 def peak_kilobytes(pid: int) -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.items import Item, Picture, Truth
-from benchmarks.harness.predictions import Reading, match_rows
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
+from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.results import result_row, write_results
 from benchmarks.harness.rows import read_rows
 from benchmarks.harness.scores import scoreboard
@@ -30,18 +30,18 @@ N = 20_000
 REPEATS = 3
 
 
-def questions(asks: str) -> list[Item]:
+def questions(asks: str) -> list[BenchmarkItem]:
     rng = random.Random(0)
     items = []
     for number in range(N):
         x, y = rng.randrange(1800), rng.randrange(900)
         truth = Truth(boxes=((float(x), float(y), x + 80.0, y + 40.0),))
         groups = {"group": str(number % 6), "type": ("text", "icon")[number % 2]}
-        items.append(Item(str(number), (Picture("a.png", 1920, 1080),), "click it", truth, asks, groups))
+        items.append(BenchmarkItem(str(number), (ItemImage("a.png", 1920, 1080),), "click it", truth, asks, groups))
     return items
 
 
-def answers(items: list[Item], kind: str) -> list[dict]:
+def answers(items: list[BenchmarkItem], kind: str) -> list[dict]:
     rng = random.Random(1)
     rows = []
     for item in items:
@@ -70,9 +70,9 @@ def seconds(work) -> tuple[float, object]:
 
 def main() -> int:
     cases = [
-        ("click, pixels", "screenspot_pro", "point", Reading(space="pixel")),
-        ("box, pixels", "refcoco", "box", Reading(space="pixel")),
-        ("raw text, qwen3_vl", "refcoco", "output", Reading(dialect="qwen3_vl", grammar="think")),
+        ("click, pixels", "screenspot_pro", "point", PredictionFormat(space="pixel")),
+        ("box, pixels", "refcoco", "box", PredictionFormat(space="pixel")),
+        ("raw text, qwen3_vl", "refcoco", "output", PredictionFormat(dialect="qwen3_vl", grammar="think")),
     ]
     print(f"{'what':<36}{'predictions/s':>14}{'needed':>9}")
     slow = False

@@ -67,7 +67,7 @@ PIECES = (
 
 
 @dataclass
-class Tally:
+class FuzzTally:
     """What a run saw."""
 
     seen: Counter[str] = field(default_factory=Counter)
@@ -235,7 +235,7 @@ def sample_of(kind: str) -> Sample:
     return Sample("fuzz", (image,), "the blue button", TARGETS[kind][0], "made", "CC0-1.0", meta=meta)
 
 
-def check(rng: random.Random, kind: str, n: int, tally: Tally) -> None:
+def check(rng: random.Random, kind: str, n: int, tally: FuzzTally) -> None:
     """Score `n` completions for one kind of target, one dialect and grammar."""
     dialect, grammar = get_dialect(rng.choice(list(DIALECTS))), rng.choice(GRAMMARS)
     sample = sample_of(kind)
@@ -318,7 +318,7 @@ def main() -> int:
         "--chunk", type=int, default=500, help="completions per choice of target, dialect and grammar"
     )
     arguments = parser.parse_args()
-    rng, tally, start = random.Random(arguments.seed), Tally(), time.perf_counter()
+    rng, tally, start = random.Random(arguments.seed), FuzzTally(), time.perf_counter()
     kinds, done = list(TARGETS), 0
     try:
         while done < arguments.n:

@@ -26,7 +26,7 @@ from models.loading import load_config
 from recipes.callbacks import StageState
 from recipes.checks import check_training
 from recipes.describe import describe_training
-from recipes.looking import COLUMNS, Looking
+from recipes.looking import COLUMNS, RolloutAttention
 from recipes.shared_prompts import SharedPromptTrainer
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
@@ -60,11 +60,11 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
         if credit is not None:
             draws = {"seed": self.args.seed, "rank": self.accelerator.process_index}
             self.credit = CreditAssigner(credit, policy, self.processing_class, reader, grammar, **draws)
-        self.looking: Looking | None = None
+        self.looking: RolloutAttention | None = None
         read = columns_read(self.reward_funcs) & COLUMNS
         if read:
             maps = AttentionMaps(attention or {}, policy, self.processing_class, reader, grammar)
-            self.looking = Looking(self, maps, general="general" in read)
+            self.looking = RolloutAttention(self, maps, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
         parts = {"credit": self.credit, "attention": None if self.looking is None else self.looking.maps}
         self.add_callback(StageState({name: part for name, part in parts.items() if part is not None}))

@@ -22,7 +22,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from credit.maps import AttentionMaps, Look
+from credit.maps import AttentionMaps, CapturedMaps
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import Sample, from_row, regions_of
@@ -30,7 +30,7 @@ from grounding.sample import Sample, from_row, regions_of
 COLUMNS = frozenset({"attention", "general", "sinks"})
 
 
-class Looking:
+class RolloutAttention:
     """Fills the columns of each batch of rollouts.
 
     Args:
@@ -51,7 +51,7 @@ class Looking:
         self._trainer, self.maps, self._general = trainer, maps, general
         self._rows: Sequence[Mapping[str, Any]] | None = None
         self._tokenized: tuple[Any, ...] | None = None
-        self._look: Look | None = None
+        self._look: CapturedMaps | None = None
         self._passed = False  # a pass over the rollouts has been taken, or is being made
         self._logged: dict[str, list[float]] = defaultdict(list)
         self._seconds, self._since = 0.0, time.perf_counter()
@@ -138,7 +138,7 @@ class Looking:
 
     def _pass(
         self, prompts: Any, images: Any, fields: Mapping[str, Any], completions: Sequence[Sequence[int]] | None = None
-    ) -> Look:
+    ) -> CapturedMaps:
         """Run the policy over prompts, and their completions where there are any: else the last token looks."""
         trainer = self._trainer
         empty = [[]] * len(prompts) if completions is None else completions
@@ -161,7 +161,7 @@ class Looking:
                 trainer._get_per_token_logps_and_entropies(trainer.model, ids, valid, keep, batch_size=size, **given)
         return look
 
-    def _grids(self, look: Look, tokenized: tuple[Any, ...], samples: Sequence[Sample]) -> list[Any]:
+    def _grids(self, look: CapturedMaps, tokenized: tuple[Any, ...], samples: Sequence[Sample]) -> list[Any]:
         _, images, fields = tokenized
         counts = _counts(images, len(samples))
         if "image_grid_thw" not in fields and any(counts):

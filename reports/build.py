@@ -16,10 +16,10 @@ from grounding.folders import PAGE, check_new
 from grounding.io import replacing
 from grounding.redact import redact
 from reports import charts, compare
-from reports.compare import Difference, Score, Shown
+from reports.compare import Difference, Score, ShownEvaluation
 from reports.curves import Learning, main_charts, other_charts
-from reports.gallery import Card, Gallery, Said, gallery
-from reports.run import BASE, Evaluation, Run, Stage, number_or_nan, read_run
+from reports.gallery import Gallery, GalleryCard, Said, gallery
+from reports.run import BASE, Evaluation, Run, StageFolder, number_or_nan, read_run
 from reports.signs import Sign, signs
 
 MAX_GROUPS = 40
@@ -42,7 +42,7 @@ class Change:
     """First against last model: the difference, and a few (card, answer then, answer now) as examples."""
 
     total: Difference
-    cards: Sequence[tuple[Card, Said, Said]]
+    cards: Sequence[tuple[GalleryCard, Said, Said]]
 
 
 def build(run_dir: Path | str, against: Path | str | None = None, out: Path | str | None = None) -> Path:
@@ -129,19 +129,21 @@ def overview(run: Run) -> list[str]:
     return facts
 
 
-def _shown(run: Run, name: str, dashed: bool, second: Run | None) -> list[Shown]:
+def _shown(run: Run, name: str, dashed: bool, second: Run | None) -> list[ShownEvaluation]:
     return [
-        Shown(one, f"{name} · {one.title}" if second is not None else one.title, color % charts.COLORS, dashed)
+        ShownEvaluation(
+            one, f"{name} · {one.title}" if second is not None else one.title, color % charts.COLORS, dashed
+        )
         for color, one in enumerate(e for e in run.evaluations if e.rows)
     ]
 
 
-def changed(page: Gallery, shown: Sequence[Shown], last: Shown) -> Change | None:
+def changed(page: Gallery, shown: Sequence[ShownEvaluation], last: ShownEvaluation) -> Change | None:
     """Cards on which the run's last model differs from its first; None when there is no such card."""
     own = [index for index, one in enumerate(shown) if one.dashed is last.dashed and one.evaluation.stage >= BASE]
     first, final = own[0] if own else 0, shown.index(last)
-    won: list[tuple[Card, Said, Said]] = []
-    lost: list[tuple[Card, Said, Said]] = []
+    won: list[tuple[GalleryCard, Said, Said]] = []
+    lost: list[tuple[GalleryCard, Said, Said]] = []
     for card in page.cards:
         then, now = card.answers[first], card.answers[final]
         if card.picture and then and now and (then.verdict == "right") != (now.verdict == "right"):
@@ -154,7 +156,7 @@ def changed(page: Gallery, shown: Sequence[Shown], last: Shown) -> Change | None
     return Change(total, won[: MAX_CHANGED - len(bad)] + bad)
 
 
-def _table(shown: Sequence[Shown]) -> tuple[str, Markup, list[tuple[Shown, Score]]]:
+def _table(shown: Sequence[ShownEvaluation]) -> tuple[str, Markup, list[tuple[ShownEvaluation, Score]]]:
     """A benchmark's title, its chart of intervals, and the scores behind it."""
     scores = [(one, compare.score(one.evaluation)) for one in shown]
     bars = [
@@ -164,7 +166,7 @@ def _table(shown: Sequence[Shown]) -> tuple[str, Markup, list[tuple[Shown, Score
     return shown[0].evaluation.benchmark_title, charts.interval_chart("", bars), scores
 
 
-def _differences(shown: Sequence[Shown]) -> list[Difference]:
+def _differences(shown: Sequence[ShownEvaluation]) -> list[Difference]:
     """Each model against the one before it, the last against the first, and the two runs' last against each other."""
     found = []
     for dashed in (False, True):
@@ -199,7 +201,7 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> list[StageSection]:
     return sections
 
 
-def around(run: Run, stage: Stage) -> tuple[Evaluation | None, Evaluation | None]:
+def around(run: Run, stage: StageFolder) -> tuple[Evaluation | None, Evaluation | None]:
     """The evaluations of the model that went into a stage and of the one that came out."""
     made = [e for e in run.evaluations if e.stage == stage.index]
     if not made and stage is run.stages[-1]:

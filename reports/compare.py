@@ -18,7 +18,7 @@ _LEAST = 2 * SIZE_BINS  # fewer sized targets than this make no curve
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownEvaluation:
     """An evaluation as the page shows it: its name there, its color (0 to 5), dashed for the second run's."""
 
     evaluation: Evaluation
@@ -83,7 +83,7 @@ def score(evaluation: Evaluation) -> Score:
     )
 
 
-def difference(first: Shown, second: Shown) -> Difference | None:
+def difference(first: ShownEvaluation, second: ShownEvaluation) -> Difference | None:
     """None when the two share no question."""
     one, two = first.evaluation.first_answers(), second.evaluation.first_answers()
     common = [i for i in one if i in two]
@@ -97,7 +97,7 @@ def difference(first: Shown, second: Shown) -> Difference | None:
     )
 
 
-def by_size(shown: Sequence[Shown]) -> list[Series]:
+def by_size(shown: Sequence[ShownEvaluation]) -> list[Series]:
     """Accuracy over the target's side (square root of its area, as a share of the image), in equally full bins."""
     curves = []
     for one in shown:
@@ -138,7 +138,7 @@ def by_place(evaluation: Evaluation) -> list[list[tuple[int, int]]]:
     return cells if any(n for line in cells for _, n in line) else []
 
 
-def by_group(shown: Sequence[Shown], axes: Mapping[str, Sequence[str]]) -> dict[str, list[Bar]]:
+def by_group(shown: Sequence[ShownEvaluation], axes: Mapping[str, Sequence[str]]) -> dict[str, list[Bar]]:
     """For each axis a bar per group and evaluation."""
     result: dict[str, list[Bar]] = {}
     for axis, names in axes.items():
@@ -155,7 +155,7 @@ def by_group(shown: Sequence[Shown], axes: Mapping[str, Sequence[str]]) -> dict[
     return result
 
 
-def axes_of(shown: Sequence[Shown], most: int) -> dict[str, list[str]]:
+def axes_of(shown: Sequence[ShownEvaluation], most: int) -> dict[str, list[str]]:
     """Group axes worth looking at: more than one name, at most `most`."""
     names: dict[str, set[str]] = {}
     for one in shown:

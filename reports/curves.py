@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from reports.charts import COLORS, Series, line_chart
 from reports.compare import score
-from reports.run import Evaluation, Stage
+from reports.run import Evaluation, StageFolder
 from rewards.monitor import HELD_OUT
 
 # title, keys with the name of each in the legend, values are shares
@@ -40,7 +40,7 @@ class Learning:
         dashed: it belongs to the second run.
     """
 
-    stage: Stage
+    stage: StageFolder
     before: Evaluation | None
     after: Evaluation | None
     run: str = ""

@@ -50,7 +50,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GalleryCard:
     """One question.
 
     Attributes:
@@ -74,7 +74,7 @@ class Card:
 class Gallery:
     """The cards, and what was left out and why."""
 
-    cards: tuple[Card, ...]
+    cards: tuple[GalleryCard, ...]
     notes: tuple[str, ...]
 
 
@@ -90,7 +90,7 @@ def gallery(evaluations: Sequence[Evaluation], main: int) -> Gallery:
         )
     root = next((one.image_root for one in (evaluations[main], *evaluations) if one.image_root), None)
     position = {id_: index for index, id_ in enumerate(asked[main])}
-    cards: list[Card] = []
+    cards: list[GalleryCard] = []
     spent = unread = full = 0
     for row in chosen:
         image = places.image_of_interest(row)
@@ -102,7 +102,7 @@ def gallery(evaluations: Sequence[Evaluation], main: int) -> Gallery:
             full += enough
             unread += not enough and not picture.uri
         cards.append(
-            Card(
+            GalleryCard(
                 id=row["id"],
                 rank=len(cards),
                 place=position[row["id"]],

@@ -29,7 +29,7 @@ _NAMES = {"base": "Base", "sft": "SFT", "grpo": "GRPO", "rl": "RL", "rft": "RFT"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageFolder:
     """One stage of the recipe.
 
     Attributes:
@@ -119,7 +119,7 @@ class Run:
     folder: Path
     config: str
     environment: Mapping[str, Any]
-    stages: tuple[Stage, ...]
+    stages: tuple[StageFolder, ...]
     evaluations: tuple[Evaluation, ...]
     attention: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ def read_run(folder: Path) -> Run:
     return Run(folder, config, environment, tuple(stages), tuple(evaluations), attention, tuple(notes))
 
 
-def _stage(path: Path, match: re.Match[str], notes: list[str]) -> Stage:
+def _stage(path: Path, match: re.Match[str], notes: list[str]) -> StageFolder:
     rows, last = [], 0.0
     for row in _rows(path / "metrics.jsonl", notes):
         step = number_or_nan(row.get("step", last))
@@ -171,10 +171,10 @@ def _stage(path: Path, match: re.Match[str], notes: list[str]) -> Stage:
     done = (path / "DONE").exists()
     if not done:
         notes.append(f"{path.name}: not finished")
-    return Stage(int(match[1]), match[2], tuple(rows), done)
+    return StageFolder(int(match[1]), match[2], tuple(rows), done)
 
 
-def _evaluation(path: Path, folder: Path, stages: Sequence[Stage], notes: list[str]) -> Evaluation:
+def _evaluation(path: Path, folder: Path, stages: Sequence[StageFolder], notes: list[str]) -> Evaluation:
     metrics = _mapping(path.with_name("metrics.json"), notes)
     every = _rows(path, notes)
     rows = [row for row in every if _is_result(row)]
@@ -228,7 +228,7 @@ def _are_regions(places: object, numbers: int) -> bool:
     )
 
 
-def _made_by(label: str, stages: Sequence[Stage]) -> int:
+def _made_by(label: str, stages: Sequence[StageFolder]) -> int:
     """`Evaluation.stage` from any part of a label: "base", "grpo", "1-grpo", "final", "miniwob/sft"."""
     parts = label.split("/")
     if "base" in parts:

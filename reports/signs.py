@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness.scores import paired, row_cluster
 from reports import places
-from reports.run import Evaluation, Stage
+from reports.run import Evaluation, StageFolder
 from rewards.monitor import watch
 
 GRID = 5  # a place is a cell of this many by as many over the screen
@@ -28,7 +28,7 @@ class Sign:
     text: str
 
 
-def signs(stage: Stage, before: Evaluation | None, after: Evaluation | None) -> list[Sign]:
+def signs(stage: StageFolder, before: Evaluation | None, after: Evaluation | None) -> list[Sign]:
     """The alarms of `rewards.monitor`, and every check that the evaluated answers allow, for an RL stage.
 
     Args:
@@ -47,7 +47,7 @@ def signs(stage: Stage, before: Evaluation | None, after: Evaluation | None) -> 
     return alarms + [sign for check in checks if (sign := check()) is not None]
 
 
-def ends(stage: Stage, key: str) -> tuple[float, float] | None:
+def ends(stage: StageFolder, key: str) -> tuple[float, float] | None:
     """Mean of the first and of the last fifth of a curve; None with fewer than 5 finite values."""
     values = [v for v in stage.curve(key)[1] if math.isfinite(v)]
     if len(values) < 5:
@@ -56,7 +56,7 @@ def ends(stage: Stage, key: str) -> tuple[float, float] | None:
     return statistics.fmean(values[:fifth]), statistics.fmean(values[-fifth:])
 
 
-def reward_without_accuracy(stage: Stage, before: Evaluation | None, after: Evaluation | None) -> Sign | None:
+def reward_without_accuracy(stage: StageFolder, before: Evaluation | None, after: Evaluation | None) -> Sign | None:
     """The reward of training rose, and accuracy in evaluation did not."""
     reward = ends(stage, "reward")
     if reward is None or before is None or after is None:
@@ -125,7 +125,7 @@ def _area_ratio(evaluation: Evaluation | None) -> float | None:
     return statistics.median(ratios) if len(ratios) >= 20 else None
 
 
-def clipped(stage: Stage) -> Sign | None:
+def clipped(stage: StageFolder) -> Sign | None:
     """Many completions are cut off by the length limit."""
     share = ends(stage, "completions/clipped_ratio")
     if share is None:
@@ -141,7 +141,7 @@ def unreadable(after: Evaluation | None) -> Sign | None:
     return Sign("Unreadable answers", share > 0.1, f"{share:.1%} of the evaluated answers cannot be read")
 
 
-def broken_numbers(stage: Stage) -> Sign | None:
+def broken_numbers(stage: StageFolder) -> Sign | None:
     """The loss is not a number somewhere."""
     steps, losses = stage.curve("loss")
     wrong: Sequence[float] = [s for s, v in zip(steps, losses, strict=True) if not math.isfinite(v)]

@@ -19,7 +19,7 @@ DERIVED: dict[str, Callable[[Rollout, Reader], Any]] = {
 COLUMN = {"tokens": "completion_ids", "prompt": "prompts"}  # what a reward calls it: what TRL calls it
 
 
-class Batch:
+class RewardBatch:
     """N completions of a step.
 
     Attributes:

@@ -17,7 +17,7 @@ from grounding.completion import Grammar
 from grounding.dialects import Dialect
 from grounding.errors import UsageError
 from grounding.geometry import at_least
-from rewards.batch import Batch
+from rewards.batch import RewardBatch
 from rewards.monitor import statistics
 from rewards.reader import Completion, Reader
 from rewards.scorers import RemoteScorer, Scorer, Scores, build_scorer
@@ -101,7 +101,7 @@ class RewardFunction:
         """
         if completion_ids is not None:
             columns["completion_ids"] = completion_ids
-        batch = Batch(self._reader, prompts, completions, columns)
+        batch = RewardBatch(self._reader, prompts, completions, columns)
         if self._observes and "log_metric" in columns and "sample" in columns:
             seen = statistics([r.answer for r in batch.rollouts], [r.sample for r in batch.rollouts])
             for metric, value in seen.items():
@@ -116,7 +116,7 @@ class RewardFunction:
             scores = [s if s is None else min(max(s, low), high) for s in scores]
         return scores
 
-    def _wanted(self, batch: Batch) -> Sequence[bool]:
+    def _wanted(self, batch: RewardBatch) -> Sequence[bool]:
         sources, kinds = self.spec.sources, self.spec.kinds
         if not sources and not kinds:
             return [True] * len(batch)
@@ -134,7 +134,7 @@ def _condition_scorer(condition: Condition, spec: RewardSpec, labels: Mapping[st
     return build_scorer(labels.get(condition.reward) or RewardSpec(condition.reward))
 
 
-def _met(condition: Condition, scorer: Scorer | None, batch: Batch, wanted: Sequence[bool]) -> list[bool]:
+def _met(condition: Condition, scorer: Scorer | None, batch: RewardBatch, wanted: Sequence[bool]) -> list[bool]:
     if scorer is not None:
         return [s is not None and at_least(s, condition.at_least) for s in scorer(batch, wanted)]
     if condition.format == "strict":

@@ -8,17 +8,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-from grounding.endpoint import Client, EndpointError, Limits
+from grounding.endpoint import Client, EndpointError, RequestLimits
 from grounding.errors import UsageError
 from grounding.replies import RepliesFolder
 
-__all__ = ["Endpoint", "EndpointError", "Messages"]
+__all__ = ["EndpointError", "JudgeEndpoint", "Messages"]
 
 Messages: TypeAlias = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class JudgeEndpoint:
     """Where and how to ask.
 
     Attributes:
@@ -57,8 +57,8 @@ class Endpoint:
 
 
 @lru_cache(maxsize=64)
-def client_of(endpoint: Endpoint) -> Client:
+def client_of(endpoint: JudgeEndpoint) -> Client:
     """The client all calls with the same settings share: its limits hold for them together, as does what it spent."""
-    limits = Limits(endpoint.timeout, endpoint.retries, endpoint.backoff, endpoint.concurrency)
+    limits = RequestLimits(endpoint.timeout, endpoint.retries, endpoint.backoff, endpoint.concurrency)
     replies = RepliesFolder(Path(endpoint.cache), "cache of judged rewards") if endpoint.cache else None
     return Client(endpoint.url, limits, key_variable=endpoint.api_key_env, replies=replies)

@@ -17,7 +17,7 @@ from grounding.errors import UsageError
 from grounding.sample import Sample, to_row
 from grounding.targets import TextBox
 from rewards import reward
-from rewards.endpoint import Endpoint, EndpointError, Messages
+from rewards.endpoint import EndpointError, JudgeEndpoint, Messages
 from rewards.text import LONGEST, normalize
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def judged_equivalence(
     if normalize(answer.text) == normalize(target.text):
         return 1.0
     data = {"question": sample.words, "reference": target.text, "given": answer.text}
-    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
+    endpoint = JudgeEndpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
     return _verdict(endpoint, _messages(EQUIVALENT, data), {"yes": 1.0, "no": 0.0}, on_failure)
 
 
@@ -100,7 +100,7 @@ def judged_thought(
         "thought": thought,
         "pointed_at": [box.xyxy for box in answer.boxes] + [(point.x, point.y) for point in answer.points],
     }
-    endpoint = Endpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
+    endpoint = JudgeEndpoint(url, model, api_key_env, timeout, retries, backoff, cache, max_tokens, concurrency)
     grades = {str(grade): grade / 10 for grade in range(11)}
     return _verdict(endpoint, _messages(THOUGHT, data), grades, on_failure)
 
@@ -109,7 +109,9 @@ def _messages(task: str, data: Mapping[str, object]) -> Messages:
     return [{"role": "system", "content": task}, {"role": "user", "content": json.dumps(data, ensure_ascii=False)}]
 
 
-def _verdict(endpoint: Endpoint, messages: Messages, verdicts: dict[str, float], on_failure: str) -> float | None:
+def _verdict(
+    endpoint: JudgeEndpoint, messages: Messages, verdicts: dict[str, float], on_failure: str
+) -> float | None:
     if on_failure not in ("raise", "skip"):
         raise UsageError(f"on_failure: {on_failure!r} is neither raise nor skip")
     try:

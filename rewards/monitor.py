@@ -37,7 +37,7 @@ HELD_OUT = {f"eval_rewards/{name}/mean": name for name in ("click_in_box", "iou_
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MonitorLimits:
     """When to warn. Windows are numbers of logged records.
 
     Attributes:
@@ -120,7 +120,7 @@ def _scatter(places: Sequence[tuple[float, float]]) -> float:
 
 
 def watch(
-    records: Sequence[Mapping[str, Any]], held_out: str | None = None, limits: Limits | None = None
+    records: Sequence[Mapping[str, Any]], held_out: str | None = None, limits: MonitorLimits | None = None
 ) -> list[Alarm]:
     """The alarms a training log gives at its end.
 
@@ -129,7 +129,7 @@ def watch(
         held_out: key of the held-out accuracy, in the records of evaluations; without it that alarm is not given.
         limits: thresholds.
     """
-    limits = limits or Limits()
+    limits = limits or MonitorLimits()
     step = max((int(record["step"]) for record in records if "step" in record), default=0)
     alarms = []
     for kind, metric, rule in (
@@ -151,7 +151,7 @@ def watch(
     return alarms
 
 
-def _reward_only(before: float, now: float, limits: Limits, accuracy: Sequence[float]) -> str | None:
+def _reward_only(before: float, now: float, limits: MonitorLimits, accuracy: Sequence[float]) -> str | None:
     if now - before < limits.reward_rise or len(accuracy) < 2:
         return None
     recent = median(accuracy[-max(1, len(accuracy) // 3) :])
@@ -160,21 +160,21 @@ def _reward_only(before: float, now: float, limits: Limits, accuracy: Sequence[f
     return f"reward rises, held-out accuracy does not ({accuracy[0]:.3g} -> {recent:.3g}); read some answers"
 
 
-def _one_place(before: float, now: float, limits: Limits) -> str | None:
+def _one_place(before: float, now: float, limits: MonitorLimits) -> str | None:
     gathered = now < limits.spread and now < before
     return "clicks gather in one place while the targets do not" if gathered else None
 
 
-def _box_drift(before: float, now: float, limits: Limits) -> str | None:
+def _box_drift(before: float, now: float, limits: MonitorLimits) -> str | None:
     drifted = now > 0 < before and abs(log(now)) > max(log(limits.area), abs(log(before)))
     return f"boxes grow {'larger' if now > 1 else 'smaller'} than their targets" if drifted else None
 
 
-def _short_answers(before: float, now: float, limits: Limits) -> str | None:
+def _short_answers(before: float, now: float, limits: MonitorLimits) -> str | None:
     return "completions lose their length, the thought perhaps" if now < limits.length * before else None
 
 
-def _no_spread(before: float, now: float, limits: Limits) -> str | None:
+def _no_spread(before: float, now: float, limits: MonitorLimits) -> str | None:
     return "most groups earn one and the same reward and teach nothing" if now > limits.no_spread else None
 
 

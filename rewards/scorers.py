@@ -16,7 +16,7 @@ from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
 from rewards import REWARDS, Reward
-from rewards.batch import Batch
+from rewards.batch import RewardBatch
 from rewards.spec import RewardSpec
 
 # What a reward is given to look at its parameters with, before there is any data
@@ -28,7 +28,7 @@ PROBES |= {"span": Span(0.0, 1.0), "text_box": TextBox("B", (_BOX,)), "absent": 
 PROBES["polygon"] = Polygon(((0.1, 0.1), (0.2, 0.1), (0.2, 0.2)))
 
 Scores: TypeAlias = list[float | None]
-Scorer: TypeAlias = Callable[[Batch, Sequence[bool]], Scores]  # a batch, which completions count -> values
+Scorer: TypeAlias = Callable[[RewardBatch, Sequence[bool]], Scores]  # a batch, which completions count -> values
 
 
 def build_scorer(spec: RewardSpec) -> Scorer:
@@ -67,7 +67,7 @@ class AnswerScorer:
     spec: RewardSpec
     reward: Reward
 
-    def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
+    def __call__(self, batch: RewardBatch, wanted: Sequence[bool]) -> Scores:
         params = self.spec.params_at(batch.step)
         reward, name, function = self.reward, self.reward.name, self.reward.function
         scores: Scores = []
@@ -93,7 +93,7 @@ class RemoteScorer:
     spec: RewardSpec
     reward: Reward
 
-    def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
+    def __call__(self, batch: RewardBatch, wanted: Sequence[bool]) -> Scores:
         params = self.spec.params_at(batch.step)
 
         def score(i: int) -> float | None:
@@ -126,7 +126,7 @@ class GroupScorer:
     spec: RewardSpec
     reward: Reward
 
-    def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
+    def __call__(self, batch: RewardBatch, wanted: Sequence[bool]) -> Scores:
         params = self.spec.params_at(batch.step)
         scores: Scores = [None] * len(batch)
         for group in batch.groups:
@@ -150,7 +150,7 @@ class ForeignScorer:
     spec: RewardSpec
     function: Callable[..., Any]
 
-    def __call__(self, batch: Batch, wanted: Sequence[bool]) -> Scores:
+    def __call__(self, batch: RewardBatch, wanted: Sequence[bool]) -> Scores:
         with NamedErrors(self.spec.name):
             values = self.function(completions=batch.completions, **batch.columns)
             if inspect.isawaitable(values):

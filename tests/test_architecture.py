@@ -152,6 +152,16 @@ def test_every_module_says_what_it_is_for():
     assert not offences(silent)
 
 
+def test_no_two_classes_have_one_name():
+    perf = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "perf").glob("*.py")}
+    defined: dict[str, list[str]] = {}
+    for name, tree in {**trees(), **perf}.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                defined.setdefault(node.name, []).append(name)
+    assert not {name: places for name, places in defined.items() if len(places) > 1}
+
+
 def lines_of(name: str) -> int:
     return len((ROOT / name).read_text(encoding="utf-8").splitlines())
 

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks.harness.generate import Gaze, Output, Request
-from benchmarks.harness.look import Look, Method, Seen, around, cropped, outward, snapped, spent
+from benchmarks.harness.look import Method, SampledAnswer, Sampler, around, cropped, outward, snapped, spent
 from grounding.targets import Box, Point
 
 GENERAL = "Write a general description of the image."
@@ -27,7 +27,7 @@ WINDOWS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)  # sides of a crop, as shares of the
 _TINY = 1e-12
 
 
-def attend(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def attend(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Read the box or point off the attention of the token that is about to write the first coordinate.
 
     The training-free baseline of attend-and-segment (Cao et al. 2024, arXiv:2410.08209) and GUI-AIMA (Zhou et al.
@@ -43,7 +43,7 @@ def attend(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
     return outputs
 
 
-def vicrop(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def vicrop(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Attention crop (ViCrop, Zhang et al. 2025, "MLLMs Know Where to Look", arXiv:2502.17422), mapped back.
 
     The map is relative attention, A(question) / A(general question), mean over the captured heads; the crop is chosen
@@ -59,7 +59,7 @@ def vicrop(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
     return _answers(look, requests, views, costs, seed)
 
 
-def carve(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def carve(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Contrastive attention (CARVE, Ge et al. 2025, arXiv:2509.06461): mask what a general question looks at as well.
 
     The map is A(question) / (A(general question) + lambda), mean over the captured heads; lambda is the general
@@ -81,7 +81,7 @@ def carve(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
     return _answers(look, requests, views, costs, seed)
 
 
-def var(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def var(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Visual attention redistribution (VAR, Kang et al. 2025, "See What You Are Told", arXiv:2503.03321).
 
     The model answers as always, but heads that read the image give part of the attention they spend on sinks to the
@@ -175,12 +175,14 @@ def _strongest(heat: np.ndarray, grids: Sequence[tuple[int, int]], asks: str) ->
 
 
 def _contrasts(
-    look: Look, requests: Sequence[Request], against: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> tuple[list[np.ndarray | None], list[list[Seen]]]:
+    look: Sampler, requests: Sequence[Request], against: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray | None], list[list[SampledAnswer]]]:
     """Per request the question's map against the general question's (None for several images), and what it cost."""
     own = look.gaze(requests)
     general = look.gaze([Request(GENERAL, request.images) for request in requests])
-    costs = [[Seen(Output("", g.seen, g.cost), None) for g in pair] for pair in zip(own, general, strict=True)]
+    costs = [
+        [SampledAnswer(Output("", g.seen, g.cost), None) for g in pair] for pair in zip(own, general, strict=True)
+    ]
     maps: list[np.ndarray | None] = []
     for mine, other in zip(own, general, strict=True):
         if len(mine.grids) != 1 or not mine.heads.size:
@@ -192,10 +194,10 @@ def _contrasts(
 
 
 def _answers(
-    look: Look,
+    look: Sampler,
     requests: Sequence[Request],
     views: Sequence[tuple[Request, Box | None]],
-    costs: Sequence[list[Seen]],
+    costs: Sequence[list[SampledAnswer]],
     seed: int,
 ) -> list[Output]:
     """Ask about the crops, map back, and ask about the whole image where a crop answers nothing."""

@@ -12,9 +12,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from benchmarks.harness.endpoint import MIN_PIXELS, Endpoint
+from benchmarks.harness.endpoint import MIN_PIXELS, EndpointBackend
 from benchmarks.harness.generate import Backend
-from benchmarks.harness.items import Item
+from benchmarks.harness.items import BenchmarkItem
 from benchmarks.harness.local import LocalModel
 from benchmarks.harness.vllm_backend import VllmModel
 from grounding.completion import check_grammar
@@ -37,7 +37,7 @@ def _state() -> PartialState:
 
 
 def fingerprint(
-    args: argparse.Namespace, backend: Backend, profile: Profile, items: Sequence[Item], image_root: Path
+    args: argparse.Namespace, backend: Backend, profile: Profile, items: Sequence[BenchmarkItem], image_root: Path
 ) -> dict[str, Any]:
     """What decides the answers, beside the questions and the decoding; worked out by the first process for all."""
     state = _state()
@@ -48,7 +48,7 @@ def fingerprint(
 
 
 def _fingerprint(
-    args: argparse.Namespace, backend: Backend, profile: Profile, items: Sequence[Item], image_root: Path
+    args: argparse.Namespace, backend: Backend, profile: Profile, items: Sequence[BenchmarkItem], image_root: Path
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
         "backend": backend.name,
@@ -81,7 +81,7 @@ def open_backend(args: argparse.Namespace, profile: Profile, source: str | None)
         UsageError: the model cannot be loaded, vLLM is not installed, or the key's variable is not set.
     """
     if source is None:
-        return Endpoint(
+        return EndpointBackend(
             args.endpoint,
             args.model,
             key_from(args.key_variable or ""),

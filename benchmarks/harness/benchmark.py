@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.harness import judge
-from benchmarks.harness.items import Card, Item, Prediction, Rule, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
 
 _JUDGES = {"point": judge.clicks, "box": judge.boxes, "span": judge.spans}
 
@@ -30,7 +30,7 @@ class Benchmark:
     splits: ClassVar[tuple[str, ...]] = ("test",)
     card: ClassVar[Card]
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         """The items of a split, in the official order.
 
         Args:
@@ -50,16 +50,20 @@ class Benchmark:
         """What tables and reports call it, read from `root`."""
         return self.card.title
 
-    def prompt(self, item: Item) -> str:
+    def prompt(self, item: BenchmarkItem) -> str:
         """The instruction handed to the dialect's own prompt."""
         return item.instruction
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         """A verdict per item; pure, and the same for any split of the items into batches."""
         return _JUDGES[self.asks](items, predictions, rule)
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         """Official figures beyond accuracy: JSON scalars, counts as integers. Default: the IoU thresholds."""
         if self.asks == "point":

@@ -19,8 +19,8 @@ from benchmarks.harness import peers, run, tables
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.compare import compare
 from benchmarks.harness.generate import Decoding, forget_generations
-from benchmarks.harness.items import RULE_CHOICES, Item, Rule
-from benchmarks.harness.predictions import SPACES, Reading, match_rows, space_warning
+from benchmarks.harness.items import RULE_CHOICES, BenchmarkItem, Rule
+from benchmarks.harness.predictions import SPACES, PredictionFormat, match_rows, space_warning
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import owning
@@ -170,7 +170,7 @@ def _facts(benchmark: Benchmark, args: argparse.Namespace, **more: Any) -> dict[
 def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any]:
     name = args.format or peers.format_of(args.predictions)
     items = None if args.data is None else _items_to_score(benchmark, args)
-    reading = Reading(args.space, args.dialect, args.grammar or "bare")
+    reading = PredictionFormat(args.space, args.dialect, args.grammar or "bare")
     warning = claim = None
     if name in peers.LOGS:
         entries = peers.read_log(args.predictions, name, benchmark.asks, args.space)[
@@ -212,7 +212,7 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
     return metrics
 
 
-def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> list[Item]:
+def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> list[BenchmarkItem]:
     items = run.read_items(benchmark, args.data, args.split, args.limit)
     image_root = args.images or benchmark.image_root(args.data)
     unknown = [p for item in items for p in item.images if not p.known]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.harness.files import RowBenchmark, box, first, identity, picture, words
-from benchmarks.harness.items import XYXY, Item, Picture, Truth
+from benchmarks.harness.items import XYXY, BenchmarkItem, ItemImage, Truth
 
 _NAMES = ("img_filename", "image_path", "img_path", "image")
 _SIZES = ("img_size", "image_size")
@@ -29,14 +29,14 @@ class ClickBenchmark(RowBenchmark):
     asks = "point"
     axes: ClassVar[Sequence[str]] = ()
 
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         groups = {axis: str(row[axis]) for axis in self.axes if isinstance(row.get(axis), str | int)}
         yield click_item(row, f"{file.stem}_{number}", box(row["bbox"]), groups)
 
 
 def click_item(
     row: Mapping[str, Any], name: str, bbox: XYXY, groups: Mapping[str, str], instruction: str = "instruction"
-) -> Item:
+) -> BenchmarkItem:
     """An item of such a row; the row's own `id` where it has one.
 
     Args:
@@ -44,7 +44,7 @@ def click_item(
         bbox: pixels, corners.
         instruction: key of the words to use.
     """
-    return Item(
+    return BenchmarkItem(
         id=identity(row.get("id", name)),
         images=(picture_of(row),),
         instruction=words(row[instruction]),
@@ -54,7 +54,7 @@ def click_item(
     )
 
 
-def picture_of(row: Mapping[str, Any]) -> Picture:
+def picture_of(row: Mapping[str, Any]) -> ItemImage:
     """The image a row names, with its size when the row has it."""
     size = next((row[key] for key in _SIZES if row.get(key)), (None, None))
     if not isinstance(size, list | tuple) or len(size) != 2:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.items import DIGITS, XYXY, Item, Prediction
+from benchmarks.harness.items import DIGITS, XYXY, BenchmarkItem, Prediction
 from grounding import geometry
 from grounding.errors import UsageError
 
@@ -21,7 +21,7 @@ _FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 def coco_ap(
-    items: Sequence[Item], predictions: Sequence[Prediction], categories: Mapping[str, int] | None = None
+    items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], categories: Mapping[str, int] | None = None
 ) -> dict[str, float]:
     """AP and its usual companions, as pycocotools prints them: `NO_TRUTH` where there is no such true box.
 
@@ -42,7 +42,7 @@ def coco_ap(
 
 
 def weighted_ap50(
-    items: Sequence[Item], predictions: Sequence[Prediction], categories: Mapping[str, int]
+    items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], categories: Mapping[str, int]
 ) -> dict[str, float]:
     """AP50 as the mean over categories weighted by their number of true boxes, as MC-Bench's script has it.
 
@@ -90,7 +90,9 @@ def thinned(prediction: Prediction, truth: Sequence[XYXY], threshold: float = 0.
     )
 
 
-def _evaluate(items: Sequence[Item], predictions: Sequence[Prediction], categories: Mapping[str, int]) -> Any:
+def _evaluate(
+    items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], categories: Mapping[str, int]
+) -> Any:
     """pycocotools' evaluation. categories: label -> id; one called "" takes every box."""
     coco, cocoeval = _tool("pycocotools.coco"), _tool("pycocotools.cocoeval")
     category_of = _Categories(categories)

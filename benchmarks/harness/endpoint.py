@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.harness.generate import Decoding, Output, Request
 from grounding.answer import ImageSize
-from grounding.endpoint import Client, EndpointError, Limits
+from grounding.endpoint import Client, EndpointError, RequestLimits
 from grounding.errors import FoveaError, UsageError
 from grounding.pictures import arrange
 from grounding.redact import redact
@@ -26,10 +26,10 @@ MIN_PIXELS = 56 * 56  # the Qwen-VL processors' own
 # What servers of models take beyond OpenAI's protocol. Without, they fill in from the model's generation_config.json
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _SEED_STEP = 1_000_003  # as inference-time methods keep their calls apart
-_PATIENT = Limits(timeout=600.0, retries=3)  # a long thought on a busy server
+_PATIENT = RequestLimits(timeout=600.0, retries=3)  # a long thought on a busy server
 
 
-class Endpoint:
+class EndpointBackend:
     """A `Backend` that sends a batch as concurrent chat completions, images as lossless PNG.
 
     Nothing but the decoding asked for shapes the answers: the penalties and cuts that servers take from a model's
@@ -53,7 +53,7 @@ class Endpoint:
         image_first: bool = True,
         system: str | None = None,
         pixels: tuple[int, int] | None = None,
-        limits: Limits = _PATIENT,
+        limits: RequestLimits = _PATIENT,
     ):
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"--endpoint {redact(url)}: needs http:// or https://")

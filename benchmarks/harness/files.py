@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.items import DIGITS, XY, XYXY, Item, Picture
+from benchmarks.harness.items import DIGITS, XY, XYXY, BenchmarkItem, ItemImage
 from benchmarks.harness.rows import read_rows
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import replacing
@@ -34,11 +34,11 @@ class RowBenchmark(Benchmark):
     patterns: ClassVar[Mapping[str, Sequence[str]]]
 
     @abstractmethod
-    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[Item]:
+    def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         """The items of row `number` (from 0) of `file`. May raise what `naming` turns into `BrokenRow`."""
 
-    def read(self, root: Path, split: str) -> list[Item]:
-        items: list[Item] = []
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+        items: list[BenchmarkItem] = []
         for file in find(root, self.patterns, split, self.card.files):
             for number, (where, row) in enumerate(read_rows(file)):
                 with naming(where):
@@ -181,14 +181,14 @@ def identity(value: Any) -> str:
     return str(value)
 
 
-def picture(path: Any, width: Any = None, height: Any = None) -> Picture:
+def picture(path: Any, width: Any = None, height: Any = None) -> ItemImage:
     """An image and its size; a size that is missing (None, 0 or an empty text) is unknown. Raises ValueError."""
     if not words(path):
         raise ValueError("the image's name is empty")
     sides = [0.0 if side in (None, "") else number(side) for side in (width, height)]
     if any(side < 0 or not side.is_integer() for side in sides) or (sides[0] == 0) != (sides[1] == 0):
         raise ValueError(f"image size {_short(width)} x {_short(height)} is not a size in pixels")
-    return Picture(path, int(sides[0]), int(sides[1]))
+    return ItemImage(path, int(sides[0]), int(sides[1]))
 
 
 def _short(value: Any) -> str:
@@ -196,7 +196,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def embedded(value: Any, file: Path) -> Picture:
+def embedded(value: Any, file: Path) -> ItemImage:
     """The picture of an image column: a path, or bytes that are written out once beside the Parquet file."""
     if isinstance(value, str):
         return picture(value)
@@ -215,4 +215,4 @@ def embedded(value: Any, file: Path) -> Picture:
     if not target.is_file():
         with replacing(target) as part:
             part.write_bytes(data)
-    return Picture(name, width, height)
+    return ItemImage(name, width, height)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness.items import Item
+from benchmarks.harness.items import BenchmarkItem
 from grounding.errors import UsageError
 from grounding.fingerprint import differences, digest
 from grounding.io import open_image
@@ -113,15 +113,15 @@ class Generated:
     cost: dict[str, int]
 
 
-def plan(items: Sequence[Item], batch_size: int, batch_tokens: int) -> list[list[Item]]:
+def plan(items: Sequence[BenchmarkItem], batch_size: int, batch_tokens: int) -> list[list[BenchmarkItem]]:
     """Batches of items of similar length, at most `batch_size` items and about `batch_tokens` prompt tokens each."""
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: needs at least 1")
 
-    def length(item: Item) -> int:
+    def length(item: BenchmarkItem) -> int:
         return sum(p.width * p.height for p in item.images) // _PATCH_AREA + len(item.instruction) // 4
 
-    batches: list[list[Item]] = []
+    batches: list[list[BenchmarkItem]] = []
     longest = 0
     for item in sorted(items, key=lambda i: (-length(i), i.id)):
         longest = max(longest, length(item))
@@ -132,7 +132,7 @@ def plan(items: Sequence[Item], batch_size: int, batch_tokens: int) -> list[list
     return batches
 
 
-def load_images(item: Item, root: Path) -> tuple[Image.Image, ...]:
+def load_images(item: BenchmarkItem, root: Path) -> tuple[Image.Image, ...]:
     """The item's images, checked against the sizes the item states.
 
     Raises:
@@ -143,9 +143,9 @@ def load_images(item: Item, root: Path) -> tuple[Image.Image, ...]:
 
 def generate(
     backend: Backend,
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     root: Path,
-    text_of: Callable[[Item], str],
+    text_of: Callable[[BenchmarkItem], str],
     *,
     decoding: Decoding,
     folder: Path,
@@ -153,7 +153,7 @@ def generate(
     batch_tokens: int = 65536,
     settings: Mapping[str, Any] | None = None,
     share: tuple[int, int] = (0, 1),
-    progress: Callable[[Sequence[Item], Sequence[Generated]], None] = lambda items, generated: None,
+    progress: Callable[[Sequence[BenchmarkItem], Sequence[Generated]], None] = lambda items, generated: None,
 ) -> None:
     """Answer every item, appending to this process's journal; what the folder already holds is not asked again.
 

@@ -17,7 +17,7 @@ _ANY_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ItemImage:
     """An image of an item: path relative to the image folder, size in pixels (0, 0 when the file does not say)."""
 
     path: str
@@ -60,7 +60,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class BenchmarkItem:
     """One question of a benchmark.
 
     Attributes:
@@ -76,7 +76,7 @@ class Item:
     """
 
     id: str
-    images: tuple[Picture, ...]
+    images: tuple[ItemImage, ...]
     instruction: str
     truth: Truth
     asks: str
@@ -91,7 +91,7 @@ class Item:
         """
         if self.frame == "unit":
             return 1.0, 1.0
-        picture = self.images[min(image, len(self.images) - 1)] if self.images else Picture("")
+        picture = self.images[min(image, len(self.images) - 1)] if self.images else ItemImage("")
         return float(picture.width or _ANY_SIZE), float(picture.height or _ANY_SIZE)
 
 
@@ -239,7 +239,7 @@ class Card:
     published: tuple[Published, ...] = ()
 
 
-def from_answer(answer: Answer, item: Item) -> Prediction:
+def from_answer(answer: Answer, item: BenchmarkItem) -> Prediction:
     """A dialect's answer in the frame of `item`: canonical times size, to nine digits.
 
     What reaches outside the image stays in its place among the rest, as official scripts, which do not check, score
@@ -271,7 +271,7 @@ def from_answer(answer: Answer, item: Item) -> Prediction:
     )
 
 
-def sizes_of(item: Item, seen: list[list[int]] | None = None) -> tuple[ImageSize, ...]:
+def sizes_of(item: BenchmarkItem, seen: list[list[int]] | None = None) -> tuple[ImageSize, ...]:
     """Sizes of the item's images for a dialect; `seen` are [width, height] the model was shown."""
     return tuple(
         ImageSize(p.width or _ANY_SIZE, p.height or _ANY_SIZE, *(seen[i] if seen else (0, 0)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.harness.items import Item, Prediction, Rule, Verdict
+from benchmarks.harness.items import BenchmarkItem, Prediction, Rule, Verdict
 from grounding import geometry
 
 WRONG = Verdict(False, 0.0)
@@ -28,7 +28,7 @@ def unreadable(rule: Rule) -> Verdict:
     return SKIPPED if rule.failure == "skip" else WRONG
 
 
-def clicks(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+def clicks(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
     """Is the click inside the target (any of its boxes or polygons)? On an absent target: did the model decline?"""
     verdicts: list[Verdict] = [WRONG] * len(items)
     points, boxes, rows = [], [], []
@@ -59,7 +59,7 @@ def clicks(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule)
     return verdicts
 
 
-def boxes(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+def boxes(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
     """IoU of the answered box with the true one (the best of several alternatives), right from `rule.main` on."""
     verdicts: list[Verdict] = [WRONG] * len(items)
     answered, true, rows = [], [], []
@@ -83,7 +83,7 @@ def boxes(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) 
     return verdicts
 
 
-def spans(items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+def spans(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
     """Temporal IoU of the answered span that counts with the best true one, right from `rule.main` on.
 
     On an absent target: did the model decline?

@@ -22,7 +22,7 @@ _OPEN = re.compile(r"[\s\[(]*")  # what stands between the place an answer is re
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SampledAnswer:
     """What one output says about one image: a region in [0, 1], None when it says nothing."""
 
     output: Output
@@ -36,10 +36,10 @@ class Seen:
 class Method(Protocol):
     """A function from a backend and requests to one output per request."""
 
-    def __call__(self, look: Look, requests: Sequence[Request], seed: int) -> list[Output]: ...
+    def __call__(self, look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]: ...
 
 
-class Look:
+class Sampler:
     """Ask the wrapped backend and read what it says.
 
     Args:
@@ -53,12 +53,12 @@ class Look:
         self._grammar = grammar
         self.asks = asks
 
-    def once(self, requests: Sequence[Request], seed: int) -> list[Seen]:
+    def once(self, requests: Sequence[Request], seed: int) -> list[SampledAnswer]:
         """One answer per request; greedy, unless samples are wanted of the method itself."""
         decoding = replace(self.decoding, samples=min(1, self.decoding.samples))
         return [answers[0] for answers in self._ask(requests, decoding, seed)]
 
-    def several(self, requests: Sequence[Request], seed: int, n: int = VOTES) -> list[list[Seen]]:
+    def several(self, requests: Sequence[Request], seed: int, n: int = VOTES) -> list[list[SampledAnswer]]:
         """`n` sampled answers per request."""
         return self._ask(requests, replace(self.decoding, samples=n, temperature=TEMPERATURE), seed)
 
@@ -87,16 +87,16 @@ class Look:
         """`region` in the dialect's words, for the image sizes of `request`."""
         return self._dialect.render(region, self._sizes(request, like))
 
-    def _ask(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[Seen]]:
+    def _ask(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[SampledAnswer]]:
         answers = self._backend.generate(requests, decoding, seed)
         return [[self._read(o, r) for o in outputs] for r, outputs in zip(requests, answers, strict=True)]
 
-    def _read(self, output: Output, request: Request) -> Seen:
+    def _read(self, output: Output, request: Request) -> SampledAnswer:
         answer = self._dialect.parse(
             output.text, self._sizes(request, output), grammar=self._grammar, expect=self.asks
         )
         regions = (*answer.points, *answer.boxes) if self.asks == "point" else (*answer.boxes, *answer.points)
-        return Seen(output, regions[0] if regions else None)
+        return SampledAnswer(output, regions[0] if regions else None)
 
     @staticmethod
     def _sizes(request: Request, output: Output) -> list[ImageSize]:
@@ -104,7 +104,7 @@ class Look:
         return [ImageSize(i.width, i.height, *s) for i, s in zip(request.images, seen, strict=True)]
 
 
-def spent(output: Output, answers: Sequence[Seen]) -> Output:
+def spent(output: Output, answers: Sequence[SampledAnswer]) -> Output:
     """`output` with the cost of all answers behind it."""
     cost: dict[str, int] = {}
     for answer in answers:
@@ -113,7 +113,7 @@ def spent(output: Output, answers: Sequence[Seen]) -> Output:
     return replace(output, cost=cost)
 
 
-def reply(look: Look, request: Request, place: Box | Point | None, answers: Sequence[Seen]) -> Output:
+def reply(look: Sampler, request: Request, place: Box | Point | None, answers: Sequence[SampledAnswer]) -> Output:
     """An output that says `place`; the first answer as it is when there is none, or when it already says so."""
     first = answers[0]
     if place is None or place == first.region:

@@ -15,8 +15,19 @@ from scipy import ndimage
 
 from benchmarks.harness.attention import ATTENTIVE
 from benchmarks.harness.generate import Backend, Decoding, Gaze, Output, Request, Sighted
-from benchmarks.harness.items import Item
-from benchmarks.harness.look import Look, Method, Seen, around, click_of, cropped, outward, reply, snapped, spent
+from benchmarks.harness.items import BenchmarkItem
+from benchmarks.harness.look import (
+    Method,
+    SampledAnswer,
+    Sampler,
+    around,
+    click_of,
+    cropped,
+    outward,
+    reply,
+    snapped,
+    spent,
+)
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from grounding.targets import Box, Point
@@ -60,7 +71,7 @@ class Wrapped:
         return [[output] for output in self._run(requests, decoding, seed)]
 
     def _run(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[Output]:
-        return self._method(Look(self._backend, decoding, *self._words), requests, seed)
+        return self._method(Sampler(self._backend, decoding, *self._words), requests, seed)
 
 
 class Attentive(Wrapped):
@@ -75,7 +86,7 @@ class Attentive(Wrapped):
         return self._backend.redistribution()
 
 
-def check(methods: str, items: Sequence[Item]) -> None:
+def check(methods: str, items: Sequence[BenchmarkItem]) -> None:
     """Raise `UsageError` for methods that do not exist or cannot serve these items; before a model is loaded."""
     for method in methods.split("+"):
         if method not in METHODS:
@@ -104,12 +115,12 @@ def wrap(backend: Backend, methods: str, dialect: str, grammar: str, asks: str) 
     return backend
 
 
-def self_consistency(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def self_consistency(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Of several samples the one that most others agree with: the medoid of their clicks (Wang et al. 2022)."""
     return [spent(_medoid(answers).output, answers) for answers in look.several(requests, seed)]
 
 
-def voting(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def voting(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Region consistency (GUI-RC, Du et al. 2025): samples vote on a grid, the best region's center is clicked.
 
     A box votes for its cells, a point for a small square around it. The answer is the connected region of cells
@@ -120,12 +131,12 @@ def voting(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
     ]
 
 
-def narrowing(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def narrowing(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Iterative narrowing (Nguyen 2024): look again at a crop around the last click, and map back."""
     first = look.once(requests, seed)
     windows = [Box(0.0, 0.0, 1.0, 1.0) for _ in requests]
     places = [seen.region for seen in first]
-    looked: list[list[Seen]] = [[seen] for seen in first]
+    looked: list[list[SampledAnswer]] = [[seen] for seen in first]
     for step in range(1, _STEPS + 1):
         going = [i for i, place in enumerate(places) if place is not None and len(requests[i].images) == 1]
         for i in going:
@@ -140,7 +151,7 @@ def narrowing(look: Look, requests: Sequence[Request], seed: int) -> list[Output
     ]
 
 
-def crop_search(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def crop_search(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """The whole image and five overlapping crops; the click most others lie near wins, the whole image breaks ties.
 
     ScreenSeekeR's search (Li et al. 2025) without its planner.
@@ -162,7 +173,7 @@ def crop_search(look: Look, requests: Sequence[Request], seed: int) -> list[Outp
     return outputs
 
 
-def fast_slow(look: Look, requests: Sequence[Request], seed: int) -> list[Output]:
+def fast_slow(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Two answers; only where they disagree, several more vote (the switch of FOCUS, by agreement)."""
     pairs = look.several(requests, seed, n=2)
     slow = [i for i, pair in enumerate(pairs) if not _agree(pair)]
@@ -183,7 +194,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _medoid(answers: Sequence[Seen]) -> Seen:
+def _medoid(answers: Sequence[SampledAnswer]) -> SampledAnswer:
     told = [answer for answer in answers if answer.click is not None]
     if not told:
         return answers[0]
@@ -192,7 +203,7 @@ def _medoid(answers: Sequence[Seen]) -> Seen:
     return told[int(apart.argmin())]
 
 
-def _vote(look: Look, request: Request, answers: Sequence[Seen]) -> Output:
+def _vote(look: Sampler, request: Request, answers: Sequence[SampledAnswer]) -> Output:
     grid = np.zeros((_GRID, _GRID), dtype=int)
     for answer in answers:
         if answer.region is not None:
@@ -230,7 +241,7 @@ def _supported(places: Sequence[Box | Point | None]) -> Box | Point | None:
     return told[int(np.argmax(near))]
 
 
-def _agree(pair: Sequence[Seen]) -> bool:
+def _agree(pair: Sequence[SampledAnswer]) -> bool:
     first, second = pair[0].click, pair[1].click
     if first is None or second is None:
         return False

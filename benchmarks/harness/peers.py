@@ -27,9 +27,9 @@ from typing import Any
 
 from benchmarks.harness.clicks import picture_of
 from benchmarks.harness.files import as_written, box, identity, naming, number, numbers, unit_box, words
-from benchmarks.harness.items import DIGITS, MISSING, XYXY, Item, Picture, Prediction, Truth
-from benchmarks.harness.predictions import Reading, needs_seen, read_output, read_row, space_warning
-from benchmarks.harness.results import Reply
+from benchmarks.harness.items import DIGITS, MISSING, XYXY, BenchmarkItem, ItemImage, Prediction, Truth
+from benchmarks.harness.predictions import PredictionFormat, needs_seen, read_output, read_row, space_warning
+from benchmarks.harness.results import ItemReply
 from benchmarks.harness.rows import Row, read_rows
 from grounding.answer import Status
 from grounding.errors import UsageError
@@ -52,7 +52,7 @@ class Entry:
         where: file and row.
     """
 
-    item: Item
+    item: BenchmarkItem
     answer: dict[str, Any]
     space: str
     output: str | None
@@ -113,22 +113,24 @@ def _is_total(row: Mapping[str, Any]) -> bool:
     return bool(_TOTALS & row.keys()) or any(_TOTALS & part.keys() for part in parts)
 
 
-def score_log(entries: Sequence[Entry], reading: Reading) -> list[tuple[Item, Reply]]:
+def score_log(entries: Sequence[Entry], reading: PredictionFormat) -> list[tuple[BenchmarkItem, ItemReply]]:
     """The log against its own annotations; raw outputs are read anew when a dialect is declared."""
     return [(entry.item, _reply(entry, entry.item, reading)) for entry in entries]
 
 
-def match_log(entries: Sequence[Entry], items: Sequence[Item], reading: Reading) -> list[tuple[Item, Reply]]:
+def match_log(
+    entries: Sequence[Entry], items: Sequence[BenchmarkItem], reading: PredictionFormat
+) -> list[tuple[BenchmarkItem, ItemReply]]:
     """The log against the benchmark's annotations: by id, else by image name and instruction.
 
     Raises:
         UsageError: a row that belongs to no item, or more rows than items for a question.
     """
-    waiting: dict[Any, list[Item]] = defaultdict(list)
+    waiting: dict[Any, list[BenchmarkItem]] = defaultdict(list)
     for item in items:
         waiting["id", item.id].append(item)
         waiting[_question(item)].append(item)
-    found: dict[str, Reply] = {}
+    found: dict[str, ItemReply] = {}
     for entry in entries:
         candidates = [i for i in waiting["id", entry.item.id] if _question(i) == _question(entry.item)]
         candidates = candidates or waiting[_question(entry.item)]
@@ -140,7 +142,7 @@ def match_log(entries: Sequence[Entry], items: Sequence[Item], reading: Reading)
         same = [item for item in free if item.truth.boxes == entry.item.truth.boxes]
         item = (same or free)[0]
         found[item.id] = _reply(entry, item, reading)
-    return [(item, found.get(item.id, Reply(MISSING, missing=True))) for item in items]
+    return [(item, found.get(item.id, ItemReply(MISSING, missing=True))) for item in items]
 
 
 def log_warning(entries: Sequence[Entry]) -> str | None:
@@ -157,19 +159,19 @@ def claimed(entries: Sequence[Entry]) -> dict[str, int] | None:
     return {"n": len(verdicts), "correct": sum(verdicts)} if verdicts else None
 
 
-def _reply(entry: Entry, item: Item, reading: Reading) -> Reply:
+def _reply(entry: Entry, item: BenchmarkItem, reading: PredictionFormat) -> ItemReply:
     if reading.dialect is not None:
         if entry.output is None:
-            return Reply(MISSING, missing=True)
+            return ItemReply(MISSING, missing=True)
         needs_seen(reading, item, None, entry.where)
         return read_output(entry.output, item, reading, None)
     if not entry.answer:
-        return Reply(Prediction(Status.NO_ANSWER), entry.output)
-    reply = read_row(entry.answer, item, Reading(entry.space), entry.where)
-    return Reply(reply.prediction, entry.output)
+        return ItemReply(Prediction(Status.NO_ANSWER), entry.output)
+    reply = read_row(entry.answer, item, PredictionFormat(entry.space), entry.where)
+    return ItemReply(reply.prediction, entry.output)
 
 
-def _question(item: Item) -> tuple[str, str]:
+def _question(item: BenchmarkItem) -> tuple[str, str]:
     name = item.images[0].path.rpartition("/")[2] if item.images else ""
     return name, " ".join(item.instruction.split())
 
@@ -222,7 +224,7 @@ def _sspro(row: Mapping[str, Any], place: int, where: str, asks: str, space: str
     absent = row.get("gt_type") == "negative" or (four is not None and len(four) == 4 and max(four) < 0)
     if four is None and not absent:
         raise KeyError("bbox")
-    item = Item(
+    item = BenchmarkItem(
         id=identity(row.get("id", row.get("idx", place))),
         images=(picture_of(row),),
         instruction=words(row.get("prompt_to_evaluate", row.get("instruction", ""))),
@@ -238,9 +240,9 @@ def _sspro(row: Mapping[str, Any], place: int, where: str, asks: str, space: str
 
 def _vlm_r1(row: Mapping[str, Any], place: int, where: str, asks: str, space: str) -> Entry:
     question = words(row.get("question", ""))
-    item = Item(
+    item = BenchmarkItem(
         id=str(place),
-        images=(Picture(words(row.get("image", ""))),),
+        images=(ItemImage(words(row.get("image", ""))),),
         instruction=question.partition("sentence describes: ")[2].rstrip(".") or question,
         truth=_truth(row["ground_truth"], space),
         asks=asks,
@@ -251,9 +253,9 @@ def _vlm_r1(row: Mapping[str, Any], place: int, where: str, asks: str, space: st
 
 
 def _mig_bench(row: Mapping[str, Any], place: int, where: str, asks: str, space: str) -> Entry:
-    item = Item(
+    item = BenchmarkItem(
         id=str(place),
-        images=(Picture(""),),
+        images=(ItemImage(""),),
         instruction=words(row["question"]),
         truth=Truth(boxes=(as_written(row["groundtruth"]),)),
         asks=asks,
@@ -264,7 +266,7 @@ def _mig_bench(row: Mapping[str, Any], place: int, where: str, asks: str, space:
     return Entry(item, _answer(row["filter_answer"]), unit, _text(row.get("answer")), None, where)
 
 
-def prediction_rows(path: Path, name: str | None, items: Sequence[Item]) -> Iterator[Row]:
+def prediction_rows(path: Path, name: str | None, items: Sequence[BenchmarkItem]) -> Iterator[Row]:
     """The rows of a predictions file of ours (`name` None) or of a submission, each with its name."""
     if name is None:
         yield from read_rows(path)
@@ -272,7 +274,7 @@ def prediction_rows(path: Path, name: str | None, items: Sequence[Item]) -> Iter
         yield from ((f"{path}: prediction {row['id']}", row) for row in submission_rows(path, name, items))
 
 
-def submission_rows(path: Path, name: str, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+def submission_rows(path: Path, name: str, items: Sequence[BenchmarkItem]) -> Iterator[dict[str, Any]]:
     """A submission as rows of our own predictions format.
 
     Raises:
@@ -320,7 +322,7 @@ def _far_corner(xywh: Any) -> XYXY:
     return x, y, x + w, y + h
 
 
-def _by_image(rows: Iterator[Row], items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+def _by_image(rows: Iterator[Row], items: Sequence[BenchmarkItem]) -> Iterator[dict[str, Any]]:
     """COCO results, gathered per item; labels are the names of the categories.
 
     An image without results has none: that is how a detector says that there is nothing.

@@ -26,8 +26,8 @@ from typing import Any, TypeAlias
 
 from benchmarks.harness import masks
 from benchmarks.harness.files import identity, listed, naming, numbers
-from benchmarks.harness.items import DIGITS, MISSING, XY, Item, Prediction, from_answer, sizes_of
-from benchmarks.harness.results import Reply
+from benchmarks.harness.items import DIGITS, MISSING, XY, BenchmarkItem, Prediction, from_answer, sizes_of
+from benchmarks.harness.results import ItemReply
 from benchmarks.harness.rows import KEY, Row, read_rows
 from grounding.answer import ImageSize, Status
 from grounding.dialects import get_dialect
@@ -46,7 +46,7 @@ _SHOWN = 3  # ids named in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PredictionFormat:
     """How the user declares the file to be read.
 
     Attributes:
@@ -59,7 +59,9 @@ class Reading:
     grammar: str = "bare"
 
 
-def read_predictions(path: Path, items: Sequence[Item], reading: Reading) -> list[tuple[Item, Reply]]:
+def read_predictions(
+    path: Path, items: Sequence[BenchmarkItem], reading: PredictionFormat
+) -> list[tuple[BenchmarkItem, ItemReply]]:
     """A reply for every item, in the benchmark's order; an item without a line gets one marked missing.
 
     Raises:
@@ -70,10 +72,12 @@ def read_predictions(path: Path, items: Sequence[Item], reading: Reading) -> lis
     return match_rows(read_rows(path), items, reading)
 
 
-def match_rows(rows: Iterable[Row], items: Sequence[Item], reading: Reading) -> list[tuple[Item, Reply]]:
+def match_rows(
+    rows: Iterable[Row], items: Sequence[BenchmarkItem], reading: PredictionFormat
+) -> list[tuple[BenchmarkItem, ItemReply]]:
     """`read_predictions` for rows, each with its name; they are read one after the other and not kept."""
     known = {item.id: item for item in items}
-    found: dict[tuple[str, int], Reply] = {}
+    found: dict[tuple[str, int], ItemReply] = {}
     unknown: list[str] = []
     count, last = 0, ("", 0, "")
     for where, row in rows:
@@ -101,7 +105,7 @@ def match_rows(rows: Iterable[Row], items: Sequence[Item], reading: Reading) -> 
         raise BrokenRow(
             where, f"rollout {highest} of id {name!r}: they are numbered from 0, and the file has {count} lines"
         )
-    missing = [Reply(MISSING, rollout=rollout, missing=True) for rollout in range(1 + highest)]
+    missing = [ItemReply(MISSING, rollout=rollout, missing=True) for rollout in range(1 + highest)]
     return [(item, found.get((item.id, r), missing[r])) for item in items for r in range(1 + highest)]
 
 
@@ -124,7 +128,7 @@ def _rollout(row: dict[str, Any], where: str) -> int:
     return value
 
 
-def read_row(row: dict[str, Any], item: Item, reading: Reading, where: str) -> Reply:
+def read_row(row: dict[str, Any], item: BenchmarkItem, reading: PredictionFormat, where: str) -> ItemReply:
     """One line, read as declared. A line without an answer, or with nothing but null, is a missing one.
 
     Raises:
@@ -135,12 +139,12 @@ def read_row(row: dict[str, Any], item: Item, reading: Reading, where: str) -> R
     rollout, seen = _rollout(row, where), _seen(row.get("seen"), item, where)
     answers = [key for key in _ANSWERS if key in row]
     if not answers:
-        return Reply(MISSING, rollout=rollout, missing=True)
+        return ItemReply(MISSING, rollout=rollout, missing=True)
     clash = answers if "output" in row else next((pair for pair in _EITHER if set(pair) <= set(row)), ())
     if len(clash) > 1:
         raise BrokenRow(where, f"has both {clash[0]!r} and {clash[1]!r}")
     if "output" not in row:
-        return Reply(_coordinates(row, item, reading.space, seen, where), rollout=rollout, seen=seen or ())
+        return ItemReply(_coordinates(row, item, reading.space, seen, where), rollout=rollout, seen=seen or ())
     if not isinstance(row["output"], str):
         raise BrokenRow(where, f"'output' is the model's text, this is {row['output']!r:.60}")
     if reading.dialect is None:
@@ -149,7 +153,7 @@ def read_row(row: dict[str, Any], item: Item, reading: Reading, where: str) -> R
     return read_output(row["output"], item, reading, seen, rollout=rollout)
 
 
-def needs_seen(reading: Reading, item: Item, seen: Sizes | None, where: str) -> None:
+def needs_seen(reading: PredictionFormat, item: BenchmarkItem, seen: Sizes | None, where: str) -> None:
     """Raises UsageError when an output's pixels are those of a resized image whose size is not told."""
     in_pixels = get_dialect(reading.dialect).space.scale is None and item.asks != "span"
     if in_pixels and seen is None and reading.space != "pixel":
@@ -161,13 +165,13 @@ def needs_seen(reading: Reading, item: Item, seen: Sizes | None, where: str) -> 
 
 def read_output(
     output: str,
-    item: Item,
-    reading: Reading,
+    item: BenchmarkItem,
+    reading: PredictionFormat,
     seen: Sizes | None,
     *,
     rollout: int = 0,
     cost: dict[str, int] | None = None,
-) -> Reply:
+) -> ItemReply:
     """A raw output, parsed by the declared dialect with what the benchmark asks for."""
     dialect = get_dialect(reading.dialect)
     in_parts = dialect.space.scale is not None or bool(seen)
@@ -179,10 +183,10 @@ def read_output(
     sizes = sizes_of(item, seen) or (ImageSize(1, 1),)
     answer = dialect.parse(output, sizes, grammar=reading.grammar, expect=item.asks)
     prediction = from_answer(answer, item)
-    return Reply(prediction, output, rollout, seen or (), cost=cost or {})
+    return ItemReply(prediction, output, rollout, seen or (), cost=cost or {})
 
 
-def _seen(value: Any, item: Item, where: str) -> Sizes | None:
+def _seen(value: Any, item: BenchmarkItem, where: str) -> Sizes | None:
     if value is None:
         return None
     sizes = [value] if isinstance(value, list) and value and not isinstance(value[0], list) else value
@@ -193,7 +197,9 @@ def _seen(value: Any, item: Item, where: str) -> Sizes | None:
     return tuple((int(w), int(h)) for w, h in pairs)
 
 
-def _coordinates(row: dict[str, Any], item: Item, space: str | None, seen: Sizes | None, where: str) -> Prediction:
+def _coordinates(
+    row: dict[str, Any], item: BenchmarkItem, space: str | None, seen: Sizes | None, where: str
+) -> Prediction:
     boxes = _numbers(row, "box", "boxes", 4)
     points = _numbers(row, "point", "points", 2)
     spans = _numbers(row, "span", "spans", 2)
@@ -275,7 +281,7 @@ class Frame:
         where: the line, for errors.
     """
 
-    item: Item
+    item: BenchmarkItem
     space: str | None
     seen: Sizes | None
     where: str
@@ -316,14 +322,14 @@ class Frame:
         return float(pictures[image].width), float(pictures[image].height)
 
 
-def within(coords: Sequence[float], item: Item, image: int) -> bool:
+def within(coords: Sequence[float], item: BenchmarkItem, image: int) -> bool:
     """Inside the image and, for boxes, corners in order; True when the size is unknown and nothing is negative."""
     sx, sy = item.scale(image)
     inside = all(0 <= c <= (sy if i % 2 else sx) for i, c in enumerate(coords))
     return inside and (len(coords) < 4 or (coords[0] <= coords[2] and coords[1] <= coords[3]))
 
 
-def space_warning(rows: Iterable[dict[str, Any]], items: Sequence[Item], space: str) -> str | None:
+def space_warning(rows: Iterable[dict[str, Any]], items: Sequence[BenchmarkItem], space: str) -> str | None:
     """A sentence when the numbers of a file do not look like the space they are declared in; changes nothing.
 
     Judged from the coordinates and the image sizes alone.

@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.items import Item, Prediction, Verdict
+from benchmarks.harness.items import BenchmarkItem, Prediction, Verdict
 from benchmarks.harness.rows import read_rows
 from grounding.io import replacing
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ItemReply:
     """One raw output for one item, before it is judged.
 
     Attributes:
@@ -49,7 +49,7 @@ class Reply:
     cost: dict[str, int] = field(default_factory=dict)
 
 
-def result_row(item: Item, reply: Reply, verdict: Verdict) -> dict[str, Any]:
+def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[str, Any]:
     """One line of `results.jsonl`."""
     unit = item.frame == "unit" or (bool(item.images) and all(p.known for p in item.images))
     truth, prediction = item.truth, reply.prediction

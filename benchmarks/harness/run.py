@@ -20,9 +20,9 @@ from benchmarks.harness.generate import (
     generate,
     read_generations,
 )
-from benchmarks.harness.items import Item, Picture, Rule, sizes_of
-from benchmarks.harness.predictions import Reading, read_output
-from benchmarks.harness.results import Reply, result_row, write_results
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Rule, sizes_of
+from benchmarks.harness.predictions import PredictionFormat, read_output
+from benchmarks.harness.results import ItemReply, result_row, write_results
 from benchmarks.harness.samples import read_split
 from benchmarks.harness.scores import scoreboard
 from grounding.answer import ImageSize
@@ -32,7 +32,7 @@ from models.asking import question
 from models.profile import Profile
 
 
-def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int | None = None) -> list[Item]:
+def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int | None = None) -> list[BenchmarkItem]:
     """Items of a split, ids checked to be unique.
 
     Raises:
@@ -53,7 +53,7 @@ def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int |
     return items[:limit]
 
 
-def check_pictures(items: Sequence[Item], image_root: Path, name: str) -> None:
+def check_pictures(items: Sequence[BenchmarkItem], image_root: Path, name: str) -> None:
     """Raise `UsageError` for videos: a model is shown their frames."""
     for item in items:
         if item.asks == "span" and not all((image_root / p.path).is_file() for p in item.images):
@@ -63,7 +63,7 @@ def check_pictures(items: Sequence[Item], image_root: Path, name: str) -> None:
             )
 
 
-def with_sizes(items: Sequence[Item], image_root: Path) -> list[Item]:
+def with_sizes(items: Sequence[BenchmarkItem], image_root: Path) -> list[BenchmarkItem]:
     """The items with the sizes of all their images, read from the image files' headers where need be.
 
     Raises:
@@ -75,7 +75,7 @@ def with_sizes(items: Sequence[Item], image_root: Path) -> list[Item]:
         raise UsageError(f"{image_root}: {len(missing)} of {len(paths)} images are missing, such as {missing[0]}")
     sizes: dict[str, tuple[int, int]] = {}
 
-    def sized(picture: Picture) -> Picture:
+    def sized(picture: ItemImage) -> ItemImage:
         if picture.known:
             return picture
         if picture.path not in sizes:
@@ -84,7 +84,7 @@ def with_sizes(items: Sequence[Item], image_root: Path) -> list[Item]:
                     sizes[picture.path] = image.size
             except OSError as error:
                 raise BrokenRow(picture.path, f"not a readable image: {error}") from error
-        return Picture(picture.path, *sizes[picture.path])
+        return ItemImage(picture.path, *sizes[picture.path])
 
     return [replace(item, images=tuple(map(sized, item.images))) for item in items]
 
@@ -92,14 +92,14 @@ def with_sizes(items: Sequence[Item], image_root: Path) -> list[Item]:
 def answer_items(
     backend: Backend,
     benchmark: Benchmark,
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     image_root: Path,
     *,
     profile: Profile,
     rule: Rule,
     decoding: Decoding,
     out: Path,
-    seen: Callable[[Sequence[Picture]], tuple[ImageSize, ...]] | None = None,
+    seen: Callable[[Sequence[ItemImage]], tuple[ImageSize, ...]] | None = None,
     share: tuple[int, int] = (0, 1),
     quiet: bool = False,
     **options: Any,
@@ -110,18 +110,18 @@ def answer_items(
         seen: the sizes at which the model sees images, for places that a question names; None where that is not
             known.
     """
-    reading = Reading(dialect=profile.dialect, grammar=profile.grammar)
+    reading = PredictionFormat(dialect=profile.dialect, grammar=profile.grammar)
     right = answered = 0
     mine = len(items) if share[1] == 1 else None
 
-    def text_of(item: Item) -> str:
+    def text_of(item: BenchmarkItem) -> str:
         words = benchmark.prompt(item)
         sizes = seen(item.images) if seen is not None and read_places(words) else sizes_of(item)
         return question(profile, words, item.asks, sizes)
 
     with tqdm(total=mine, desc=backend.name, unit="item", disable=quiet or share[0] != 0) as bar:
 
-        def progress(batch: Sequence[Item], lines: Sequence[Generated]) -> None:
+        def progress(batch: Sequence[BenchmarkItem], lines: Sequence[Generated]) -> None:
             nonlocal right, answered
             by_id = {item.id: item for item in batch}
             pairs = [(by_id[g.id], read_output(g.output, by_id[g.id], reading, g.seen).prediction) for g in lines]
@@ -144,14 +144,16 @@ def answer_items(
         )
 
 
-def replies_of(out: Path, items: Sequence[Item], profile: Profile, rollouts: int) -> list[tuple[Item, Reply]]:
+def replies_of(
+    out: Path, items: Sequence[BenchmarkItem], profile: Profile, rollouts: int
+) -> list[tuple[BenchmarkItem, ItemReply]]:
     """Everything generated into `out`, parsed, in the benchmark's order.
 
     Raises:
         UsageError: an item has no answer yet.
     """
     generated = read_generations(out)
-    reading = Reading(dialect=profile.dialect, grammar=profile.grammar)
+    reading = PredictionFormat(dialect=profile.dialect, grammar=profile.grammar)
     replies = []
     for item in items:
         for rollout in range(rollouts):
@@ -165,7 +167,11 @@ def replies_of(out: Path, items: Sequence[Item], profile: Profile, rollouts: int
 
 
 def score(
-    benchmark: Benchmark, replies: Sequence[tuple[Item, Reply]], rule: Rule, facts: dict[str, Any], out: Path | None
+    benchmark: Benchmark,
+    replies: Sequence[tuple[BenchmarkItem, ItemReply]],
+    rule: Rule,
+    facts: dict[str, Any],
+    out: Path | None,
 ) -> dict[str, Any]:
     """Judge all replies; write the result files into `out` when given; return what `metrics.json` says.
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness.items import Item, Picture, Truth
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
 from grounding.errors import UsageError
 from grounding.io import read_samples
 from grounding.sample import Sample, regions_of
@@ -16,7 +16,7 @@ from grounding.targets import Box, Point, Polygon, Span
 _MOST_GROUPS = 24  # a meta key with more values than this is an identifier, not a sub-group
 
 
-def read_split(root: Path, split: str, asks: str | None) -> list[Item]:
+def read_split(root: Path, split: str, asks: str | None) -> list[BenchmarkItem]:
     """Every sample of a split; sub-groups are the meta keys with few values.
 
     Args:
@@ -37,13 +37,13 @@ def split_file(root: Path, split: str) -> Path:
     raise UsageError(f"{root}: has no {split}.parquet and no {split}.jsonl; make it with `python -m data_prep`")
 
 
-def item_of(sample: Sample, asks: str, groups: dict[str, str]) -> Item:
+def item_of(sample: Sample, asks: str, groups: dict[str, str]) -> BenchmarkItem:
     """A sample as an item, in the canonical frame."""
     regions = regions_of(sample.target)
     boxes = [r for r in regions if isinstance(r, Box)]
-    return Item(
+    return BenchmarkItem(
         id=sample.id,
-        images=tuple(Picture(i.path, i.width, i.height) for i in sample.images),
+        images=tuple(ItemImage(i.path, i.width, i.height) for i in sample.images),
         instruction=sample.question,
         truth=Truth(
             boxes=tuple(b.xyxy for b in boxes),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from benchmarks.harness.items import Item, Prediction, Rule, Verdict
+from benchmarks.harness.items import BenchmarkItem, Prediction, Rule, Verdict
 from grounding.answer import Status
 
 RESAMPLES = 10_000
@@ -138,7 +138,7 @@ def row_cluster(row: Mapping[str, Any]) -> Hashable:
 
 
 def scoreboard(
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     predictions: Sequence[Prediction],
     verdicts: Sequence[Verdict],
     rule: Rule,

@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.harness import run
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.items import Card, Item, Picture, Prediction, Rule, Truth, Verdict
-from benchmarks.harness.results import Reply
+from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.results import ItemReply
 from data_prep.miniwob_live import Episode, play, read_episodes
 from data_prep.miniwob_page import Outcome
 from grounding.answer import Answer, Status
@@ -48,10 +48,10 @@ class MiniWoB(Benchmark):
     def __init__(self) -> None:
         self._known: dict[tuple[str, float, float], Outcome] = {}
 
-    def read(self, root: Path, split: str) -> list[Item]:
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return [item_of(episode) for episode in read_episodes(root)]
 
-    def judge(self, items: Sequence[Item], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         clicks = [prediction.click(rule.pick) for prediction in predictions]
         asked = [(item, click) for item, click in zip(items, clicks, strict=True) if click is not None]
         new = [(item, click) for item, click in asked if (item.id, *click) not in self._known]
@@ -66,7 +66,11 @@ class MiniWoB(Benchmark):
         return verdicts
 
     def summarize(
-        self, items: Sequence[Item], predictions: Sequence[Prediction], verdicts: Sequence[Verdict], rule: Rule
+        self,
+        items: Sequence[BenchmarkItem],
+        predictions: Sequence[Prediction],
+        verdicts: Sequence[Verdict],
+        rule: Rule,
     ) -> dict[str, Any]:
         """How many episodes ended without a verdict of the page, and why a page could not be used."""
         ended = [
@@ -81,11 +85,11 @@ class MiniWoB(Benchmark):
         }
 
 
-def item_of(episode: Episode) -> Item:
+def item_of(episode: Episode) -> BenchmarkItem:
     """An episode as an item, in the canonical frame; `groups` has the task."""
-    return Item(
+    return BenchmarkItem(
         id=episode.id,
-        images=(Picture(episode.image, *episode.size),),
+        images=(ItemImage(episode.image, *episode.size),),
         instruction=episode.instruction,
         truth=Truth(boxes=episode.regions),  # type: ignore[arg-type]
         asks=MiniWoB.asks,
@@ -149,7 +153,7 @@ def evaluate(policy: Policy, episodes: Sequence[Episode], out: Path | None, **fa
     replies = [
         (
             item,
-            Reply(
+            ItemReply(
                 Prediction(a.status, a.strict, tuple(b.xyxy for b in a.boxes), tuple((p.x, p.y) for p in a.points))
             ),
         )

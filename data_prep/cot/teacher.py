@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from data_prep.rows import Rejected
 from grounding.completion import END_THINK, split_completion
-from grounding.endpoint import Client, EndpointError, Limits, key_from
+from grounding.endpoint import Client, EndpointError, RequestLimits, key_from
 from grounding.errors import UsageError
 from grounding.redact import redact
 from grounding.replies import RepliesFile
@@ -71,7 +71,7 @@ class Teacher:
             raise UsageError(f"--teacher {redact(s.url)} is not an address; give http(s)://host:port/v1")
         key_from(s.key_variable)
         self._replies = RepliesFile(cache)
-        limits = Limits(s.timeout, s.retries, s.backoff, s.parallel, s.per_minute)
+        limits = RequestLimits(s.timeout, s.retries, s.backoff, s.parallel, s.per_minute)
         self.client = Client(s.url, limits, key_variable=s.key_variable, replies=self._replies)
 
     def close(self) -> None:

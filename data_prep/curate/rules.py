@@ -27,7 +27,7 @@ _VAGUE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CurationLimits:
     """What a target and an instruction may measure.
 
     Attributes:
@@ -44,7 +44,7 @@ class Limits:
     max_words: int = 80
 
 
-def check_geometry(sample: Sample, limits: Limits) -> None:
+def check_geometry(sample: Sample, limits: CurationLimits) -> None:
     """Raise `Rejected` "box too small", "box covers the image", "box too narrow" or "span covers the video"."""
     for region in regions_of(sample.target):
         if isinstance(region, Point):
@@ -66,7 +66,7 @@ def check_geometry(sample: Sample, limits: Limits) -> None:
             raise Rejected("box too narrow", detail)
 
 
-def check_instruction(text: str, limits: Limits) -> None:
+def check_instruction(text: str, limits: CurationLimits) -> None:
     """Raise `Rejected` when the text cannot be an instruction somebody gave.
 
     "instruction too short / too long", "instruction without letters", "instruction has markup",

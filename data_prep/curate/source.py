@@ -15,7 +15,15 @@ from data_prep import Item, Reject, Split, source
 from data_prep import dataset as datasets
 from data_prep.curate.hashes import ImageHashes, groups
 from data_prep.curate.leakage import HeldOut, read_held_out
-from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction, is_telling, normalized, spoken
+from data_prep.curate.rules import (
+    CurationLimits,
+    cell,
+    check_geometry,
+    check_instruction,
+    is_telling,
+    normalized,
+    spoken,
+)
 from data_prep.dataset import carry, dataset_files, read_dataset, samples_of
 from data_prep.files import read_jsonl
 from data_prep.rows import Rejected
@@ -26,7 +34,7 @@ from grounding.sample import Sample, to_row
 
 def add_arguments(parser: ArgumentParser) -> None:
     datasets.add_arguments(parser)
-    limits = Limits()
+    limits = CurationLimits()
     parser.add_argument("--min-side", type=float, default=limits.min_side, help="pixels of a box's shorter side (3)")
     parser.add_argument("--max-area", type=float, default=limits.max_area, help="share of the image (0.98)")
     parser.add_argument("--min-words", type=int, default=limits.min_words)
@@ -72,7 +80,7 @@ class Measured:
 
 
 @dataclass
-class Seen:
+class KeptSoFar:
     """What the second pass has kept so far."""
 
     rows: set[int] = field(default_factory=set)
@@ -89,9 +97,9 @@ class Seen:
     max_rejects=1.0,
 )
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
-    limits = Limits(args.min_side, args.max_area, min_words=args.min_words, max_words=args.max_words)
+    limits = CurationLimits(args.min_side, args.max_area, min_words=args.min_words, max_words=args.max_words)
     measured = _measure(args, limits)
-    seen = Seen()
+    seen = KeptSoFar()
     for split, sample in read_dataset(args):
         if isinstance(sample, Reject):
             yield sample
@@ -108,7 +116,7 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         yield carry(made, args.root, split)
 
 
-def _measure(args: Namespace, limits: Limits) -> Measured:
+def _measure(args: Namespace, limits: CurationLimits) -> Measured:
     passes = _pass_rates(args.results) if args.results else None
     attention = _by_id(args.attention) if args.attention else None
     held = read_held_out(args)
@@ -163,7 +171,7 @@ def _check_leakage(sample: Sample, measured: Measured, args: Namespace) -> None:
             raise Rejected("benchmark instruction", f"{name}: {sample.instruction[:120]}")
 
 
-def _check_copies(sample: Sample, split: Split, measured: Measured, seen: Seen, args: Namespace) -> None:
+def _check_copies(sample: Sample, split: Split, measured: Measured, seen: KeptSoFar, args: Namespace) -> None:
     """Same picture, same words, same target; a picture in two splits; more than one picture of a group."""
     keys = []
     for image in sample.images:

@@ -12,7 +12,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.items import Prediction
 from benchmarks.harness.judge import SKIPPED
-from benchmarks.harness.predictions import Reading, match_rows
+from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from benchmarks.harness.words import relaxed_match
 from grounding.answer import Status
@@ -38,7 +38,7 @@ def score(tmp_path):
                 path.write_text(content if isinstance(content, str) else json.dumps(content))
         bench = BENCHMARKS.get(name)()
         items = read_items(bench, tmp_path, split)
-        replies = match_rows([("row", row) for row in rows(items) if row], items, Reading(space=space))
+        replies = match_rows([("row", row) for row in rows(items) if row], items, PredictionFormat(space=space))
         predictions = [reply.prediction for _, reply in replies]
         used = type(bench.rule)(**{**{f: getattr(bench.rule, f) for f in bench.rule.__slots__}, **rule})
         verdicts = bench.judge(items, predictions, used)

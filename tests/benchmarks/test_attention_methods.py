@@ -16,7 +16,7 @@ from benchmarks.harness import attention
 from benchmarks.harness.gaze import TAU, massive, redistribute, redistribution
 from benchmarks.harness.generate import Decoding, Gaze, Request
 from benchmarks.harness.local import LocalModel
-from benchmarks.harness.look import Look, around, cropped, outward, snapped
+from benchmarks.harness.look import Sampler, around, cropped, outward, snapped
 from benchmarks.harness.methods import wrap
 from data_prep import screens
 from grounding.answer import ImageSize
@@ -232,7 +232,7 @@ class TestModels:
          ("florence2", "box", "")],
     )  # fmt: skip
     def test_the_opening_ends_before_the_first_coordinate(self, random_local, dialect, asks, opening):
-        assert Look(random_local, Decoding(), dialect, "bare", asks)._opening() == opening
+        assert Sampler(random_local, Decoding(), dialect, "bare", asks)._opening() == opening
 
     def test_attend_finds_targets_far_above_chance_on_the_embedded_model(self, tiny):
         samples = [screens.example(n, seed=7, split="test", difficulty=3, size=96) for n in range(24)]

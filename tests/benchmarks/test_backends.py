@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from benchmarks.harness.endpoint import Endpoint
+from benchmarks.harness.endpoint import EndpointBackend
 from benchmarks.harness.generate import Decoding, Request
 from grounding.answer import ImageSize
-from grounding.endpoint import Limits
+from grounding.endpoint import RequestLimits
 from grounding.errors import FoveaError, UsageError
 from tests.rewards.serving import serve
 
@@ -65,7 +65,7 @@ def requests(n=3):
 
 
 def test_answers_come_back_in_order_with_their_cost(server):
-    backend = Endpoint(server.url, "some-model", key="secret")
+    backend = EndpointBackend(server.url, "some-model", key="secret")
     outputs = backend.generate(requests(), Decoding(samples=2, temperature=0.5), seed=4)
     assert [o.text for o in outputs[1]] == ["q1 (11, 20) 0", "q1 (11, 20) 1"]
     assert sum(o.cost["tokens"] for o in outputs[1]) == 7
@@ -75,7 +75,7 @@ def test_answers_come_back_in_order_with_their_cost(server):
 
 
 def test_greedy_is_temperature_zero_and_text_may_come_first(server):
-    Endpoint(server.url, "m", image_first=False).generate(requests(1), Decoding(temperature=0.9), seed=0)
+    EndpointBackend(server.url, "m", image_first=False).generate(requests(1), Decoding(temperature=0.9), seed=0)
     body = server.asked[0][2]
     assert (body["temperature"], body["n"]) == (0.0, 1)
     assert [c["type"] for c in body["messages"][0]["content"]] == ["text", "image_url"]
@@ -83,13 +83,13 @@ def test_greedy_is_temperature_zero_and_text_may_come_first(server):
 
 def test_failures_are_one_line_that_says_what_to_do(server):
     server.status = 503
-    quick = Limits(retries=1, backoff=0.01)
+    quick = RequestLimits(retries=1, backoff=0.01)
     with pytest.raises(FoveaError, match="503 model is loading"):
-        Endpoint(server.url, "m", limits=quick).generate(requests(1), Decoding(), seed=0)
+        EndpointBackend(server.url, "m", limits=quick).generate(requests(1), Decoding(), seed=0)
     with pytest.raises(FoveaError, match="run the same command again"):
-        Endpoint("http://127.0.0.1:9/v1", "m", limits=quick).generate(requests(1), Decoding(), seed=0)
+        EndpointBackend("http://127.0.0.1:9/v1", "m", limits=quick).generate(requests(1), Decoding(), seed=0)
     with pytest.raises(UsageError, match="http"):
-        Endpoint("localhost:8000", "m")
+        EndpointBackend("localhost:8000", "m")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
@@ -125,7 +125,9 @@ def play(known, decoding):
     plays = Plays(known)
     with serve(plays) as server:
         plays.server = server
-        outputs = Endpoint(server.url, "m", limits=Limits(parallel=1)).generate(requests(2), decoding, seed=4)
+        outputs = EndpointBackend(server.url, "m", limits=RequestLimits(parallel=1)).generate(
+            requests(2), decoding, seed=4
+        )
         return [[o.text for o in own] for own in outputs], [r["body"] for r in server.requests]
 
 
@@ -149,7 +151,7 @@ def test_a_server_that_gives_one_choice_is_asked_for_each_rollout_with_another_s
 
 
 def test_images_are_sent_at_a_size_that_the_server_keeps(server):
-    backend = Endpoint(server.url, "m", pixels=(56 * 56, 28 * 28 * 4))
+    backend = EndpointBackend(server.url, "m", pixels=(56 * 56, 28 * 28 * 4))
     question = Request("q", (Image.new("RGB", (300, 100)),))
     ((output,),) = backend.generate([question], Decoding(), seed=0)
     assert output.seen == ((84, 28),)  # 300 x 100 into 4 tokens: 3 x 1 of 28 pixels

@@ -23,7 +23,7 @@ from benchmarks.harness.generate import (
     plan,
     read_generations,
 )
-from benchmarks.harness.items import Item, Picture, Truth
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
 from benchmarks.harness.local import LocalModel
 from benchmarks.screens import Screens
 from grounding.errors import BrokenRow, UsageError
@@ -57,13 +57,13 @@ def run(backend, screens, folder, items, decoding=Decoding(samples=2)):  # noqa:
 
 
 def test_batches_hold_items_of_similar_length_and_every_item_once():
-    items = [Item(str(n), (Picture("x", 100 * (1 + n % 3), 100),), "q", Truth(), "box") for n in range(17)]
+    items = [BenchmarkItem(str(n), (ItemImage("x", 100 * (1 + n % 3), 100),), "q", Truth(), "box") for n in range(17)]
     batches = plan(items, batch_size=4, batch_tokens=10**6)
     assert sorted(i.id for b in batches for i in b) == sorted(i.id for i in items)
     assert all(len(b) <= 4 for b in batches)
     widths = [[i.images[0].width for i in b] for b in batches]
     assert widths == sorted(widths, reverse=True)
-    long = [Item(str(n), (Picture("x", 2800, 2800),), "q", Truth(), "box") for n in range(3)]
+    long = [BenchmarkItem(str(n), (ItemImage("x", 2800, 2800),), "q", Truth(), "box") for n in range(3)]
     assert [len(b) for b in plan(long, batch_size=4, batch_tokens=15_000)] == [1, 1, 1]
 
 
@@ -96,7 +96,7 @@ def test_answers_made_with_other_settings_are_not_continued_and_stay(screens, tm
 
 def pages(count=9):
     """Items without pictures, so that a run takes a millisecond."""
-    return [Item(f"q{n}", (), "find " * n, Truth(), "box") for n in range(count)]
+    return [BenchmarkItem(f"q{n}", (), "find " * n, Truth(), "box") for n in range(count)]
 
 
 def ask(folder, *, backend=None, batch_size=4, share=(0, 1), decoding=GREEDY):
@@ -212,7 +212,7 @@ def test_forgetting_answers_removes_no_other_file(tmp_path):
 
 def test_a_missing_or_changed_image_is_named(screens, tmp_path):
     (item, *_) = Screens().read(screens, "test")
-    gone = [Item("gone", (Picture("images/none.png", 9, 9),), "q", item.truth, "box")]
+    gone = [BenchmarkItem("gone", (ItemImage("images/none.png", 9, 9),), "q", item.truth, "box")]
     with pytest.raises(BrokenRow, match=r"images/none\.png"):
         run(Parrot(), screens, tmp_path, gone)
 

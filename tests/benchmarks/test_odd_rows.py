@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.predictions import Reading, match_rows
+from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from grounding.errors import FoveaError
 from grounding.sample import ImageRef, Sample, to_row
@@ -209,7 +209,7 @@ def test_an_odd_row_is_named_or_read(name, tmp_path):
             sound(item)
         try:
             replies = match_rows(
-                [("row", {"id": item.id, "absent": True}) for item in items], items, Reading("pixel")
+                [("row", {"id": item.id, "absent": True}) for item in items], items, PredictionFormat("pixel")
             )
             predictions = [reply.prediction for _, reply in replies]
             if not any(item.truth.mask for item in items):

@@ -14,7 +14,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness import masks, peers
 from benchmarks.harness.detection import thinned
 from benchmarks.harness.items import Prediction
-from benchmarks.harness.predictions import Reading, match_rows
+from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items, with_sizes
 from benchmarks.qvhighlights import _clip_precision
 from grounding.answer import Status
@@ -40,7 +40,7 @@ def figures(tmp_path):
         items = read_items(bench, tmp_path, split)
         if not all(p.known or "." not in p.path for item in items for p in item.images):
             items = with_sizes(items, bench.image_root(tmp_path))
-        replies = match_rows([("row", row) for row in rows], items, Reading(**{"space": "pixel", **reading}))
+        replies = match_rows([("row", row) for row in rows], items, PredictionFormat(**{"space": "pixel", **reading}))
         predictions = [reply.prediction for _, reply in replies]
         verdicts = bench.judge(items, predictions, bench.rule)
         return bench.summarize(items, predictions, verdicts, bench.rule), verdicts
@@ -64,7 +64,7 @@ class TestOutOfRange:
         bench = BENCHMARKS.get("screens")()
         items = read_items(bench, screens, None)
         rows = [("row", {"id": item.id, "output": '{"bbox_2d": [-500, -500, 1500, 1500]}'}) for item in items]
-        replies = match_rows(rows, items, Reading(dialect="qwen3_vl"))
+        replies = match_rows(rows, items, PredictionFormat(dialect="qwen3_vl"))
         assert {reply.prediction.status for _, reply in replies} == {Status.OUT_OF_RANGE}
         verdicts = bench.judge(items, [reply.prediction for _, reply in replies], bench.rule)
         assert not any(verdict.correct for verdict in verdicts)
@@ -318,7 +318,7 @@ class TestAveragePrecision:
             theirs.accumulate()
             theirs.summarize()
             items = read_items(bench, tmp_path / "data", None)
-            replies = match_rows(peers.prediction_rows(preds, "coco", items), items, Reading(space="pixel"))
+            replies = match_rows(peers.prediction_rows(preds, "coco", items), items, PredictionFormat(space="pixel"))
             predictions = [reply.prediction for _, reply in replies]
             ours = bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
             expected = dict(

@@ -14,13 +14,13 @@ import pytest
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import peers
-from benchmarks.harness.predictions import Reading, match_rows
+from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from grounding.errors import BrokenRow, UsageError
 
 HERE = Path(__file__).parent / "peer"
 ROOT = Path(__file__).parents[2]
-PLAIN = Reading()
+PLAIN = PredictionFormat()
 
 
 def log_count(benchmark, path, *, unit="pixel", data=None, split=None, reading=PLAIN, **rule):
@@ -40,7 +40,7 @@ def submission(benchmark, path, data, space=None):
     bench = BENCHMARKS.get(benchmark)()
     items = read_items(bench, data, None)
     rows = [(str(path), row) for row in peers.submission_rows(path, peers.format_of(path), items)]
-    replies = match_rows(rows, items, Reading(space=space))
+    replies = match_rows(rows, items, PredictionFormat(space=space))
     predictions = [reply.prediction for _, reply in replies]
     verdicts = bench.judge(items, predictions, bench.rule)
     return sum(v.correct for v in verdicts), len(items), bench.summarize(items, predictions, verdicts, bench.rule)
@@ -63,7 +63,7 @@ class TestExcerpts:
         assert log_count("refcoco", HERE / "vlm_r1.json", iou_op=op) == (3, 11, 3)
 
     def test_vlm_r1_read_leniently_loses_its_strict_parser_artefact(self):
-        reading = Reading(space="pixel", dialect="qwen2_5_vl", grammar="think")
+        reading = PredictionFormat(space="pixel", dialect="qwen2_5_vl", grammar="think")
         assert log_count("refcoco", HERE / "vlm_r1.json", reading=reading) == (8, 11, 3)
 
     def test_moment_detr(self):

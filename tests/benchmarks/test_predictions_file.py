@@ -8,20 +8,20 @@ import random
 
 import pytest
 
-from benchmarks.harness.items import Item, Picture, Truth
-from benchmarks.harness.predictions import Reading, match_rows, read_predictions, space_warning
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
+from benchmarks.harness.predictions import PredictionFormat, match_rows, read_predictions, space_warning
 from benchmarks.screens import Screens
 from grounding.answer import Status
 from grounding.errors import BrokenRow, UsageError
 
 
 def item(identity="a", truth=(100, 50, 300, 150), size=(1000, 500), asks="box"):
-    return Item(identity, (Picture("x.png", *size),), "it", Truth(boxes=(truth,)), asks)
+    return BenchmarkItem(identity, (ItemImage("x.png", *size),), "it", Truth(boxes=(truth,)), asks)
 
 
 def read(row, items=None, **reading):
     items = items or [item()]
-    return [reply for _, reply in match_rows([("row 1", row)], items, Reading(**reading))]
+    return [reply for _, reply in match_rows([("row 1", row)], items, PredictionFormat(**reading))]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_coordinates_without_a_declared_space_are_refused():
 def test_missing_predictions_stay_in_the_denominator(jsonl):
     items = [item("a"), item("b"), item("c")]
     path = jsonl([{"id": "b", "box": [100, 50, 300, 150]}])
-    replies = read_predictions(path, items, Reading(space="pixel"))
+    replies = read_predictions(path, items, PredictionFormat(space="pixel"))
     assert [(i.id, r.missing) for i, r in replies] == [("a", True), ("b", False), ("c", True)]
 
 
@@ -99,14 +99,14 @@ def test_duplicate_unknown_and_nameless_rows_are_errors(jsonl):
         ([], UsageError, "empty"),
     ]:
         with pytest.raises(error, match=words):
-            read_predictions(jsonl(rows), [item("a")], Reading(space="pixel"))
+            read_predictions(jsonl(rows), [item("a")], PredictionFormat(space="pixel"))
 
 
 def test_broken_json_names_the_line(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"id": "a", "absent": true}\n{"id": \n')
     with pytest.raises(BrokenRow, match=r"p\.jsonl:2"):
-        read_predictions(path, [item("a")], Reading())
+        read_predictions(path, [item("a")], PredictionFormat())
 
 
 def test_a_wrong_space_is_warned_of_and_nothing_is_changed():
@@ -119,7 +119,7 @@ def test_a_wrong_space_is_warned_of_and_nothing_is_changed():
     assert "100.0% of the coordinates lie outside space 'unit'" in warning
     big = [{"id": str(i), "box": [100, 510, 990, 990]} for i in range(10)]
     assert "'thousand' is likelier" in space_warning(big, items, "pixel")
-    replies = match_rows([("r", row) for row in big], items, Reading(space="pixel"))
+    replies = match_rows([("r", row) for row in big], items, PredictionFormat(space="pixel"))
     assert replies[0][1].prediction.boxes == ((100, 510, 990, 990),)
 
 
@@ -144,7 +144,7 @@ def test_swapping_the_truth_changes_no_answer(dialect):
         truths = [Truth(absent=True), Truth(boxes=((0.1, 0.2, 0.3, 0.4),)), Truth(boxes=((5, 6, 7, 8),)), Truth()]
         swapped.append(dataclasses.replace(items[-1], truth=rng.choice(truths)))
     rows = [("r", {"id": str(n), "output": text}) for n, text in enumerate(OUTPUTS)]
-    reading = Reading(dialect=dialect, grammar="think", space="pixel")
+    reading = PredictionFormat(dialect=dialect, grammar="think", space="pixel")
     first, second = (match_rows(rows, some, reading) for some in (items, swapped))
     assert [reply for _, reply in first] == [reply for _, reply in second]
 

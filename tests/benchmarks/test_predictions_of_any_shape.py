@@ -8,19 +8,21 @@ import pytest
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import peers
-from benchmarks.harness.items import Item, Picture, Prediction, Rule, Truth
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Truth
 from benchmarks.harness.judge import clicks, spans
-from benchmarks.harness.predictions import Reading, match_rows, read_predictions, space_warning
+from benchmarks.harness.predictions import PredictionFormat, match_rows, read_predictions, space_warning
 from benchmarks.harness.rows import read_rows
 from benchmarks.harness.run import read_items
 from grounding.answer import Status
 from grounding.errors import BrokenRow, FoveaError, UsageError
 
-PIXEL = Reading(space="pixel")
+PIXEL = PredictionFormat(space="pixel")
 
 
 def item(identity="a", asks="box", size=(1000, 500), **truth):
-    return Item(identity, (Picture("x.png", *size),), "it", Truth(**(truth or {"boxes": ((1, 1, 2, 2),)})), asks)
+    return BenchmarkItem(
+        identity, (ItemImage("x.png", *size),), "it", Truth(**(truth or {"boxes": ((1, 1, 2, 2),)})), asks
+    )
 
 
 def one(row, asked=None, reading=PIXEL):
@@ -32,7 +34,7 @@ class TestWhatIsMissing:
     @pytest.mark.parametrize("row", [{"output": None}, {"box": None}, {"boxes": None, "absent": None}, {}])
     def test_null_is_missing_and_never_a_refusal(self, row):
         refusal = item("a", "point", absent=True)
-        reply = one({"id": "a", **row}, refusal, Reading("pixel", "qwen3_vl"))
+        reply = one({"id": "a", **row}, refusal, PredictionFormat("pixel", "qwen3_vl"))
         assert reply.missing
         assert reply.prediction.failed
         assert not clicks([refusal], [reply.prediction], Rule())[0].correct
@@ -93,12 +95,12 @@ def test_pixels_of_a_resized_image_need_its_size():
     output = {"id": "a", "output": '{"point_2d": [60, 110]}'}
     asked = item("a", "point")
     with pytest.raises(UsageError, match=r"preds\.jsonl:1.*'seen'.*--space pixel"):
-        one(output, asked, Reading(dialect="qwen2_5_vl"))
-    seen = one({**output, "seen": [[500, 250]]}, asked, Reading(dialect="qwen2_5_vl"))
+        one(output, asked, PredictionFormat(dialect="qwen2_5_vl"))
+    seen = one({**output, "seen": [[500, 250]]}, asked, PredictionFormat(dialect="qwen2_5_vl"))
     assert seen.prediction.points == ((120, 220),)
-    whole = one(output, asked, Reading(space="pixel", dialect="qwen2_5_vl"))
+    whole = one(output, asked, PredictionFormat(space="pixel", dialect="qwen2_5_vl"))
     assert whole.prediction.points == ((60, 110),)
-    assert one(output, asked, Reading(dialect="qwen3_vl")).prediction.points == ((60, 55),)
+    assert one(output, asked, PredictionFormat(dialect="qwen3_vl")).prediction.points == ((60, 55),)
 
 
 def test_an_answer_near_the_edge_raises_no_false_alarm():
@@ -195,8 +197,10 @@ class TestLogs:
 
     def test_a_log_in_parts_is_placed_in_the_pixels_of_the_annotations(self, tmp_path):
         entries = self.read(tmp_path, [{**SSPRO, "bbox": [0.1, 0.2, 0.2, 0.4], "pred": [0.15, 0.3]}], "unit")
-        official = Item("x", (Picture("a.png", 1000, 500),), "press", Truth(boxes=((100, 100, 200, 200),)), "point")
-        ((_, reply),) = peers.match_log(entries, [official], Reading("unit"))
+        official = BenchmarkItem(
+            "x", (ItemImage("a.png", 1000, 500),), "press", Truth(boxes=((100, 100, 200, 200),)), "point"
+        )
+        ((_, reply),) = peers.match_log(entries, [official], PredictionFormat("unit"))
         assert reply.prediction.points == ((150, 150),)
 
     @pytest.mark.parametrize("pred", [[float("nan"), 5], [1, 2, 3], "somewhere", {"x": 1, "y": 2}, [True, 1]])
@@ -231,7 +235,7 @@ class TestLogs:
 
     def test_raw_outputs_that_are_missing_are_not_replaced_by_the_extracted_answer(self, tmp_path):
         entries = self.read(tmp_path, [{**SSPRO, "raw_response": None}])
-        assert peers.score_log(entries, Reading(dialect="qwen3_vl"))[0][1].missing
+        assert peers.score_log(entries, PredictionFormat(dialect="qwen3_vl"))[0][1].missing
 
 
 COCO = {
@@ -292,8 +296,12 @@ class TestSubmissions:
 
 
 def test_the_last_of_several_answers_is_looked_for_in_its_own_image():
-    asked = Item(
-        "a", (Picture("x", 9, 9), Picture("y", 9, 9)), "it", Truth(boxes=((1, 1, 4, 4),), box_images=(1,)), "point"
+    asked = BenchmarkItem(
+        "a",
+        (ItemImage("x", 9, 9), ItemImage("y", 9, 9)),
+        "it",
+        Truth(boxes=((1, 1, 4, 4),), box_images=(1,)),
+        "point",
     )
     answer = Prediction(Status.AMBIGUOUS, points=((8, 8), (2, 2)), images=(0, 1))
     assert clicks([asked], [answer], Rule(pick="last"))[0].correct

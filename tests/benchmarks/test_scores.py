@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from benchmarks.harness import scores
 from benchmarks.harness.compare import compare
-from benchmarks.harness.items import Item, Picture, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Truth, Verdict
 from grounding.answer import Status
 from grounding.errors import UsageError
 
 
 def board(verdicts, groups, strict=None, rule=None, failed=()):
     items = [
-        Item(str(n), (Picture("x", 9, 9),), "q", Truth(), "box", groups={"g": name}) for n, name in enumerate(groups)
+        BenchmarkItem(str(n), (ItemImage("x", 9, 9),), "q", Truth(), "box", groups={"g": name})
+        for n, name in enumerate(groups)
     ]
     strict = strict or [True] * len(verdicts)
     predictions = [
@@ -43,14 +44,14 @@ def test_strict_accuracy_and_parse_failures_are_counted():
 
 
 def test_skipped_answers_leave_the_denominator_but_are_reported():
-    items = [Item(str(n), (), "q", Truth(), "points") for n in range(3)]
+    items = [BenchmarkItem(str(n), (), "q", Truth(), "points") for n in range(3)]
     verdicts = [Verdict(True, 1.0), Verdict(False, 0.0), Verdict(False, 0.0, skipped=True)]
     result = scores.scoreboard(items, [Prediction(Status.OK)] * 3, verdicts, Rule(failure="skip"))
     assert (result["n"], result["skipped"], result["accuracy"]) == (3, 1, 0.5)
 
 
 def test_rollouts():
-    items = [Item(name, (), "q", Truth(), "box") for name in "aabb"]
+    items = [BenchmarkItem(name, (), "q", Truth(), "box") for name in "aabb"]
     verdicts = [Verdict(v, v) for v in (True, False, True, True)]
     result = scores.scoreboard(items, [Prediction(Status.OK)] * 4, verdicts, Rule())
     assert (result["n"], result["rollouts"], result["accuracy"]) == (2, 2, 0.75)
@@ -73,8 +74,12 @@ def test_rollouts_and_questions_of_one_image_are_one_observation():
     for groups in (None, ["a"] * len(images)):
         found = scores.interval(right, images, groups)
         assert (found.low, found.high) == pytest.approx((0.3, 0.7), abs=0.03)
-    items = [Item(f"{image}-{k}", (Picture(f"{image}.png", 9, 9),), "q", Truth(), "box", groups={"g": "ab"[k % 2]})
-             for k, image in enumerate(images)]  # fmt: skip
+    items = [
+        BenchmarkItem(
+            f"{image}-{k}", (ItemImage(f"{image}.png", 9, 9),), "q", Truth(), "box", groups={"g": "ab"[k % 2]}
+        )
+        for k, image in enumerate(images)
+    ]
     verdicts = [Verdict(r, float(r)) for r in right]
     result = scores.scoreboard(items, [Prediction(Status.OK)] * len(items), verdicts, Rule(average="macro", over="g"))
     assert result["clusters"] == 24

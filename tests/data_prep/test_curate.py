@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.items import Item, Picture, Truth
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
 from data_prep import SOURCES
 from data_prep.curate.hashes import distances, groups
 from data_prep.curate.leakage import _Finder
-from data_prep.curate.rules import Limits, cell, check_geometry, check_instruction
+from data_prep.curate.rules import CurationLimits, cell, check_geometry, check_instruction
 from data_prep.rows import Rejected
 from data_prep.writer import run
 from grounding.errors import UsageError
@@ -77,13 +77,13 @@ def dataset(root: Path, images: dict[str, bytes], **splits) -> Path:
 )
 def test_bad_instructions(text, reason):
     with pytest.raises(Rejected) as error:
-        check_instruction(text, Limits())
+        check_instruction(text, CurationLimits())
     assert error.value.reason == reason
 
 
 @pytest.mark.parametrize("text", ["dog", "Save as...", "保存按钮", "the man in the 2nd row", "3rd cat (left)", "OK"])
 def test_good_instructions(text):
-    check_instruction(text, Limits())
+    check_instruction(text, CurationLimits())
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_good_instructions(text):
 def test_geometry(target, reason):
     sample = a_sample(0, target=target, duration=10.0)
     if reason is None:
-        check_geometry(sample, Limits())
+        check_geometry(sample, CurationLimits())
         return
     with pytest.raises(Rejected) as error:
-        check_geometry(sample, Limits())
+        check_geometry(sample, CurationLimits())
     assert error.value.reason == reason
 
 
@@ -214,7 +214,7 @@ def test_every_benchmark_can_be_held_out(tmp_path, monkeypatch, name):
     (official / "deep" / "shown.png").write_bytes(scene(1))
     (official / "any.json").write_text("[]")
     asked = "open the settings of the printer now"
-    item = Item("1", (Picture("shown.png", 160, 120),), asked, Truth(), "box")
+    item = BenchmarkItem("1", (ItemImage("shown.png", 160, 120),), asked, Truth(), "box")
     monkeypatch.setattr(BENCHMARKS.get(name), "read", lambda self, root, split: [item])
     rows = [a_sample(0, "a.jpg"), a_sample(1, "b.png"), a_sample(2, "b.png", f"{asked}!")]
     root = dataset(tmp_path / "in", {"a.jpg": scene(1, quality=75), "b.png": scene(2)}, train=rows)

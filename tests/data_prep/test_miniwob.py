@@ -10,7 +10,7 @@ from PIL import Image
 from data_prep import SPLITS, miniwob
 from data_prep.__main__ import main
 from data_prep.browser import Browser
-from data_prep.miniwob_page import WINDOW, Element, TaskPage, all_tasks, html_folder
+from data_prep.miniwob_page import WINDOW, PageElement, TaskPage, all_tasks, html_folder
 from data_prep.miniwob_target import Searcher
 from data_prep.miniwob_tasks import OTHERS, SINGLE_CLICK, SOMETIMES
 from grounding.errors import UsageError
@@ -18,7 +18,7 @@ from grounding.io import read_samples
 
 
 def element(box=(10, 60, 30, 80), tag="button", name="ok", classes="", painted=True):
-    return Element(box, tag, name, classes, painted, center=True, leaf=True)
+    return PageElement(box, tag, name, classes, painted, center=True, leaf=True)
 
 
 def test_seeds_of_splits_pages_and_runs_never_meet():

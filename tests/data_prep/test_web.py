@@ -12,7 +12,7 @@ from data_prep import Reject, web
 from data_prep.__main__ import main
 from data_prep.browser import Screen
 from data_prep.state import KIND
-from data_prep.web_page import Look, WebElement
+from data_prep.web_page import HarvestedScreen, WebElement
 from data_prep.web_words import color_name, place_of, write
 from grounding.errors import UsageError
 from grounding.folders import STAGING, claim
@@ -145,18 +145,20 @@ def test_an_element_that_draws_nothing_is_left_out():
     picture.putpixel((150, 20), (0, 0, 0))
     plain, dotted, blank = element((10, 10, 30, 20)), element((70, 5, 80, 15)), element((60, 60, 80, 80))
     beside = element((31, 10, 45, 20))  # nothing inside, and a blue box next to it
-    seen = Look((plain, dotted, blank, beside), (), {"covered": 1}, 100)
+    seen = HarvestedScreen((plain, dotted, blank, beside), (), {"covered": 1}, 100)
     left = web.without_blanks(seen, Screen(100, 100, 2), picture)
-    assert left == Look((plain, dotted), (), {"covered": 1, "nothing drawn": 2}, 100)
+    assert left == HarvestedScreen((plain, dotted), (), {"covered": 1, "nothing drawn": 2}, 100)
 
 
 def test_a_shadow_on_an_empty_element_is_not_something_drawn():
     shadow = np.linspace(255, 120, 40)[:, None, None].repeat(100, 1).repeat(3, 2)  # darker by 3 a pixel, then again
     picture = Image.fromarray(np.concatenate([shadow, shadow[::-1], shadow[:20]]).astype(np.uint8))
     shaded = element((20, 5, 60, 35))
-    assert web.without_blanks(Look((shaded,), (), {}, 100), Screen(100, 100), picture).elements == ()
+    assert web.without_blanks(HarvestedScreen((shaded,), (), {}, 100), Screen(100, 100), picture).elements == ()
     picture.paste((90, 90, 90), (38, 18, 40, 20))  # an icon of two pixels
-    assert web.without_blanks(Look((shaded,), (), {}, 100), Screen(100, 100), picture).elements == (shaded,)
+    assert web.without_blanks(HarvestedScreen((shaded,), (), {}, 100), Screen(100, 100), picture).elements == (
+        shaded,
+    )
 
 
 @pytest.fixture(scope="module")

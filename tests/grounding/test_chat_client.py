@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from grounding.endpoint import Client, EndpointError, Limits, Spent
+from grounding.endpoint import Client, EndpointError, RequestLimits, Spent
 from grounding.errors import FoveaError, UsageError
 from grounding.replies import RepliesFile, RepliesFolder, Reply
 from tests.rewards.serving import serve
 
-QUICK = Limits(timeout=5.0, retries=1, backoff=0.01)
+QUICK = RequestLimits(timeout=5.0, retries=1, backoff=0.01)
 
 
 def answer(*texts, given=100, taken=20):
@@ -75,7 +75,7 @@ def test_one_limit_holds_for_all_threads():
         handler.wfile.write(content)
 
     with serve(slowly) as server, ThreadPoolExecutor(8) as pool:
-        client = Client(server.url, Limits(timeout=5.0, parallel=2))
+        client = Client(server.url, RequestLimits(timeout=5.0, parallel=2))
         assert [reply.texts for reply in pool.map(lambda n: client.ask({"seed": n}), range(12))] == [("yes",)] * 12
     assert most[0] == 2 and client.spent.asked == 12
 
@@ -85,7 +85,7 @@ def test_what_is_no_cache_and_no_limit_is_said(tmp_path):
     with pytest.raises(FoveaError, match=r"kept\.sqlite: file is not a database; move it away"):
         RepliesFile(tmp_path / "kept.sqlite")
     with pytest.raises(UsageError, match="retries is -1"):
-        Client("http://127.0.0.1:9/v1", Limits(retries=-1))
+        Client("http://127.0.0.1:9/v1", RequestLimits(retries=-1))
 
 
 def test_totals_of_a_file_count_every_run(tmp_path):
@@ -141,7 +141,7 @@ def test_headers_and_bodies_that_drip_end_with_the_timeout():
         with serve(drip) as server:
             started = time.monotonic()
             with pytest.raises(EndpointError, match=r"no complete reply within 0\.2 s"):
-                Client(server.url, Limits(timeout=0.2, retries=0)).ask({})
+                Client(server.url, RequestLimits(timeout=0.2, retries=0)).ask({})
             assert time.monotonic() - started < 1.0
 
 
@@ -165,7 +165,7 @@ def test_a_packed_reply_is_read(packing):
 def test_a_reply_that_unpacks_to_too_much_or_to_nothing_is_refused(packing, content, message):
     packed = 200, {"Content-Encoding": packing, "Content-Length": str(len(content))}, content
     with serve(packed) as server, pytest.raises(EndpointError, match=message):
-        Client(server.url, Limits(retries=0)).ask({})
+        Client(server.url, RequestLimits(retries=0)).ask({})
 
 
 @pytest.mark.parametrize("usage", ["1e400", "-1", "NaN", '"many"', "null", "1" + "0" * 40, "[]", "{}", "true"])
@@ -192,7 +192,7 @@ def test_a_password_in_the_address_is_sent_but_not_shown():
         assert "pa55" not in str(caught.value)
         assert server.requests[0]["headers"]["Authorization"] == "Basic YW5uOnBhNTU="
     with pytest.raises(EndpointError, match=r"http://\*\*\*@127.*ConnectionError") as caught:
-        Client(url, Limits(retries=0)).ask({})
+        Client(url, RequestLimits(retries=0)).ask({})
     assert "pa55" not in str(caught.value)
 
 

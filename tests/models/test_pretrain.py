@@ -26,7 +26,7 @@ def policy(tokenizer):
 
 @pytest.fixture(scope="module")
 def batch(policy, tokenizer):
-    make = pretrain.Screens(tokenizer)
+    make = pretrain.ScreenStream(tokenizer)
     return pretrain.collate([make(i) for i in range(6)], policy[1].image_processor, tokenizer.pad_token_id)
 
 
@@ -66,7 +66,7 @@ def test_sharing_the_vision_pass_changes_nothing(policy, batch):
 
 
 def test_the_target_marks_the_tokens_it_covers(batch, tokenizer):
-    make = pretrain.Screens(tokenizer)
+    make = pretrain.ScreenStream(tokenizer)
     for index in range(6):
         for question in make(index).questions:
             assert question.target.any() or "null" in tokenizer.decode(question.answer)
@@ -75,7 +75,7 @@ def test_the_target_marks_the_tokens_it_covers(batch, tokenizer):
 def test_no_screen_shows_a_held_out_combination(tokenizer):
     kinds = {index: name for name, index in pretrain.KINDS.items()}
     colors = {index: name for name, index in pretrain.COLORS.items()}
-    make = pretrain.Screens(tokenizer)
+    make = pretrain.ScreenStream(tokenizer)
     for index in range(100):
         screen = make(index)
         pairs = {(colors[c], kinds[k]) for c, k in zip(screen.colors.flat, screen.kinds.flat, strict=True) if k}

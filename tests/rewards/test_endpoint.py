@@ -7,7 +7,7 @@ import time
 import pytest
 
 from grounding.errors import FoveaError, UsageError
-from rewards.endpoint import Endpoint, EndpointError
+from rewards.endpoint import EndpointError, JudgeEndpoint
 from tests.rewards.serving import chat, serve
 
 KEY = "sk-very-secret-42"
@@ -50,7 +50,7 @@ def endless(handler):
 
 
 def endpoint(server, **more):
-    return Endpoint(server.url, "judge", **{"timeout": 0.5, "retries": 2, "backoff": 0.01, **more})
+    return JudgeEndpoint(server.url, "judge", **{"timeout": 0.5, "retries": 2, "backoff": 0.01, **more})
 
 
 PASSING_FAILURES = {
@@ -128,12 +128,12 @@ def test_nobody_there_and_no_address():
     with serve(chat("yes")) as server:
         url = server.url
     with pytest.raises(EndpointError, match="ConnectionError"):
-        Endpoint(url, "judge", retries=0).ask(MESSAGES)
+        JudgeEndpoint(url, "judge", retries=0).ask(MESSAGES)
     with pytest.raises(EndpointError, match="is not an address") as caught:
-        Endpoint("nonsense", "judge").ask(MESSAGES)
+        JudgeEndpoint("nonsense", "judge").ask(MESSAGES)
     assert caught.value.permanent
     with pytest.raises(UsageError, match="needs params `url` and `model`"):
-        Endpoint("", "").ask(MESSAGES)
+        JudgeEndpoint("", "").ask(MESSAGES)
 
 
 def test_the_request_is_the_public_protocol():

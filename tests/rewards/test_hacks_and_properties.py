@@ -14,7 +14,7 @@ from grounding.completion import GRAMMARS
 from grounding.dialects import DIALECTS, get_dialect
 from grounding.errors import UsageError
 from grounding.targets import Box, Boxes, Span, TextBox
-from perf.fuzz_rewards import TARGETS, Tally, check, sample_of, slowdown, usable, value_of
+from perf.fuzz_rewards import TARGETS, FuzzTally, check, sample_of, slowdown, usable, value_of
 from rewards import REWARDS
 from rewards.compose import build_rewards
 from tests.rewards.making import a_sample, call, write
@@ -174,7 +174,7 @@ def test_a_number_out_of_all_bounds_is_a_wrong_answer_in_every_place(dialect, nu
 @pytest.mark.parametrize("kind", sorted(TARGETS))
 def test_fuzzed_completions(kind):
     """The same checks as `perf/fuzz_rewards.py`, on fewer completions."""
-    tally = Tally()
+    tally = FuzzTally()
     rng = random.Random(f"rewards {kind}")
     for _ in range(10):
         check(rng, kind, 80, tally)

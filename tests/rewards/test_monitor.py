@@ -6,7 +6,7 @@ import random
 import pytest
 
 from grounding.targets import Box, Boxes, Point
-from rewards.monitor import Limits, statistics, watch
+from rewards.monitor import MonitorLimits, statistics, watch
 from tests.rewards.making import ABSENT, UNREADABLE, a_sample, boxes, clicks
 
 
@@ -83,8 +83,8 @@ def test_a_short_or_empty_or_odd_log_gives_no_alarm():
 def test_limits_can_be_set():
     records = log(zero=lambda t: 0.6)
     assert kinds(records) == []
-    assert kinds(records, limits=Limits(no_spread=0.5)) == ["no_spread"]
-    assert kinds(records[:8], limits=Limits(no_spread=0.5, window=3)) == ["no_spread"]
+    assert kinds(records, limits=MonitorLimits(no_spread=0.5)) == ["no_spread"]
+    assert kinds(records[:8], limits=MonitorLimits(no_spread=0.5, window=3)) == ["no_spread"]
 
 
 def test_statistics_by_hand():
