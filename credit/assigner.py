@@ -305,8 +305,8 @@ class CreditAssigner:
         if self.over_batch and PartialState().num_processes > 1:
             first = PartialState().process_index * len(mask)
             given = {f.name: getattr(signals, f.name) for f in fields(Signals)}
-            signals = Signals(**{k: v if v is None else _everywhere(v, torch.nan) for k, v in given.items()})
-            own, mask, broken = len(mask), _everywhere(mask, 0).bool(), gather(broken)
+            signals = Signals(**{k: v if v is None else _everywhere(v) for k, v in given.items()})
+            own, mask, broken = len(mask), _everywhere(mask), gather(broken)
         else:
             own = len(mask)
         raw = self._strategy(signals, mask, **self.config.params).to(device=mask.device, dtype=torch.float32)
@@ -393,9 +393,12 @@ def _spread(values: Sequence[Sequence[float]], mask: Tensor, empty: float) -> Te
     return result
 
 
-def _everywhere(values: Tensor, fill: float) -> Tensor:
-    """(B, T) of each process -> (processes * B, longest T), in the order of the processes."""
-    return gather(pad_across_processes(values, dim=1, pad_index=fill).contiguous())
+def _everywhere(values: Tensor) -> Tensor:
+    """(B, T) of each process -> (processes * B, longest T), in the order of the processes, padded with NaN, or with 0
+    where the values are no floats."""
+    fill = torch.nan if values.is_floating_point() else 0
+    padded = pad_across_processes(values, dim=1, pad_index=fill)
+    return gather(padded.to(values.dtype).contiguous())  # padding makes int64 of bool, on the processes that pad
 
 
 def _or_nan(values: Tensor | None, mask: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ CREDIT = {
     "strategy": "coupled_rhythm",
     "params": {"min_length": 1, "waad_quantile": 0.8, "delta_quantile": 0.2},
     "horizon": [1, 6],
-    "normalise": "batch",  # over the responses of all processes
+    "normalize": "batch",  # over the responses of all processes
 }
 SEEN: dict[tuple[int, ...], dict[str, Any]] = {}
 
