@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from benchmarks.harness.results import ItemReply
 from data_prep.miniwob_live import Episode, play, read_episodes
 from data_prep.miniwob_page import Outcome
 from grounding.answer import Answer, Status
-from grounding.locks import writing
 from grounding.targets import Point
 
 
@@ -160,5 +158,4 @@ def evaluate(policy: Policy, episodes: Sequence[Episode], out: Path | None, **fa
         for item, a in zip(items, policy(episodes), strict=True)
     ]
     facts = {"benchmark": "miniwob", "title": benchmark.card.title, "split": "test", **facts}
-    with writing(out) if out else nullcontext():
-        return run.score(benchmark, replies, benchmark.rule, facts, out)
+    return run.score(benchmark, replies, benchmark.rule, facts, out)

@@ -14,6 +14,7 @@ from data_prep.miniwob_live import Episode, collect, play, read_episodes, to_pix
 from data_prep.miniwob_page import Outcome
 from grounding.answer import Answer, Status
 from grounding.errors import UsageError
+from grounding.journal import Journal
 from grounding.targets import Box
 
 TASKS = ["click-test-transfer", "click-color"]
@@ -140,7 +141,8 @@ def test_a_page_that_hangs_is_a_failure_with_its_reason(folder, monkeypatch):
 
 def test_items_are_read_like_those_of_any_benchmark(tmp_path):
     one = episode(regions=((0.1, 0.1, 0.3, 0.3),))
-    (tmp_path / "episodes.jsonl").write_text(json.dumps(asdict(one)) + "\n")
+    with Journal(tmp_path / "episodes.jsonl", {"kind": "episodes"}) as journal:
+        journal.append(asdict(one))
     (item,) = run.read_items(miniwob.MiniWoB(), tmp_path, None)
     assert item.groups == {"task": "click-color"}
     assert item.truth.boxes == ((0.1, 0.1, 0.3, 0.3),)

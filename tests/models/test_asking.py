@@ -154,13 +154,14 @@ def test_places_in_a_question_are_in_the_pixels_the_model_sees():
     assert "[25, 25]" in text
 
 
-def test_a_template_without_a_generation_prompt_or_with_a_closed_thought_opens_nothing():
+def test_what_a_template_wrote_of_the_answer_is_read_with_it():
     words = tokenizer()
     assert Decoder.of(words).opened == ""
     words.chat_template = opening_a_thought()
     assert Decoder.of(words).opened == "<think>\n"
     words.chat_template = tokenizer().chat_template.replace(OPENING, f"{OPENING}<think>\n\n</think>\n\n")
-    assert Decoder.of(words).opened == ""
+    assert Decoder.of(words).opened == "<think>\n\n</think>\n\n"
+    assert Decoder.of(words, grammar="bare").opened == ""
 
 
 def test_a_decoder_drops_ends_and_padding_and_knows_where_tokens_stand():
