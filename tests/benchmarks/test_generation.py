@@ -157,7 +157,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from benchmarks.harness.generate import Decoding, Output, generate
-from benchmarks.harness.items import Item, Truth
+from benchmarks.harness.items import BenchmarkItem, Truth
 
 class Slow:
     name = "slow"
@@ -167,7 +167,7 @@ class Slow:
         return [[Output(f"{r.text} {seed}", (), {"tokens": 3})] for r in requests]
 
 folder = Path(sys.argv[1])
-pages = [Item(f"q{n}", (), "find " * n, Truth(), "box") for n in range(9)]
+pages = [BenchmarkItem(f"q{n}", (), "find " * n, Truth(), "box") for n in range(9)]
 generate(Slow(), pages, folder, lambda i: i.id, decoding=Decoding(), folder=folder, batch_size=1)
 """
 
@@ -190,8 +190,9 @@ def kill_at_random(folder, rng):
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
     rng = random.Random(0)
-    if not sum(kill_at_random(tmp_path / str(n), rng) for n in range(4)):
-        pytest.skip("every run was through before it could be killed: a busy machine")
+    amid = sum(kill_at_random(tmp_path / str(n), rng) for n in range(4))
+    extra = (kill_at_random(tmp_path / str(n), rng) for n in range(4, 40))  # a busy machine may kill none in time
+    assert amid > 0 or any(extra)
 
 
 def test_work_is_dealt_out_to_processes(screens, tmp_path):
