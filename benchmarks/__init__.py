@@ -11,4 +11,4 @@ from grounding.registry import Registry
 if TYPE_CHECKING:
     from benchmarks.harness.benchmark import Benchmark
 
-BENCHMARKS: "Registry[type[Benchmark]]" = Registry("benchmark", "benchmarks")
+BENCHMARKS: "Registry[type[Benchmark]]" = Registry("benchmark", "benchmarks", skip=("harness",))

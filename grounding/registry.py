@@ -1,7 +1,7 @@
 """Find a thing by its short name, or by import path.
 
-A package that offers things by name owns one `Registry`. Its modules add to it with a decorator; the
-package's folder is imported the first time a name is looked up, so a new file is enough to add an entry:
+A package that offers things by name owns one `Registry`. Its modules add to it with a decorator. They are imported
+the first time a name is looked up, those of subpackages too, so a new file is enough to add an entry:
 
     REWARDS = Registry("reward", package="rewards")
 
@@ -21,7 +21,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic, TypeVar
 
 from grounding.errors import UsageError
@@ -48,11 +48,14 @@ class Registry(Generic[T]):
     Args:
         kind: what an entry is called in messages, for instance ``"reward"``.
         package: dotted name of the package whose modules register entries; imported on first look-up.
+        skip: dotted names, within `package`, of subpackages and modules that register nothing and are not imported.
+            Names that begin with an underscore never are.
     """
 
-    def __init__(self, kind: str, package: str):
+    def __init__(self, kind: str, package: str, *, skip: Collection[str] = ()):
         self.kind = kind
         self._package = package
+        self._skip = {f"{package}.{name}" for name in skip}
         self._entries: dict[str, T] = {}
         self._loaded = False
 
@@ -97,10 +100,16 @@ class Registry(Generic[T]):
         if self._loaded:
             return
         self._loaded = True  # first: a module may look a name up while it is being imported
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{self._package}.{module.name}")
+        self._import_modules(self._package)
+
+    def _import_modules(self, package: str) -> None:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            if module.name in self._skip or module.name.rpartition(".")[2].startswith("_"):
+                continue
+            if module.ispkg:
+                self._import_modules(module.name)
+            else:
+                importlib.import_module(module.name)
 
     def _import(self, path: str) -> T:
         module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +81,26 @@ def test_a_registry_finds_suggests_and_imports() -> None:
         things.get("numpy.nothing")
     with pytest.raises(ValueError, match="registered twice"):
         things.register("first")(2)
+
+
+def test_a_registry_walks_subpackages_except_those_it_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file, entry in {
+        "a.py": "a",
+        "sub/b.py": "b",
+        "sub/_private.py": "c",
+        "left/d.py": "d",
+        "sub/e.py": "e",
+    }.items():
+        path = tmp_path / "walked" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in {path.parent, tmp_path / "walked"}:
+            (folder / "__init__.py").touch()
+        path.write_text(f"from walked_things import THINGS\nTHINGS.register({entry!r})(1)\n")
+    (tmp_path / "walked_things.py").write_text(
+        "from grounding.registry import Registry\nTHINGS = Registry('thing', 'walked', skip=('left', 'sub.e'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("walked_things").THINGS.names() == ["a", "b"]
 
 
 @pytest.mark.parametrize("path", ["subprocess.check_output", "os:system", "builtins.exec", "grounding.io.Path"])
