@@ -47,7 +47,7 @@ test: install-dev  ## run every test
 # they start and kill processes, which is the same with it.
 test-torchvision:  ## run the tests that touch models with torchvision, in .venv-torchvision (5.5 GB)
 	$(MAKE) VENV=.venv-torchvision TORCH="torch==2.14.1 torchvision==0.29.1" install-dev
-	.venv-torchvision/bin/python -m pytest -m "not slow" tests/models tests/recipes tests/credit tests/benchmarks
+	.venv-torchvision/bin/python -m pytest -m "not slow" tests/models tests/recipes tests/attention tests/credit tests/benchmarks
 
 lint: install-dev  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .

@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from credit.attended import target_scores
+from attention.filter_scores import target_scores
+from attention.gather import prompt_and_response
+from attention.heads import FILE_NAME, HeadSelection
+from attention.maps import AttentionMaps, MapConfig
+from attention.response import TextReader, decoder_of
+from attention.visual import image_cells, merge_size, region_coverage
 from credit.config import CreditConfig
 from credit.describe import Describer, table
-from credit.gather import prompt_and_response
-from credit.heads import FILE_NAME, HeadSelection
-from credit.maps import AttentionMaps, MapConfig
 from credit.show import examine, render, write
-from credit.tokens import TextReader, decoder_of, image_cells, merge_size, region_coverage
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
 from grounding.fingerprint import model_fingerprint

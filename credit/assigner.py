@@ -30,21 +30,15 @@ from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes
 from torch import Tensor, nn
 
-from credit.capture import AttentionCapture, middle_layers, pretrained
+from attention.capture import AttentionCapture, middle_layers, pretrained
+from attention.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch
+from attention.heads import FILE_NAME, HeadSelection, HeadStats, select_heads
+from attention.masking import mask_patches
+from attention.response import TextReader, answer_and_thought, decoder_of
+from attention.visual import image_cells, merge_size, region_coverage
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch
-from credit.heads import FILE_NAME, HeadSelection, HeadStats, select_heads
-from credit.masking import mask_patches
 from credit.strategies import STRATEGIES, Signals, finish, signed
-from credit.tokens import (
-    TextReader,
-    annotate_response,
-    answer_and_thought,
-    decoder_of,
-    image_cells,
-    merge_size,
-    region_coverage,
-)
+from credit.tokens import annotate_response
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import from_row

@@ -13,19 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from credit.capture import AttentionCapture, middle_layers, pretrained
+from attention.capture import AttentionCapture, middle_layers, pretrained
+from attention.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
+from attention.heads import MEASURES, ROLES, HeadSelection, HeadStats, select_heads
+from attention.response import TextReader, answer_and_thought
+from attention.visual import image_cells, merge_size, region_coverage
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
-from credit.heads import MEASURES, ROLES, HeadSelection, HeadStats, select_heads
 from credit.strategies import STRATEGIES, Signals
-from credit.tokens import (
-    TextReader,
-    annotate_response,
-    answer_and_thought,
-    image_cells,
-    merge_size,
-    region_coverage,
-)
+from credit.tokens import annotate_response
 from grounding.answer import ImageSize
 from grounding.sample import Sample
 

@@ -15,13 +15,14 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 from torch import Tensor
 
-from credit.capture import AttentionCapture, LayerRows, middle_layers, pretrained
+from attention.capture import AttentionCapture, LayerRows, middle_layers, pretrained
+from attention.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
+from attention.heads import HeadSelection, HeadStats, select_heads
+from attention.response import TextReader
+from attention.visual import attention_over_image, image_cells, merge_size, region_coverage, visual_sinks
 from credit.config import CreditConfig
-from credit.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
-from credit.heads import HeadSelection, HeadStats, select_heads
 from credit.strategies import select, waad_jumps
-from credit.tokens import TextReader, annotate_response, image_cells, merge_size, region_coverage
-from credit.visual import attention_over_image, visual_sinks
+from credit.tokens import annotate_response
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.io import replacing

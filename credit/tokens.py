@@ -7,42 +7,18 @@ splitting.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from credit.capture import pretrained
+from attention.response import Reader, TextReader, coordinate_flags
 from grounding.answer import Answer, ImageSize
-from grounding.completion import check_grammar
-from grounding.decoding import Decoder
 from grounding.geometry import iou, point_in_box
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
 
-Reader = Callable[[str, Sequence[ImageSize]], Answer]  # reads an answer, or a piece of text that may hold one
-
-NUMBER = re.compile(r"(?<![A-Za-z_\d.])\d+(?:\.\d+)?")  # the 2 of bbox_2d is part of a name
 LISTED = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){1,3}\s*[\])]")
 SENTENCE_END = re.compile(r"(?:[.!?](?=\s|<|$)|\n|</think>|</answer>)\s*")
-
-
-def overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
-    """Indices of the tokens with at least one character in [start, end)."""
-    return [index for index, (low, high) in enumerate(spans) if max(low, start) < min(high, end)]
-
-
-def coordinate_ranges(text: str, answer: Answer) -> list[tuple[int, int]]:
-    """Character ranges of the numbers the answer was read from; the whole of it when it holds none
-    (location tokens)."""
-    if answer.where is None:
-        return []
-    start, end = answer.where
-    numbers = [match.span() for match in NUMBER.finditer(text, start, end)]
-    return numbers or [(start, end)]
 
 
 def sentence_ranges(text: str) -> list[tuple[int, int]]:
@@ -97,21 +73,6 @@ def claims(text: str, thought_end: int, sizes: Sequence[ImageSize], sample: Samp
     return values
 
 
-def decoder_of(model: nn.Module, processor: Any, grammar: str = "think") -> Decoder:
-    """How the completions of a policy, wrapped or not, are read."""
-    config = pretrained(model).generation_config
-    return Decoder.of(processor, None if config is None else config.eos_token_id, check_grammar(grammar))
-
-
-@dataclass(frozen=True)
-class TextReader:
-    """How to read responses: their tokens, the whole response's answer, and what a piece of a thought points at."""
-
-    decoder: Decoder
-    answer: Reader
-    piece: Reader
-
-
 def annotate_response(
     reader: TextReader, ids: Sequence[int], sizes: Sequence[ImageSize], sample: Sample
 ) -> tuple[list[float], list[float], list[int]]:
@@ -119,7 +80,7 @@ def annotate_response(
     (-1 for tokens that are left out of the text)."""
     text, spans = reader.decoder.spans(ids)
     answer = reader.answer(text, sizes)
-    coordinate = [float(flag) for flag in _coordinate(text, spans, answer)]
+    coordinate = [float(flag) for flag in coordinate_flags(text, spans, answer)]
     thought_end = answer.where[0] if answer.where else max(text.rfind("</think>"), 0)
     ranges = sentence_ranges(text)
     values = claims(text, thought_end, sizes, sample, reader.piece)
@@ -131,86 +92,3 @@ def annotate_response(
         sentence.append(at if known else -1)
         claim.append(values[at] if known else float("nan"))
     return coordinate, claim, sentence
-
-
-def answer_and_thought(
-    reader: TextReader, ids: Sequence[int], sizes: Sequence[ImageSize]
-) -> tuple[list[bool], list[bool]]:
-    """Per token of one response: whether the answer's coordinates are read from it, and whether it stands before the
-    answer. None of either where no answer can be read."""
-    text, spans = reader.decoder.spans(ids)
-    answer = reader.answer(text, sizes)
-    border = 0 if answer.where is None else answer.where[0]
-    return _coordinate(text, spans, answer), [start < end <= border for start, end in spans]
-
-
-def _coordinate(text: str, spans: Sequence[tuple[int, int]], answer: Answer) -> list[bool]:
-    coordinate = [False] * len(spans)
-    for start, end in coordinate_ranges(text, answer):
-        for index in overlaps(spans, start, end):
-            coordinate[index] = True
-    return coordinate
-
-
-def merge_size(processor: Any) -> int:
-    """How many patches of each side make one image token."""
-    return getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
-
-
-def image_cells(grids: Tensor, merge: int) -> list[tuple[int, int]]:
-    """(rows, columns) of image tokens per image, from (N, 3) frames, rows and columns of patches; a video's frames
-    stand one below the other."""
-    return [(frames * rows // merge, columns // merge) for frames, rows, columns in grids.tolist()]
-
-
-def region_coverage(ids: Tensor, image_token: int, grids: Sequence[tuple[int, int]], sample: Sample) -> Tensor:
-    """Share of each token's image cell that the target covers, 0 for text.
-
-    Args:
-        ids: (P,) prompt; its image tokens are, image by image, the cells of the grids in reading order.
-        grids: (rows, columns) of image tokens per image; for a video frame by frame.
-
-    Returns:
-        (P,) float32. A point fills the cell it lies in; overlapping targets add up to at most 1; a polygon counts as
-        its bounding box. All 0 when the image tokens do not match the grids (a truncated prompt).
-    """
-    cover = torch.zeros(len(ids))
-    places = (ids == image_token).nonzero().squeeze(-1)
-    if len(places) != sum(rows * columns for rows, columns in grids):
-        return cover
-    parts = [
-        sum(
-            (
-                _cells(region, rows, columns)
-                for region in regions_of(sample.target)
-                if getattr(region, "image", 0) == image
-            ),
-            torch.zeros(rows, columns),
-        ).clamp(max=1.0)
-        for image, (rows, columns) in enumerate(grids)
-    ]
-    if parts:
-        cover[places.cpu()] = torch.cat([part.flatten() for part in parts])
-    return cover
-
-
-def _cells(region: Any, rows: int, columns: int) -> Tensor:
-    """(rows, columns) share of each cell inside the region."""
-    if isinstance(region, Polygon):
-        region = region.bounds
-    if isinstance(region, Point):
-        cover = torch.zeros(rows, columns)
-        cover[min(int(region.y * rows), rows - 1), min(int(region.x * columns), columns - 1)] = 1.0
-        return cover
-    if not isinstance(region, Box):
-        return torch.zeros(rows, columns)
-    across = _overlap(region.x1, region.x2, columns)
-    down = _overlap(region.y1, region.y2, rows)
-    return down[:, None] * across[None, :]
-
-
-def _overlap(low: float, high: float, count: int) -> Tensor:
-    """(count,) share of each of `count` equal cells of [0, 1] inside [low, high]."""
-    edges = torch.arange(count + 1, dtype=torch.float64) / count
-    inside = torch.minimum(edges[1:], torch.tensor(high)) - torch.maximum(edges[:-1], torch.tensor(low))
-    return (inside.clamp(min=0.0) * count).float()

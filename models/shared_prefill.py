@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from credit.text_attention import text_attention
+from attention.text_attention import text_attention
 from models.shared_prompts import FAMILIES
 from models.sharing import Pictures, distinct_prompts, image_tokens
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from credit.signals import Rows, fai, waad
+from attention.signals import Rows, fai, waad
 
 HEADS, SIZE = 16, 64
 WINDOW, LOW, HIGH = 10, 10, 100

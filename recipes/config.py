@@ -108,7 +108,7 @@ class StageSpec:
         data: its samples: the recipe's `data` with the stage's own keys over it.
         rewards: as `rewards.compose` reads them.
         credit: as `credit.assigner` reads it; None is plain GRPO.
-        attention: as `credit.maps` reads it, for rewards on attention; None is its defaults where they need it.
+        attention: as `attention.maps` reads it, for rewards on attention; None is its defaults where they need it.
     """
 
     kind: str

@@ -15,9 +15,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from attention.maps import AttentionMaps, MapConfig
 from credit.assigner import CreditAssigner
 from credit.config import CreditConfig
-from credit.maps import AttentionMaps, MapConfig
 from grounding.completion import check_grammar
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect

@@ -22,7 +22,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from credit.maps import AttentionMaps, CapturedMaps
+from attention.maps import AttentionMaps, CapturedMaps
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import Sample, from_row, regions_of

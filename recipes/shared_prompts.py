@@ -16,7 +16,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from credit.text_attention import pretrained
+from attention.text_attention import pretrained
 from models.shared_processor import PreparingOnce
 from models.shared_prompts import pack, share_prompts, why_not
 

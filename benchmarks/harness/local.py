@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from transformers import set_seed
 
-from benchmarks.harness.gaze import read_gaze, redistribution
+from attention.prompt import read_prompts, redistribution
+from attention.visual import merge_size
 from benchmarks.harness.generate import Decoding, Gaze, Output, Request
-from credit.tokens import merge_size
 from grounding.completion import Grammar
 from grounding.decoding import Decoder
 from models.asking import encode, messages, prompt_text
@@ -68,10 +67,11 @@ class LocalModel:
         """See `Sighted`."""
         inputs = self.encode(requests, opening)
         merge = merge_size(self.processor)
-        found = read_gaze(self.model, inputs, merge, [len(r.images) for r in requests])
+        found = read_prompts(self.model, inputs, merge, [len(r.images) for r in requests])
         seen = self._seen(inputs, requests)
         return [
-            replace(gaze, seen=own, cost={"tokens": 0, "passes": 1}) for gaze, own in zip(found, seen, strict=True)
+            Gaze(one.heads, one.sinks, one.grids, own, {"tokens": 0, "passes": 1})
+            for one, own in zip(found, seen, strict=True)
         ]
 
     def redistribution(self) -> AbstractContextManager[None]:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from attention.prompt import TAU, massive, redistribute, redistribution
 from benchmarks.harness import attention
-from benchmarks.harness.gaze import TAU, massive, redistribute, redistribution
 from benchmarks.harness.generate import Decoding, Gaze, Request
 from benchmarks.harness.local import LocalModel
 from benchmarks.harness.look import Sampler, around, cropped, outward, snapped

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from attention.heads import FILE_NAME
 from credit.assigner import WEIGHTS, CreditAssigner
 from credit.config import CreditConfig
-from credit.heads import FILE_NAME
 from credit.strategies import STRATEGIES, Signals, select, strategy
 from grounding.errors import UsageError
 

@@ -10,15 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from credit.tokens import (
-    TextReader,
-    annotate_response,
-    coordinate_ranges,
-    overlaps,
-    region_coverage,
-    rightness,
-    sentence_ranges,
-)
+from attention.response import TextReader, coordinate_ranges, overlaps
+from attention.visual import region_coverage
+from credit.tokens import annotate_response, rightness, sentence_ranges
 from grounding.answer import Answer, ImageSize, Status
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from credit.heads import HeadSelection, HeadStats, select_heads
-from credit.masking import mask_patches
+from attention.heads import HeadSelection, HeadStats, select_heads
+from attention.masking import mask_patches
 from grounding.errors import UsageError
 
 LAYERS = (3, 5)

@@ -1,16 +1,20 @@
-"""Attention on the image, per response token. Shared arguments as in `credit.signals`, and `ImageTokens`.
+"""Attention on the image, per response token. Shared arguments as in `attention.signals`, and `ImageTokens`.
 
 Cost O(T V) in time, O(chunk * V) in memory: only image columns are looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from credit.signals import Map, Rows, exclusion
+from attention.signals import Map, Rows, exclusion
+from grounding.sample import Sample, regions_of
+from grounding.targets import Box, Point, Polygon
 
 
 @dataclass(frozen=True)
@@ -149,3 +153,67 @@ def _block(attention: Map, image: ImageTokens, positions: Tensor, low: int, high
     """Rows low .. high - 1 on the image tokens before them."""
     excluded = exclusion(image.seen(positions[low:high]), attention.dtype)
     return attention.block(low, high, 0, len(image), excluded)
+
+
+def merge_size(processor: Any) -> int:
+    """How many patches of each side make one image token."""
+    return getattr(getattr(processor, "image_processor", None), "merge_size", None) or 1
+
+
+def image_cells(grids: Tensor, merge: int) -> list[tuple[int, int]]:
+    """(rows, columns) of image tokens per image, from (N, 3) frames, rows and columns of patches; a video's frames
+    stand one below the other."""
+    return [(frames * rows // merge, columns // merge) for frames, rows, columns in grids.tolist()]
+
+
+def region_coverage(ids: Tensor, image_token: int, grids: Sequence[tuple[int, int]], sample: Sample) -> Tensor:
+    """Share of each token's image cell that the target covers, 0 for text.
+
+    Args:
+        ids: (P,) prompt; its image tokens are, image by image, the cells of the grids in reading order.
+        grids: (rows, columns) of image tokens per image; for a video frame by frame.
+
+    Returns:
+        (P,) float32. A point fills the cell it lies in; overlapping targets add up to at most 1; a polygon counts as
+        its bounding box. All 0 when the image tokens do not match the grids (a truncated prompt).
+    """
+    cover = torch.zeros(len(ids))
+    places = (ids == image_token).nonzero().squeeze(-1)
+    if len(places) != sum(rows * columns for rows, columns in grids):
+        return cover
+    parts = [
+        sum(
+            (
+                _cells(region, rows, columns)
+                for region in regions_of(sample.target)
+                if getattr(region, "image", 0) == image
+            ),
+            torch.zeros(rows, columns),
+        ).clamp(max=1.0)
+        for image, (rows, columns) in enumerate(grids)
+    ]
+    if parts:
+        cover[places.cpu()] = torch.cat([part.flatten() for part in parts])
+    return cover
+
+
+def _cells(region: Any, rows: int, columns: int) -> Tensor:
+    """(rows, columns) share of each cell inside the region."""
+    if isinstance(region, Polygon):
+        region = region.bounds
+    if isinstance(region, Point):
+        cover = torch.zeros(rows, columns)
+        cover[min(int(region.y * rows), rows - 1), min(int(region.x * columns), columns - 1)] = 1.0
+        return cover
+    if not isinstance(region, Box):
+        return torch.zeros(rows, columns)
+    across = _overlap(region.x1, region.x2, columns)
+    down = _overlap(region.y1, region.y2, rows)
+    return down[:, None] * across[None, :]
+
+
+def _overlap(low: float, high: float, count: int) -> Tensor:
+    """(count,) share of each of `count` equal cells of [0, 1] inside [low, high]."""
+    edges = torch.arange(count + 1, dtype=torch.float64) / count
+    inside = torch.minimum(edges[1:], torch.tensor(high)) - torch.maximum(edges[:-1], torch.tensor(low))
+    return (inside.clamp(min=0.0) * count).float()

@@ -24,14 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from credit.capture import AttentionCapture, LayerRows, middle_layers, pretrained
-from credit.config import check_keys
-from credit.gather import mean_over_rows
-from credit.heads import HeadSelection, HeadStats, select_heads
-from credit.tokens import TextReader, answer_and_thought, decoder_of, image_cells, merge_size
-from credit.visual import ImageTokens, image_attention, image_columns, image_map, sink_votes
+from attention.capture import AttentionCapture, LayerRows, middle_layers, pretrained
+from attention.gather import mean_over_rows
+from attention.heads import HeadSelection, HeadStats, select_heads
+from attention.response import TextReader, answer_and_thought, decoder_of
+from attention.visual import (
+    ImageTokens,
+    image_attention,
+    image_cells,
+    image_columns,
+    image_map,
+    merge_size,
+    sink_votes,
+)
 from grounding.answer import ImageSize
 from grounding.errors import FoveaError, UsageError
+from grounding.registry import nearest
 
 ROWS = ("answer", "thought", "response")
 
@@ -67,7 +75,10 @@ class MapConfig:
             UsageError: naming an unknown key (with the nearest valid one) or a value out of range.
         """
         values = dict(mapping)
-        check_keys(values, [f.name for f in fields(cls)], "attention")
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UsageError(f"attention: unknown key {key!r}{nearest(key, known)}")
         if "layers" in values and not isinstance(values["layers"], str):
             values["layers"] = tuple(values["layers"])
         return cls(**values)

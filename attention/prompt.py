@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,29 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from benchmarks.harness.generate import Gaze
-from credit.capture import REFUSED, AttentionCapture, LayerRows, attention_modules, middle_layers
-from credit.tokens import image_cells
-from credit.visual import ImageTokens, attention_over_image
+from attention.capture import REFUSED, AttentionCapture, LayerRows, attention_modules, middle_layers
+from attention.visual import ImageTokens, attention_over_image, image_cells
 from grounding.errors import UsageError
 
 TAU = 20.0  # a hidden state this many times its root mean square in one dimension makes a sink
 RHO, MASS, KEEP = 0.5, 0.2, 0.6  # of `redistribute`, as published
 FIRST_LAYER = 2  # sinks form in the first two layers
 _NAME = "fovea_var"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAttention:
+    """Attention of the last token of a prompt on its images.
+
+    Attributes:
+        heads: (K, V) attention of K heads on V image tokens, image by image in reading order, float64.
+        sinks: (V,) bool, tokens that draw attention whatever is asked.
+        grids: (rows, columns) of image tokens per image; their products add up to V.
+    """
+
+    heads: np.ndarray
+    sinks: np.ndarray
+    grids: tuple[tuple[int, int], ...]
 
 
 def massive(hidden: Tensor, tau: float = TAU) -> Tensor:
@@ -73,7 +87,7 @@ def redistribute(
     return torch.where(reads.unsqueeze(-1), moved, weights)
 
 
-def read_gaze(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequence[int]) -> list[Gaze]:
+def read_prompts(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequence[int]) -> list[PromptAttention]:
     """Attention of the last token of each prompt on its images, in the middle layers; one forward pass.
 
     Args:
@@ -98,15 +112,15 @@ def read_gaze(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequenc
         capture.detach()
     drawn = torch.stack([sinks[layer] for layer in layers]).any(0)
     grids = image_cells(inputs["image_grid_thw"], merge)
-    gazes, first = [], 0
+    found, first = [], 0
     for row, count in enumerate(images):
         own = tuple(grids[first : first + count])
         first += count
         columns = ((ids[row] == token) & valid[row]).nonzero().squeeze(-1)
         tokens = ImageTokens(columns[None], torch.ones_like(columns[None], dtype=torch.bool), columns[None] * 0.0)
         heads = [_row(one, row, tokens) for one in shown]
-        gazes.append(Gaze(np.concatenate(heads), drawn[row, columns].cpu().numpy(), own, (), {}))
-    return gazes
+        found.append(PromptAttention(np.concatenate(heads), drawn[row, columns].cpu().numpy(), own))
+    return found
 
 
 def _row(shown: LayerRows, row: int, tokens: ImageTokens) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from credit.signals import (
+from attention.signals import (
     Rows,
     fai,
     kurtosis,
@@ -20,7 +20,7 @@ from credit.signals import (
     sentence_map,
     waad,
 )
-from credit.visual import ImageTokens, attention_over_image, image_attention, visual_sinks
+from attention.visual import ImageTokens, attention_over_image, image_attention, visual_sinks
 
 
 class Case:

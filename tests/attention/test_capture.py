@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from credit.capture import AttentionCapture, LayerRows, middle_layers
-from credit.signals import Map, Rows, exclusion
+from attention.capture import AttentionCapture, LayerRows, middle_layers
+from attention.signals import Map, Rows, exclusion
 from grounding.errors import FoveaError, UsageError
 
 Build = Callable[..., Any]

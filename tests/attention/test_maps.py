@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from credit.maps import AttentionMaps, MapConfig
+from attention.maps import AttentionMaps, MapConfig
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
-from tests.credit.conftest import IMAGE
+from tests.attention.conftest import IMAGE
 from tests.recipes.tiny import tokenizer
 
 

@@ -11,8 +11,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from credit.capture import AttentionCapture, LayerRows
-from credit.signals import row_logsumexp
+from attention.capture import AttentionCapture, LayerRows
+from attention.signals import row_logsumexp
 
 FIRST, LENGTH = 40, 150
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

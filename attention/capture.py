@@ -34,8 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from credit.signals import Rows, row_logsumexp
-from credit.text_attention import (
+from attention.signals import Rows, row_logsumexp
+from attention.text_attention import (
     attention_function,
     attention_modules,
     pretrained,

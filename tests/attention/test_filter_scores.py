@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from attention.filter_scores import target_scores
 from credit.__main__ import main
-from credit.attended import target_scores
 from data_prep.__main__ import main as data_prep
 from data_prep.screens import example
 from grounding.io import write_samples

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from credit.capture import LayerRows
-from credit.config import CreditConfig
-from credit.heads import HeadSelection, HeadStats
-from credit.signals import Rows, fai, kurtosis, mean_distance, sentence_influence, sentence_map, waad
-from credit.visual import ImageTokens, image_attention, image_columns, visual_sinks
+from attention.capture import LayerRows
+from attention.heads import HeadSelection, HeadStats
+from attention.signals import Rows, fai, kurtosis, mean_distance, sentence_influence, sentence_map, waad
+from attention.visual import ImageTokens, image_attention, image_columns, visual_sinks
 
 IMAGE_FIELDS = frozenset({"image_mass", "target_mass", "image_entropy", "text_mass"})
 ATTENTION_FIELDS = IMAGE_FIELDS | {"waad", "fai", "sentence"}
+
+
+class SignalOptions(Protocol):
+    """How signals are computed; the part of `credit.config.CreditConfig` that is read here."""
+
+    @property
+    def window(self) -> int: ...
+    @property
+    def horizon(self) -> tuple[int, int | None]: ...
+    @property
+    def tail(self) -> str: ...
+    @property
+    def sentence_skip(self) -> int: ...
+    @property
+    def sink_ratio(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class Gatherer:
     """
 
     def __init__(
-        self, config: CreditConfig, needs: frozenset[str], batch: ResponseBatch, heads: HeadSelection | None
+        self, config: SignalOptions, needs: frozenset[str], batch: ResponseBatch, heads: HeadSelection | None
     ):
         self._config = config
         self._needs = needs
