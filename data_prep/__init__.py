@@ -1,6 +1,6 @@
 """Data sources: each turns files of one public format into samples.
 
-A source is one module of this package with one function:
+A source is one function, in a module of its own or of its kind (`data_prep/sources/`):
 
     @source("charades_sta", reads="lines 'VIDEO START END##sentence'", license="...", home="https://...",
             add_arguments=add_arguments)
@@ -9,7 +9,7 @@ A source is one module of this package with one function:
 
 and is run by `python -m data_prep charades_sta --root DIR --out DIR`. `convert` is a plain generator: it yields
 what it could read and a `Reject` for what it could not, in an order that depends on its arguments only. It writes
-nothing. `data_prep.writer` takes care of the files: shuffling nothing, resuming, counting, the manifest.
+nothing. `data_prep.pipeline.writer` takes care of the files: shuffling nothing, resuming, counting, the manifest.
 
 Arguments every source gets: `args.root` (Path, or None when the source needs no input), `args.out` (Path),
 `args.limit` (stop after so many samples, or None), `args.seed` (int), `args.start` (how many items of an
@@ -20,8 +20,8 @@ Images come in three ways, and an `Item` says which:
 
 1. **Existing files**: `Item(sample, {"images/cat.jpg": Path("/data/coco/cat.jpg")})`. The file is hard-linked to
    `OUT/images/cat.jpg` (copied where that is impossible, or with `--images copy`; left alone with
-   `--images none`). It is never re-encoded. `data_prep.images.ImageFolder` makes such references and checks the
-   path, the header, the size.
+   `--images none`). It is never re-encoded. `data_prep.pipeline.images.ImageFolder` makes such references and
+   checks the path, the header, the size.
 2. **New images**: `Item(sample, {"images/0007.png": png_bytes})`. The bytes are written as they are.
 3. **Images of the data set being read** (a transform): a plain `Sample`, or an `Item` of kind 1.
 

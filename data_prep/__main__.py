@@ -18,8 +18,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import SOURCES, Source
-from data_prep.view.build import build as build_pages
-from data_prep.writer import State, run
+from data_prep.pipeline.writer import State, run
+from data_prep.view.pages import build as build_pages
 from grounding.errors import FoveaError, UsageError
 
 

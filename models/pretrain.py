@@ -34,7 +34,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from data_prep import scenes, screens
+from data_prep.screens import generated as screens
+from data_prep.screens import scenes
 from grounding.answer import ImageSize
 from grounding.completion import render_completion
 from grounding.dialects import get_dialect

@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from data_prep.screens import example
+from data_prep.screens.generated import example
 from grounding.decoding import Decoder
 from grounding.sample import to_row
 from models.asking import encode, messages, prompt_text, question

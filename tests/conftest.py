@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.browser import find_chromium
+from data_prep.web.browser import find_chromium
 from grounding.errors import UsageError
 
 

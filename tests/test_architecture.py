@@ -42,7 +42,7 @@ PRINTS = {  # path: why, beside the entry points and every `__main__`
     "recipes/minimal.py": "an entry point by itself: a whole run in one file, to be read and started",
 }
 IMPORTS_PICKLE = {  # path: why, and what keeps it safe
-    "data_prep/pickles.py": "RefCOCO is published as a pickle; only plain data is let through",
+    "data_prep/pipeline/pickles.py": "RefCOCO is published as a pickle; only plain data is let through",
 }
 
 

@@ -20,8 +20,8 @@ from benchmarks.harness import run
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.results import ItemReply
-from data_prep.miniwob_live import Episode, play, read_episodes
-from data_prep.miniwob_page import Outcome
+from benchmarks.miniwob.live import Episode, play, read_episodes
+from data_prep.miniwob.task_page import Outcome
 from grounding.answer import Answer, Status
 from grounding.targets import Point
 

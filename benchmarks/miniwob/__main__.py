@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from benchmarks.harness import cli, tables
 from benchmarks.miniwob import BASELINES, baseline, evaluate
-from data_prep.miniwob import check_tasks
-from data_prep.miniwob_live import collect
-from data_prep.miniwob_page import CROPS
-from data_prep.miniwob_tasks import SINGLE_CLICK
+from benchmarks.miniwob.live import collect
+from data_prep.miniwob.solved_pages import check_tasks
+from data_prep.miniwob.task_page import CROPS
+from data_prep.miniwob.tasks import SINGLE_CLICK
 from grounding.errors import FoveaError
 from grounding.folders import owning
 

@@ -8,7 +8,3 @@ Thoughts keep coordinates canonical, in the convention of `grounding.thought`; a
 numbers when a prompt is made. Every thought is checked (`data_prep.cot.verify`); a row whose thoughts all fail goes
 to rejects.jsonl with the reason and the thought.
 """
-
-from data_prep.cot import source
-
-__all__ = ["source"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.rows import Rejected
+from data_prep.pipeline.conversion import Rejected
 from grounding.completion import END_THINK, split_completion
 from grounding.endpoint import Client, EndpointError, RequestLimits, key_from
 from grounding.errors import UsageError

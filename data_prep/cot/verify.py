@@ -6,8 +6,8 @@ import hashlib
 import re
 
 from data_prep.cot.forms import Form
-from data_prep.negatives import words_of
-from data_prep.rows import Rejected
+from data_prep.curate.negatives import words_of
+from data_prep.pipeline.conversion import Rejected
 from grounding.answer import Answer
 from grounding.geometry import iou, point_in_box
 from grounding.sample import Sample, regions_of

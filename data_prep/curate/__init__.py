@@ -7,7 +7,3 @@
 
 Nothing is changed in a row that stays, except that its measured pass rate is written into `meta`.
 """
-
-from data_prep.curate import source
-
-__all__ = ["source"]

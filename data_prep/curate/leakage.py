@@ -13,8 +13,8 @@ import numpy as np
 from data_prep import SPLITS
 from data_prep.curate.hashes import BITS, Known, image_hash
 from data_prep.curate.rules import is_telling, normalized
-from data_prep.images import image_size
-from data_prep.rows import Rejected
+from data_prep.pipeline.conversion import Rejected
+from data_prep.pipeline.images import image_size
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import read_samples
 from grounding.sample import ImageRef

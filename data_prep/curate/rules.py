@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from data_prep.negatives import words_of
-from data_prep.rows import Rejected
+from data_prep.curate.negatives import words_of
+from data_prep.pipeline.conversion import Rejected
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon, Span
 from grounding.thought import rewrite_places

@@ -10,7 +10,7 @@ import torch
 from attention.filter_scores import target_scores
 from credit.__main__ import main
 from data_prep.__main__ import main as data_prep
-from data_prep.screens import example
+from data_prep.screens.generated import example
 from grounding.io import write_samples
 from grounding.journal import read_journal
 

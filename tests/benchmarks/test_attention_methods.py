@@ -18,7 +18,7 @@ from benchmarks.harness.generate import Decoding, Gaze, Request
 from benchmarks.harness.local import LocalModel
 from benchmarks.harness.look import Sampler, around, cropped, outward, snapped
 from benchmarks.harness.methods import wrap
-from data_prep import screens
+from data_prep.screens import generated as screens
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError

@@ -8,10 +8,10 @@ import pytest
 from benchmarks import miniwob
 from benchmarks.harness import run
 from benchmarks.harness.items import Prediction
+from benchmarks.miniwob import live as miniwob_live
 from benchmarks.miniwob.__main__ import main
-from data_prep import miniwob_live
-from data_prep.miniwob_live import Episode, collect, play, read_episodes, to_pixels
-from data_prep.miniwob_page import Outcome
+from benchmarks.miniwob.live import Episode, collect, play, read_episodes, to_pixels
+from data_prep.miniwob.task_page import Outcome
 from grounding.answer import Answer, Status
 from grounding.errors import UsageError
 from grounding.journal import Journal

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import SOURCES
-from data_prep.files import read_json_array, read_json_object, read_jsonl, read_parquet
-from data_prep.images import ImageFolder, from_bytes, image_size
-from data_prep.pickles import load_plain
-from data_prep.rows import Rejected, box_from_xywh, box_from_xyxy, instruction, point_from_xy
-from data_prep.writer import run
+from data_prep.pipeline.conversion import Rejected, box_from_xywh, box_from_xyxy, instruction, point_from_xy
+from data_prep.pipeline.images import ImageFolder, from_bytes, image_size
+from data_prep.pipeline.pickles import load_plain
+from data_prep.pipeline.readers import read_json_array, read_json_object, read_jsonl, read_parquet
+from data_prep.pipeline.writer import run
 from grounding.errors import FoveaError, UsageError
 from tests.data_prep.helpers_data import convert, parse, picture, reasons, write_jsonl, write_picture
 
@@ -272,7 +272,7 @@ JSON = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(JSON, max_size=8), st.lists(JSON, max_size=3), st.sampled_from([None, 2]), st.integers(1, 9))
 def test_streamed_json_equals_json(tmp_path_factory, rows, others, indent, chunk):
-    from data_prep import files
+    from data_prep.pipeline import readers as files
 
     path = tmp_path_factory.mktemp("json") / "a.json"
     whole, files._CHUNK = files._CHUNK, chunk

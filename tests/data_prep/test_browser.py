@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from data_prep import browser as module
-from data_prep.browser import ORIGIN, Browser, PageFailed, Screen, file_for_url, find_chromium, url_for_file
+from data_prep.web import browser as module
+from data_prep.web.browser import ORIGIN, Browser, PageFailed, Screen, file_for_url, find_chromium, url_for_file
 from grounding.errors import UsageError
 
 SCREEN = Screen(320, 240)

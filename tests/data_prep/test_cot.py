@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import SOURCES
-from data_prep.conversations import canonical
 from data_prep.cot.forms import FORMS
-from data_prep.cot.source import messages
 from data_prep.cot.teacher import Settings, Teacher, in_order
+from data_prep.cot.thoughts import messages
 from data_prep.cot.verify import Copies, verify
-from data_prep.rows import Rejected
-from data_prep.writer import run
+from data_prep.pipeline.conversations import canonical
+from data_prep.pipeline.conversion import Rejected
+from data_prep.pipeline.writer import run
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError

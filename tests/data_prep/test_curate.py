@@ -18,8 +18,8 @@ from data_prep import SOURCES
 from data_prep.curate.hashes import distances, groups
 from data_prep.curate.leakage import _Finder
 from data_prep.curate.rules import CurationLimits, cell, check_geometry, check_instruction
-from data_prep.rows import Rejected
-from data_prep.writer import run
+from data_prep.pipeline.conversion import Rejected
+from data_prep.pipeline.writer import run
 from grounding.errors import UsageError
 from grounding.io import read_samples, write_samples
 from grounding.journal import read_journal

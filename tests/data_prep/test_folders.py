@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import writer
 from data_prep.__main__ import main
-from data_prep.state import State
+from data_prep.pipeline import writer
+from data_prep.pipeline.state import State
 from grounding.errors import FoveaError
 from grounding.replies import RepliesFile
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture

@@ -7,12 +7,13 @@ from argparse import Namespace
 import pytest
 from PIL import Image
 
-from data_prep import SPLITS, miniwob
+from data_prep import SPLITS
 from data_prep.__main__ import main
-from data_prep.browser import Browser
-from data_prep.miniwob_page import WINDOW, PageElement, TaskPage, all_tasks, html_folder
-from data_prep.miniwob_target import Searcher
-from data_prep.miniwob_tasks import OTHERS, SINGLE_CLICK, SOMETIMES
+from data_prep.miniwob import solved_pages as miniwob
+from data_prep.miniwob.search import Searcher
+from data_prep.miniwob.task_page import WINDOW, PageElement, TaskPage, all_tasks, html_folder
+from data_prep.miniwob.tasks import OTHERS, SINGLE_CLICK, SOMETIMES
+from data_prep.web.browser import Browser
 from grounding.errors import UsageError
 from grounding.io import read_samples
 

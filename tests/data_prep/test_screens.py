@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import screens
 from data_prep.__main__ import main
-from data_prep.scenes import (
+from data_prep.screens import generated as screens
+from data_prep.screens.scenes import (
     COLORS,
     DIFFICULTIES,
     GROUNDS,

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from data_prep import SOURCES
-from data_prep.spaces import Spaces
-from data_prep.writer import run
+from data_prep.pipeline.spaces import Spaces
+from data_prep.pipeline.writer import run
 from grounding.errors import UsageError
 from tests.data_prep.helpers_data import convert, parse, write_jsonl, write_picture
 

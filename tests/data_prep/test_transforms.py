@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep import SOURCES
-from data_prep.colors import clear_color, color_shares
-from data_prep.negatives import moved, words_of
-from data_prep.pseudo_queries import queries
-from data_prep.rows import Rejected
-from data_prep.writer import run
+from data_prep.curate.negatives import moved, words_of
+from data_prep.curate.queries import queries
+from data_prep.pipeline.conversion import Rejected
+from data_prep.pipeline.writer import run
+from data_prep.screens.appearance import clear_color, color_shares
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.geometry import iou

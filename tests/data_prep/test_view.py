@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.view.build import PIECE, build
+from data_prep.view.pages import PIECE, build
 from grounding.errors import UsageError
 from grounding.io import write_samples
 from grounding.sample import ImageRef, Sample

@@ -18,8 +18,8 @@ from PIL import Image
 
 from data_prep import Item, Reject, Source
 from data_prep.__main__ import build_parser
-from data_prep.state import REJECTS
-from data_prep.writer import run
+from data_prep.pipeline.state import REJECTS
+from data_prep.pipeline.writer import run
 from grounding.errors import FoveaError, UsageError
 from grounding.sample import ImageRef, Sample, from_row
 from grounding.targets import Box
@@ -165,7 +165,7 @@ KILLED = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_writer import toy, arguments
-from data_prep import writer
+from data_prep.pipeline import writer
 from pathlib import Path
 writer.COMMIT_ITEMS, writer.COMMIT_SECONDS = 7, 0.02
 spec = toy(400, every_reject=11, delay=0.0005, ids=390)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.negatives import does_it_fit
+from data_prep.curate.negatives import does_it_fit
 from grounding.dialects import get_dialect
 from grounding.phrases import quoted, request
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.scenes import HELD_OUT
+from data_prep.screens.scenes import HELD_OUT
 from models import pretrain
 from models.loading import load_policy
 from models.tiny import build, train_tokenizer

@@ -1,0 +1,1 @@
+"""MiniWoB++: live pages, searched for the element that they reward."""
