@@ -41,7 +41,7 @@ def answer_and_thought(
     answer. None of either where no answer can be read."""
     text, spans = reader.decoder.spans(ids)
     answer = reader.answer(text, sizes)
-    border = 0 if answer.where is None else answer.where[0]
+    border = 0 if answer.char_span is None else answer.char_span[0]
     return coordinate_flags(text, spans, answer), [start < end <= border for start, end in spans]
 
 
@@ -61,8 +61,8 @@ def overlaps(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[int
 def coordinate_ranges(text: str, answer: Answer) -> list[tuple[int, int]]:
     """Character ranges of the numbers the answer was read from; the whole of it when it holds none
     (location tokens)."""
-    if answer.where is None:
+    if answer.char_span is None:
         return []
-    start, end = answer.where
+    start, end = answer.char_span
     numbers = [match.span() for match in NUMBER.finditer(text, start, end)]
     return numbers or [(start, end)]

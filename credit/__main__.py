@@ -224,7 +224,7 @@ class _Policy:
         """The processor's output for the samples, left-padded."""
         texts, how = [], self._profile
         for sample in samples:
-            asked = question(how, sample.question, sample.asks, self.sizes(sample))
+            asked = question(how, sample.question, sample.answer_kind, self.sizes(sample))
             chat = messages(asked, len(sample.images), image_first=how.image_first, system=how.system)
             texts.append(prompt_text(self.processor, chat))
         return dict(encode(self.processor, texts, [self.images(sample) for sample in samples]))

@@ -114,7 +114,7 @@ class CreditAssigner:
 
         Args:
             rows: B rows of the data set with the columns `sample` (JSON of `grounding.sample.to_row`) and `sizes`
-                (JSON, [[width, height, seen_width, seen_height], ...]).
+                (JSON, [[width, height, input_width, input_height], ...]).
             output: what `_generate_and_score_completions` returned for them.
             step: of training, which together with the seeds decides the noise.
 

@@ -81,7 +81,7 @@ def annotate_response(
     text, spans = reader.decoder.spans(ids)
     answer = reader.answer(text, sizes)
     coordinate = [float(flag) for flag in coordinate_flags(text, spans, answer)]
-    thought_end = answer.where[0] if answer.where else max(text.rfind("</think>"), 0)
+    thought_end = answer.char_span[0] if answer.char_span else max(text.rfind("</think>"), 0)
     ranges = sentence_ranges(text)
     values = claims(text, thought_end, sizes, sample, reader.piece)
     sentence, claim, at = [], [], 0

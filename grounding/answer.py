@@ -24,24 +24,24 @@ class ImageSize:
 
     Attributes:
         width, height: the original image, which ground truth refers to.
-        seen_width, seen_height: the image the model was shown, after its processor's resizing. Dialects that
+        input_width, input_height: the image the model was shown, after its processor's resizing. Dialects that
             answer in pixels mean these. Equal to the original when the processor does not resize.
     """
 
     width: int
     height: int
-    seen_width: int = 0
-    seen_height: int = 0
+    input_width: int = 0
+    input_height: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seen_width", self.seen_width or self.width)
-        object.__setattr__(self, "seen_height", self.seen_height or self.height)
-        if min(self.width, self.height, self.seen_width, self.seen_height) <= 0:
+        object.__setattr__(self, "input_width", self.input_width or self.width)
+        object.__setattr__(self, "input_height", self.input_height or self.height)
+        if min(self.width, self.height, self.input_width, self.input_height) <= 0:
             raise ValueError(f"image size {self.width}x{self.height} is not positive")
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class OutOfBounds:
     """A point or box that reaches outside its image or has swapped corners: no answer here, but some official rules
     score it as it is.
 
@@ -64,7 +64,7 @@ class Answer:
 
     Geometry is present whenever it could be read and lies in the canonical frame, also when `status` is
     AMBIGUOUS (then all candidates are listed); a scorer that is not strict may use it. With MALFORMED,
-    OUT_OF_RANGE and NO_ANSWER there is none; what lies outside the image is kept apart in `strays`.
+    OUT_OF_RANGE and NO_ANSWER there is none; what lies outside the image is kept apart in `out_of_bounds`.
 
     Attributes:
         status: how reading went.
@@ -73,9 +73,9 @@ class Answer:
         absent: the model says the target is not there.
         thought: what stands between <think> and </think>, without the tags; None when there is none.
         strict: the whole completion matches the format asked for, nothing before, between or after.
-        where: character range [start, end) in the completion that the answer was read from; the coordinate
+        char_span: character range [start, end) in the completion that the answer was read from; the coordinate
             tokens lie inside. None without an answer.
-        strays: what reaches outside the image, for benchmarks whose rule takes it; never a reward's business.
+        out_of_bounds: what reaches outside the image, for benchmarks whose rule takes it; never a reward's business.
     """
 
     status: Status
@@ -86,8 +86,8 @@ class Answer:
     absent: bool = False
     thought: str | None = None
     strict: bool = False
-    where: tuple[int, int] | None = None
-    strays: tuple[Stray, ...] = ()
+    char_span: tuple[int, int] | None = None
+    out_of_bounds: tuple[OutOfBounds, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -112,7 +112,7 @@ class Sample:
         return kind_of(self.target)
 
     @property
-    def asks(self) -> str:
+    def answer_kind(self) -> str:
         """What a prompt asks for: `meta["ask"]`, else the target's kind, or a box where that would give it away."""
         named = self.meta.get("ask")
         return str(named) if named else _ASKED_AS.get(self.kind, self.kind)

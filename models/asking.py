@@ -18,20 +18,20 @@ from grounding.pictures import arrange
 from models.profile import Profile
 
 
-def question(profile: Profile, text: str, kind: str, sizes: Sequence[ImageSize]) -> str:
+def question(profile: Profile, text: str, answer_kind: str, sizes: Sequence[ImageSize]) -> str:
     """The user's text: the profile's prompt template or the dialect's words, and the grammar's sentence.
 
     Args:
         text: what to find (`Sample.question`); places in it (`grounding.thought`) are written in the dialect's
             numbers.
-        kind: what is asked for: box, point, ...
+        answer_kind: what is asked for: box, point, ...
         sizes: of all images of the sample, as the model sees them.
 
     Raises:
         UsageError: as `Dialect.prompt`.
     """
     dialect = get_dialect(profile.dialect)
-    return dialect.prompt(text, kind, check_grammar(profile.grammar), sizes, template=profile.prompt)
+    return dialect.prompt(text, answer_kind, check_grammar(profile.grammar), sizes, template=profile.prompt)
 
 
 def messages(text: str, images: int, *, image_first: bool, system: str | None) -> list[dict[str, Any]]:

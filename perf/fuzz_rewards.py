@@ -250,7 +250,7 @@ def check(rng: random.Random, kind: str, n: int, tally: FuzzTally) -> None:
         tally.seen[name] += 1
         tally.characters += len(text)
         try:
-            answer = dialect.parse(text, SIZES, grammar=grammar, expect=expect)
+            answer = dialect.parse(text, SIZES, grammar=grammar, answer_kind=expect)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what this script looks for
             tally.fail(f"parse {dialect.name}", text, repr(error))
             continue
@@ -303,7 +303,7 @@ def slowdown(kilobytes: int, dialects: Sequence[str], pieces: Sequence[str] = LO
 
 def _seconds(text: str, dialect: Dialect, sample: Sample, rewards: Sequence[Reward]) -> float:
     start = time.process_time()
-    answer = dialect.parse(text, SIZES, grammar="think", expect="boxes")
+    answer = dialect.parse(text, SIZES, grammar="think", answer_kind="boxes")
     for entry in rewards:
         value_of(entry, answer, sample, text, dialect)
     return time.process_time() - start

@@ -4,7 +4,7 @@ Columns of a row (a generation batch or a collator sees nothing else):
     prompt      one user message (and a system message where the recipe has one), images and text in recipe order
     images      PIL images, RGB
     sample      JSON text of `grounding.sample.to_row`
-    sizes       JSON text, [[width, height, seen_width, seen_height], ...], one per image
+    sizes       JSON text, [[width, height, input_width, input_height], ...], one per image
     expect      what the prompt asks for: box, point, ...
     completion  the right answer in the model's own words (supervised stages only)
 """
@@ -87,7 +87,7 @@ class RowBuilder:
             "prompt": self.prompt(sample, expect, sizes),
             "images": images,
             "sample": json.dumps(to_row(sample), ensure_ascii=False),
-            "sizes": json.dumps([[s.width, s.height, s.seen_width, s.seen_height] for s in sizes]),
+            "sizes": json.dumps([[s.width, s.height, s.input_width, s.input_height] for s in sizes]),
             "expect": expect,
         }
         if self.with_completion:
@@ -170,7 +170,7 @@ def _stored(spec: DataSpec, files: tuple[tuple[str, int, int], ...]) -> Stored:
         ask = spec.ask or _manifest_ask(file.parent)
         for sample in read_samples(file, limit=spec.limit):
             text = json.dumps(to_row(sample), ensure_ascii=False)
-            rows.append({"row": text, "root": str(file.parent), "expect": ask or sample.asks})
+            rows.append({"row": text, "root": str(file.parent), "expect": ask or sample.answer_kind})
             for image in sample.images:
                 sizes.setdefault((image.width, image.height), (sample.id, image.path))
             if sample.thought is None:

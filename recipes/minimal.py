@@ -57,13 +57,13 @@ def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
     def row(index: int, split: str) -> dict[str, Any]:
         sample, image = example(index, seed=options.seed, split=split, difficulty=3, size=128)
         sizes = seen.of(sample.images)
-        text = question(profile, sample.question, sample.asks, sizes)
+        text = question(profile, sample.question, sample.answer_kind, sizes)
         return {
             "prompt": messages(text, 1, image_first=profile.image_first, system=profile.system),
             "images": [image],
             "sample": json.dumps(to_row(sample)),
-            "sizes": json.dumps([[s.width, s.height, s.seen_width, s.seen_height] for s in sizes]),
-            "expect": sample.asks,
+            "sizes": json.dumps([[s.width, s.height, s.input_width, s.input_height] for s in sizes]),
+            "expect": sample.answer_kind,
         }
 
     def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -6,7 +6,7 @@
         --rewards iou,format --out scores.jsonl
 
 A completions file has one JSON object a line: ``{"id": ..., "completion": "..."}`` or ``"completions": [...]`` for a
-group, with ``"sizes": [[width, height, seen_width, seen_height]]`` where the processor resized the image (needed by
+group, with ``"sizes": [[width, height, input_width, input_height]]`` where the processor resized the image (needed by
 dialects that answer in its pixels; ``[[width, height]]`` says that it was not resized). `--rewards`
 takes names, or a YAML file that is a recipe's `rewards:` list. Nothing is trained or generated here.
 """
@@ -170,7 +170,7 @@ def _completions(path: Path, samples: Mapping[str, Sample], dialect: str) -> Ite
                 raise BrokenRow(
                     where,
                     f"dialect {dialect!r} answers in pixels of the image as the model was shown it: give 'sizes': "
-                    "[[width, height, seen_width, seen_height]], or [[width, height]] where it was not resized",
+                    "[[width, height, input_width, input_height]], or [[width, height]] where it was not resized",
                 )
             sizes = sizes or [[image.width, image.height] for image in sample.images]
             for text in texts:

@@ -29,8 +29,8 @@ def repetition(answer: Answer, sample: Sample, *, text: str) -> float:
 
     A sentence has a letter in it. What the answer was read from is no prose: pretty-printed boxes are alike.
     """
-    if answer.ok and answer.where is not None:
-        text = text[: answer.where[0]] + "\n" + text[answer.where[1] :]
+    if answer.ok and answer.char_span is not None:
+        text = text[: answer.char_span[0]] + "\n" + text[answer.char_span[1] :]
     sentences = [" ".join(part.split()).casefold() for part in SENTENCE_END.split(text)]
     sentences = [sentence for sentence in sentences if any(map(str.isalpha, sentence))]
     return len(set(sentences)) / len(sentences) - 1.0 if sentences else 0.0

@@ -64,7 +64,7 @@ class Reader:
         Args:
             completions: N texts or message lists.
             columns: TRL's keyword columns, N values each: `sample` (JSON of `grounding.sample.to_row`), `sizes`
-                (JSON, ``[[width, height, seen_width, seen_height], ...]`` per image), `expect` where prompts differ.
+                (JSON, ``[[width, height, input_width, input_height], ...]`` per image), `expect` where they differ.
 
         Raises:
             UsageError: a column is missing.
@@ -90,7 +90,7 @@ class Reader:
         key = (text, size, expect)
         answer = self._answers.get(key)
         if answer is None:
-            answer = self.dialect.parse(text, sizes, grammar=self.grammar, expect=expect)
+            answer = self.dialect.parse(text, sizes, grammar=self.grammar, answer_kind=expect)
             remember(self._answers, key, answer)
         return Rollout(answer, sample, text, sizes, completion)
 

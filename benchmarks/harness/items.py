@@ -252,9 +252,9 @@ def from_answer(answer: Answer, item: BenchmarkItem) -> Prediction:
 
     boxes: list[tuple[Any, int, str | None]] = [(b.xyxy, b.image, b.label) for b in answer.boxes]
     points: list[tuple[Any, int, str | None]] = [((p.x, p.y), p.image, p.label) for p in answer.points]
-    if answer.strays:
+    if answer.out_of_bounds:
         for regions, width in ((boxes, 4), (points, 2)):
-            for number, stray in enumerate(s for s in answer.strays if len(s.coords) == width):
+            for number, stray in enumerate(s for s in answer.out_of_bounds if len(s.coords) == width):
                 regions.insert(stray.rank + number, (stray.coords, stray.image, stray.label))
     regions = boxes or points
     return Prediction(

@@ -93,7 +93,7 @@ class Sampler:
 
     def _read(self, output: Output, request: Request) -> SampledAnswer:
         answer = self._dialect.parse(
-            output.text, self._sizes(request, output), grammar=self._grammar, expect=self.asks
+            output.text, self._sizes(request, output), grammar=self._grammar, answer_kind=self.asks
         )
         regions = (*answer.points, *answer.boxes) if self.asks == "point" else (*answer.boxes, *answer.points)
         return SampledAnswer(output, regions[0] if regions else None)

@@ -181,7 +181,7 @@ def read_output(
             "known; put the images into the data folder"
         )
     sizes = sizes_of(item, seen) or (ImageSize(1, 1),)
-    answer = dialect.parse(output, sizes, grammar=reading.grammar, expect=item.asks)
+    answer = dialect.parse(output, sizes, grammar=reading.grammar, answer_kind=item.asks)
     prediction = from_answer(answer, item)
     return ItemReply(prediction, output, rollout, seen or (), cost=cost or {})
 

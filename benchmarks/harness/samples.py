@@ -20,11 +20,14 @@ def read_split(root: Path, split: str, asks: str | None) -> list[BenchmarkItem]:
     """Every sample of a split; sub-groups are the meta keys with few values.
 
     Args:
-        asks: what all are asked for; None asks each as training does (`Sample.asks`).
+        asks: what all are asked for; None asks each as training does (`Sample.answer_kind`).
     """
     samples = list(read_samples(split_file(root, split)))
     axes = _axes(samples)
-    return [item_of(s, asks or s.asks, {axis: str(s.meta[axis]) for axis in axes if axis in s.meta}) for s in samples]
+    return [
+        item_of(s, asks or s.answer_kind, {axis: str(s.meta[axis]) for axis in axes if axis in s.meta})
+        for s in samples
+    ]
 
 
 def split_file(root: Path, split: str) -> Path:

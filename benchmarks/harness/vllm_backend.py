@@ -83,5 +83,5 @@ class VllmModel:
 
     def _output(self, choice: Any, request: Request) -> Output:
         sizes = self.seen(request.images)
-        seen = tuple((s.seen_width, s.seen_height) for s in sizes)
+        seen = tuple((s.input_width, s.input_height) for s in sizes)
         return Output(self._decoder(choice.token_ids), seen, {"tokens": len(choice.token_ids), "passes": 1})

@@ -163,7 +163,7 @@ class AnswerReader:
         for answer, image in parts:
             if answer.status not in (Status.OK, Status.AMBIGUOUS):  # several boxes are several targets here
                 raise Rejected(f"answer is {answer.status.value}", said[:200])
-            if answer.strays:
+            if answer.out_of_bounds:
                 raise Rejected("answer is out_of_range", said[:200])
             boxes += [_in(box, image) for box in answer.boxes]
             points += [_in(point, image) for point in answer.points]
@@ -189,7 +189,7 @@ class AnswerReader:
             ends = [start for start, _ in named[1:]] + [len(said)]
             pieces = [(said[start:end], index) for (start, index), end in zip(named, ends, strict=True)]
             parts = [(self._parse(piece, sizes, index), index) for piece, index in pieces]
-            if all(answer.boxes or answer.points or answer.strays for answer, _ in parts):
+            if all(answer.boxes or answer.points or answer.out_of_bounds for answer, _ in parts):
                 return list(parts)
             raise Rejected("image not named", f"several images, not one for each place: {said[:200]}")
         index = image_named(said, len(sizes))
@@ -206,10 +206,10 @@ class AnswerReader:
         if not space.bins:
             regions = [(region, region.xyxy) for region in answer.boxes]
             regions += [(region, (region.x, region.y)) for region in answer.points]  # type: ignore[misc, list-item]
-            regions += [(stray, stray.coords) for stray in answer.strays]  # type: ignore[misc, list-item]
+            regions += [(stray, stray.coords) for stray in answer.out_of_bounds]  # type: ignore[misc, list-item]
             for region, coords in regions:
                 size = own[region.image] if region.image < len(own) else own[0]
-                whole = (space.scale or size.seen_width, space.scale or size.seen_height)
+                whole = (space.scale or size.input_width, space.scale or size.input_height)
                 numbers = [value * whole[i % 2] for i, value in enumerate(coords)]
                 self._spaces.add([round(n, 6) for n in numbers], (size.width, size.height), whole)
         return answer

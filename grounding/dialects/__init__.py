@@ -2,7 +2,7 @@
 
     dialect = get_dialect("qwen3_vl")
     text = dialect.render(sample.target, sizes)                # the family's own words for the answer
-    answer = dialect.parse(completion, sizes, expect="box")    # back to canonical coordinates, never raises
+    answer = dialect.parse(completion, sizes, answer_kind="box")    # back to canonical coordinates, never raises
 
 A family's file registers its dialects; a new file in this package is enough to add one, and a dialect of your own is
 found by import path ("my_package.my_module:MyDialect").

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from grounding.answer import Answer, ImageSize, Status, Stray
+from grounding.answer import Answer, ImageSize, OutOfBounds, Status
 from grounding.completion import THINK, Grammar, matches_grammar, split_completion
 from grounding.dialects.space import Space
 from grounding.errors import UsageError
@@ -56,7 +56,7 @@ class Found(NamedTuple):
         kind: "box", "point", "span", or "absent" for a refusal in the dialect's form.
         status: OK, MALFORMED or OUT_OF_RANGE; with the last two there is no region.
         start, end: where it stands in the answer text.
-        stray: with OUT_OF_RANGE, the numbers all the same.
+        out_of_bounds: with OUT_OF_RANGE, the numbers all the same.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Found(NamedTuple):
     start: int
     end: int
     region: Box | Point | Span | None = None
-    stray: Stray | None = None
+    out_of_bounds: OutOfBounds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _Completion:
     offset: int
     thought: str | None
     grammar: Grammar
-    expect: str | None
+    answer_kind: str | None
 
     def range(self, start: int, end: int) -> tuple[int, int]:
         """A range of the answer text as one of the completion."""
@@ -185,7 +185,7 @@ class Dialect(ABC):
         """The coordinates of a region, in the dialect's order and numbers."""
         size = sizes[region.image]
         coords = region.xyxy if isinstance(region, Box) else (region.x, region.y)
-        extents = (size.seen_width, size.seen_height) * 2
+        extents = (size.input_width, size.input_height) * 2
         written = [self.space.encode(value, extent) for value, extent in zip(coords, extents, strict=False)]
         if self.y_first:
             written[::2], written[1::2] = written[1::2], written[::2]
@@ -193,7 +193,7 @@ class Dialect(ABC):
 
     def tolerance(self, size: ImageSize) -> tuple[float, float]:
         """How far parse(render(x)) may be from x, as (in x, in y) and canonical."""
-        return self.space.tolerance(size.seen_width), self.space.tolerance(size.seen_height)
+        return self.space.tolerance(size.input_width), self.space.tolerance(size.input_height)
 
     @abstractmethod
     def _render_one(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str: ...
@@ -223,13 +223,13 @@ class Dialect(ABC):
     def prompt(
         self,
         instruction: str,
-        kind: str,
+        answer_kind: str,
         grammar: Grammar = "think",
         sizes: Sequence[ImageSize] | None = None,
         *,
         template: str | None = None,
     ) -> str:
-        """The user's text that asks for a target of `kind`, as the family was published with, plus the grammar.
+        """The user's text that asks for `answer_kind` as the family was published with, plus the grammar's sentence.
 
         Args:
             sizes: of all images of the sample; the places an instruction names (`grounding.thought`) are then
@@ -244,16 +244,16 @@ class Dialect(ABC):
         if grammar != "bare" and not self.thinks:
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare', not {grammar!r}")
         head, words = split_head(instruction if sizes is None else self.render_places(instruction, sizes))
-        asked = self._question(words, kind) if template is None else template.replace("{instruction}", words)
+        asked = self._question(words, answer_kind) if template is None else template.replace("{instruction}", words)
         return head + asked + ("" if template and THINK in template else _THINK_SENTENCE[grammar])
 
     @abstractmethod
-    def _question(self, instruction: str, kind: str) -> str: ...
+    def _question(self, instruction: str, answer_kind: str) -> str: ...
 
     # Reading
 
     def parse(
-        self, text: str, sizes: Sequence[ImageSize], *, grammar: Grammar = "think", expect: str | None = None
+        self, text: str, sizes: Sequence[ImageSize], *, grammar: Grammar = "think", answer_kind: str | None = None
     ) -> Answer:
         """What a completion says. Never raises, takes linear time.
 
@@ -263,7 +263,7 @@ class Dialect(ABC):
             text: the completion.
             sizes: of all images of the sample, in order.
             grammar: what was asked for; only `Answer.strict` and open thoughts depend on it.
-            expect: the kind asked for, never derived from the truth. With "box", "point" and "span", several
+            answer_kind: the kind asked for, never derived from the truth. With "box", "point" and "span", several
                 different ones are AMBIGUOUS (the same one repeated is one); with None nothing is.
         """
         thought, answer, offset, closed = split_completion(text, grammar)
@@ -271,23 +271,23 @@ class Dialect(ABC):
             if grammar != "bare":
                 return Answer(Status.NO_ANSWER, thought=thought)
             thought, answer, offset = None, text, 0
-        quick = self._quick(answer, sizes, expect)
+        quick = self._quick(answer, sizes, answer_kind)
         if quick is not None:
             region, where = quick.region, (offset + quick.start, offset + quick.end)
             strict = matches_grammar(text, grammar)
             if isinstance(region, Box):
-                return Answer(Status.OK, (region,), thought=thought, strict=strict, where=where)
+                return Answer(Status.OK, (region,), thought=thought, strict=strict, char_span=where)
             if isinstance(region, Point):
-                return Answer(Status.OK, points=(region,), thought=thought, strict=strict, where=where)
-        reading = self._read(without_typed(normalize(answer)), answer, sizes, expect)
-        return self._decide(reading, _Completion(text, answer, offset, thought, grammar, expect))
+                return Answer(Status.OK, points=(region,), thought=thought, strict=strict, char_span=where)
+        reading = self._read(without_typed(normalize(answer)), answer, sizes, answer_kind)
+        return self._decide(reading, _Completion(text, answer, offset, thought, grammar, answer_kind))
 
-    def _quick(self, answer: str, sizes: Sequence[ImageSize], expect: str | None) -> Found | None:
+    def _quick(self, answer: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Found | None:
         """A shortcut for the most common answer, to the letter; must agree with `_read`."""
         return None
 
     @abstractmethod
-    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
+    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         """Everything in an answer text that names a place. `text` is `original` in ASCII digits, same positions."""
 
     def _found(
@@ -306,7 +306,7 @@ class Dialect(ABC):
             return Found(kind, Status.MALFORMED, start, end)
         if not 0 <= image < len(sizes):
             return Found(kind, Status.OUT_OF_RANGE, start, end)
-        width, height = sizes[image].seen_width, sizes[image].seen_height
+        width, height = sizes[image].input_width, sizes[image].input_height
         decode = self.space.decode
         x, y = (1, 0) if self.y_first else (0, 1)
         coords: tuple[float, ...]
@@ -318,8 +318,8 @@ class Dialect(ABC):
                 return Found(kind, Status.OK, start, end, Box(x1, y1, x2, y2, image, label))
         elif 0 <= x1 <= 1 and 0 <= y1 <= 1:
             return Found(kind, Status.OK, start, end, Point(x1, y1, image, label))
-        stray = Stray(coords, image, label) if all(abs(value) <= _FAR for value in coords) else None
-        return Found(kind, Status.OUT_OF_RANGE, start, end, stray=stray)
+        outside = OutOfBounds(coords, image, label) if all(abs(value) <= _FAR for value in coords) else None
+        return Found(kind, Status.OUT_OF_RANGE, start, end, out_of_bounds=outside)
 
     def read_thought(self, thought: str, sizes: Sequence[ImageSize]) -> tuple[Box | Point, ...]:
         """The places in range that a model's thought names as [n, n] or [n, n, n, n], in order.
@@ -340,7 +340,11 @@ class Dialect(ABC):
         if len(reading.found) > MAX_PLACES:
             return Answer(Status.MALFORMED, thought=said.thought)
         good = [found for found in reading.found if found.region is not None]
-        if said.expect not in ("boxes", "points", "text_box"):  # there, saying a thing twice is part of the answer
+        if said.answer_kind not in (
+            "boxes",
+            "points",
+            "text_box",
+        ):  # there, saying a thing twice is part of the answer
             firsts: dict[tuple[object, ...], Found] = {}
             for found in good:
                 firsts.setdefault(_place(found.region), found)
@@ -349,11 +353,13 @@ class Dialect(ABC):
         failed = {found.status for found in reading.found} - {Status.OK}
         if not good and failed:
             worst = Status.OUT_OF_RANGE if Status.OUT_OF_RANGE in failed else Status.MALFORMED
-            return Answer(worst, text=reading.text, thought=said.thought, strays=_strays(reading.found, good))
+            return Answer(
+                worst, text=reading.text, thought=said.thought, out_of_bounds=_out_of_bounds(reading.found, good)
+            )
         if not good:
             return self._without_region(refused, reading, said)
-        one = said.expect in ONE
-        read_from = [found for found in good if found.kind == said.expect] if one else good
+        one = said.answer_kind in ONE
+        read_from = [found for found in good if found.kind == said.answer_kind] if one else good
         read_from = read_from or good
         contradicts = (one and len(read_from) > 1) or refused is not None or Status.OUT_OF_RANGE in failed
         contradicts = contradicts or reading.contradicts
@@ -366,13 +372,13 @@ class Dialect(ABC):
             text=reading.text,
             thought=said.thought,
             strict=not contradicts and self._is_strict(said),
-            where=said.range(read_from[0].start, read_from[-1].end),
-            strays=_strays(reading.found, good),
+            char_span=said.range(read_from[0].start, read_from[-1].end),
+            out_of_bounds=_out_of_bounds(reading.found, good),
         )
 
     def _without_region(self, refused: Found | None, reading: Reading, said: _Completion) -> Answer:
         """A refusal, an answer in words only, or nothing."""
-        where = reading.text_range if said.expect in (None, "text_box") else None
+        where = reading.text_range if said.answer_kind in (None, "text_box") else None
         absent = False
         if refused is not None:
             where, absent = (refused.start, refused.end), True
@@ -389,26 +395,29 @@ class Dialect(ABC):
             absent=absent,
             thought=said.thought,
             strict=not reading.contradicts and self._is_strict(said),
-            where=said.range(*where),
+            char_span=said.range(*where),
         )
 
     def _is_strict(self, said: _Completion) -> bool:
-        kinds = self.patterns if said.expect is None else (said.expect, "absent")
+        kinds = self.patterns if said.answer_kind is None else (said.answer_kind, "absent")
         answer = said.answer.strip()
         fits = any(kind in self.patterns and self.patterns[kind].fullmatch(answer) for kind in kinds)
         return fits and matches_grammar(said.text, said.grammar)
 
 
-def _strays(found: Sequence[Found], good: Sequence[Found]) -> tuple[Stray, ...]:
-    """Each stray of the answer once, with its rank among the regions of its kind."""
+def _out_of_bounds(found: Sequence[Found], good: Sequence[Found]) -> tuple[OutOfBounds, ...]:
+    """Each place out of bounds of the answer once, with its rank among the regions of its kind."""
     counted = {id(item) for item in good}
     before: Counter[str] = Counter()
-    kept: dict[tuple[object, ...], Stray] = {}
+    kept: dict[tuple[object, ...], OutOfBounds] = {}
     for item in found:
         if id(item) in counted:
             before[item.kind] += 1
-        elif item.stray is not None:
-            kept.setdefault((item.stray.coords, item.stray.image), replace(item.stray, rank=before[item.kind]))
+        elif item.out_of_bounds is not None:
+            kept.setdefault(
+                (item.out_of_bounds.coords, item.out_of_bounds.image),
+                replace(item.out_of_bounds, rank=before[item.kind]),
+            )
     return tuple(kept.values())
 
 

@@ -20,7 +20,7 @@ class FoveaDialect(JsonDialect):
     def prompt(
         self,
         instruction: str,
-        kind: str,
+        answer_kind: str,
         grammar: Grammar = "think",
         sizes: Sequence[ImageSize] | None = None,
         *,

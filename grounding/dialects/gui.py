@@ -60,9 +60,9 @@ class UITars(MarkupDialect):
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
         return "\n\n".join(self._render_one(region, sizes) for region in regions)
 
-    def _question(self, instruction: str, kind: str) -> str:
+    def _question(self, instruction: str, answer_kind: str) -> str:
         what = {"box": "bounding box", "points": "coordinates of every matching point"}.get(
-            kind, "coordinate of one point"
+            answer_kind, "coordinate of one point"
         )
         return f"Output only the {what} in your response. What element matches the following task: {instruction}"
 
@@ -79,7 +79,7 @@ class UGround(MarkupDialect):
     def _render_one(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str:
         return f"({', '.join(self.numbers(region, sizes))})"
 
-    def _question(self, instruction: str, kind: str) -> str:
+    def _question(self, instruction: str, answer_kind: str) -> str:
         """The wording the checkpoint was trained with (its model card)."""
         return (
             "Your task is to help the user identify the precise coordinates (x, y) of a specific area/element/object "
@@ -112,8 +112,8 @@ class OSAtlas(MarkupDialect):
         x1, y1, x2, y2 = numbers
         return f"<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
 
-    def _question(self, instruction: str, kind: str) -> str:
-        form = "point" if kind == "point" else "bbox"
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        form = "point" if answer_kind == "point" else "bbox"
         return (
             "In this UI screenshot, what is the position of the element corresponding to the command "
             f"{quoted(instruction)} (with {form})?"
@@ -132,8 +132,8 @@ class UIVenus(MarkupDialect):
     def _render_one(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str:
         return f"[{','.join(self.numbers(region, sizes))}]"
 
-    def _question(self, instruction: str, kind: str) -> str:
-        form = "[x,y]" if kind == "point" else "[x1,y1,x2,y2]"
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        form = "[x,y]" if answer_kind == "point" else "[x1,y1,x2,y2]"
         return (
             f"Outline the position corresponding to the instruction: {instruction}. The output should be only {form}."
         )
@@ -161,17 +161,17 @@ class Aguvis(MarkupDialect):
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
         return "\n".join(self._render_one(region, sizes) for region in regions)
 
-    def _question(self, instruction: str, kind: str) -> str:
+    def _question(self, instruction: str, answer_kind: str) -> str:
         return (
             "Please generate the next move according to the UI screenshot, instruction and previous actions.\n\n"
             f"Instruction: {instruction}\n\nPrevious actions:\nNone"
         )
 
-    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
+    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         matches = islice(_CALL.finditer(text), MAX_PLACES + 1)
         calls = [self._found(numbers_in(match["place"]), sizes, *match.span("place")) for match in matches]
         if not calls:
-            return super()._read(text, original, sizes, expect)
+            return super()._read(text, original, sizes, answer_kind)
         refused = text.find(self.refusal)
         if refused >= 0:
             calls.append(Found("absent", Status.OK, refused, refused + len(self.refusal)))

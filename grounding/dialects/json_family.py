@@ -108,26 +108,26 @@ class JsonDialect(Dialect):
     def _render_absent(self) -> str:
         return f'{{"{self._box_key}": null}}'
 
-    def _question(self, instruction: str, kind: str) -> str:
+    def _question(self, instruction: str, answer_kind: str) -> str:
         named = quoted(instruction)
-        if kind == "point":
+        if answer_kind == "point":
             return f"Locate {named} with a point. Report its {self._point_key} coordinates in JSON format."
-        if kind == "points":
+        if answer_kind == "points":
             return f"Point to every {named}. Report {self._point_key} coordinates in JSON format."
-        if kind == "boxes":
+        if answer_kind == "boxes":
             return f"Locate every instance of {named}. Report {self._box_key} coordinates in JSON format."
-        if kind == "span":
+        if answer_kind == "span":
             return f"When does {named} happen in the video? Report start and end in seconds in JSON format."
-        if kind == "text_box":
+        if answer_kind == "text_box":
             return f"{instruction} Report the answer and the {self._box_key} of its evidence in JSON format."
         return f"Locate {named}. Report its {self._box_key} coordinates in JSON format."
 
     # Reading
 
-    def _quick(self, answer: str, sizes: Sequence[ImageSize], expect: str | None) -> Found | None:
-        if expect in (None, "box"):
+    def _quick(self, answer: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Found | None:
+        if answer_kind in (None, "box"):
             match = self._quick_box.fullmatch(answer)
-        elif expect == "point":
+        elif answer_kind == "point":
             match = self._quick_point.fullmatch(answer)
         else:
             return None
@@ -137,17 +137,17 @@ class JsonDialect(Dialect):
         found = self._found(tuple(map(float, numbers)), sizes, match.start(1), match.end(1), label=label)
         return found if found.region is not None else None
 
-    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
+    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         scanned = scan(text)
         if scanned.cut:
             return Reading([Found("box", Status.MALFORMED, 0, len(text))])
-        found = list(self._from_groups(scanned, text, original, sizes, expect))
+        found = list(self._from_groups(scanned, text, original, sizes, answer_kind))
         found += self._from_objects(scanned)
         if not found and "<point" in text:
             found += xml_points(text, original, self._found, sizes)
         if not found:
-            found += self._from_calls(scanned, sizes, expect)
-        if expect == "span" and not any(item.kind == "span" for item in found):
+            found += self._from_calls(scanned, sizes, answer_kind)
+        if answer_kind == "span" and not any(item.kind == "span" for item in found):
             found += prose_spans(text)
         found.sort(key=lambda item: item.start)
         answers = [fields["answer"] for fields in scanned.objects.values() if "answer" in fields]
@@ -156,30 +156,30 @@ class JsonDialect(Dialect):
             first = (answers or texts)[0]
             rivals = {self._string(answer, original).strip() for answer in answers}
             return Reading(found, self._string(first, original), (first.start, first.end), len(rivals) > 1)
-        if expect == "text_box" and not found and original.strip():
+        if answer_kind == "text_box" and not found and original.strip():
             return Reading(found, original.strip())
         return Reading(found)
 
     def _from_groups(
-        self, scanned: Scan, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None
+        self, scanned: Scan, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None
     ) -> Iterator[Found]:
         groups = [
             group
             for group in groups_of(scanned, y_first=self.y_first)
-            if not (group.quoted and group.key in WORD_KEYS and (group.key != "answer" or expect == "text_box"))
+            if not (group.quoted and group.key in WORD_KEYS and (group.key != "answer" or answer_kind == "text_box"))
         ]
         ours = BOX_KEYS | POINT_KEYS | SPAN_KEYS | CORNER_KEYS
         keyed = [group for group in groups if group.key in ours]
         bare = [group for group in groups if len(group.numbers) > 1 or (_is_empty(group) and not group.key)]
-        for group in paired(keyed or bare, text, expect):
+        for group in paired(keyed or bare, text, answer_kind):
             fields = scanned.objects.get(group.owner, {})
             label = self._string(fields["label"], original) if "label" in fields else None
             pair = len(group.numbers) == 2
             if _is_empty(group):
                 yield Found("absent", Status.OK, group.start, group.end)
-            elif pair and (group.key in SPAN_KEYS or (expect == "span" and group.key is None)):
+            elif pair and (group.key in SPAN_KEYS or (answer_kind == "span" and group.key is None)):
                 yield span_found(group.numbers[0], group.numbers[1], group.start, group.end, label)
-            elif not group.whole or (pair and (group.key in CORNER_KEYS or _lone_corner(group, expect))):
+            elif not group.whole or (pair and (group.key in CORNER_KEYS or _lone_corner(group, answer_kind))):
                 yield Found("box", Status.MALFORMED, group.start, group.end)
             else:
                 yield self._found(group.numbers, sizes, group.start, group.end, image=_image(fields), label=label)
@@ -201,7 +201,7 @@ class JsonDialect(Dialect):
                     kind = "absent" if refuses else "box"
                     yield Found(kind, Status.OK if refuses else Status.MALFORMED, scalar.start, scalar.end)
 
-    def _from_calls(self, scanned: Scan, sizes: Sequence[ImageSize], expect: str | None) -> Iterator[Found]:
+    def _from_calls(self, scanned: Scan, sizes: Sequence[ImageSize], answer_kind: str | None) -> Iterator[Found]:
         """The places in tool calls whose arguments are JSON in a string."""
         for fields in scanned.objects.values():
             call = _first(fields, _CALLS)
@@ -211,7 +211,7 @@ class JsonDialect(Dialect):
             scanned_call = scan(inner)
             if not scanned_call.cut:
                 found = [
-                    *self._from_groups(scanned_call, inner, inner, sizes, expect),
+                    *self._from_groups(scanned_call, inner, inner, sizes, answer_kind),
                     *self._from_objects(scanned_call),
                 ]
                 yield from (item._replace(start=call.start, end=call.end) for item in found)
@@ -236,9 +236,9 @@ def _image(fields: dict[str, Scalar]) -> int:
     return int(text) - 1 if text.isdecimal() and len(text) < 6 else -1
 
 
-def _lone_corner(group: Group, expect: str | None) -> bool:
+def _lone_corner(group: Group, answer_kind: str | None) -> bool:
     """Two numbers under the key of a box, where nobody asked for a point."""
-    return group.key in BOX_KEYS and expect not in ("point", "points")
+    return group.key in BOX_KEYS and answer_kind not in ("point", "points")
 
 
 for _name in ("qwen3_vl", "mai_ui", "gui_owl", "holo"):

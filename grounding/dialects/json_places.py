@@ -109,10 +109,10 @@ def _has_size(group: Group, fields: Mapping[str, Scalar]) -> bool:
     return any(width in fields and height in fields for width, height in (("width", "height"), ("w", "h")))
 
 
-def paired(groups: Sequence[Group], text: str, expect: str | None) -> Iterator[Group]:
+def paired(groups: Sequence[Group], text: str, answer_kind: str | None) -> Iterator[Group]:
     """Corners written as two points become one group of four."""
     pairs = [group for group in groups if len(group.numbers) == 2 and group.whole]
-    undecided = expect is None and len(pairs) == 2 and all(not group.key for group in pairs)
+    undecided = answer_kind is None and len(pairs) == 2 and all(not group.key for group in pairs)
     waiting: Group | None = None
     for group in groups:
         if not (len(group.numbers) == 2 and group.whole):
@@ -122,7 +122,9 @@ def paired(groups: Sequence[Group], text: str, expect: str | None) -> Iterator[G
         elif group.key in CORNER_KEYS:
             corner = True
         else:
-            corner = not group.key and (undecided or expect in ("box", "boxes", "text_box") or _tagged(text, group))
+            corner = not group.key and (
+                undecided or answer_kind in ("box", "boxes", "text_box") or _tagged(text, group)
+            )
         if waiting is not None and corner and _belong_together(waiting, group, text):
             first, last = (group, waiting) if waiting.key in _BOTTOM_RIGHT else (waiting, group)
             whole = not undecided or _tagged(text, waiting)

@@ -54,7 +54,7 @@ class LocationDialect(Dialect):
             else:
                 yield Found("box", Status.MALFORMED, start, end)
 
-    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
+    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         found = list(islice(self._boxes(text, original, sizes), MAX_PLACES + 1))
         begun = _BEGUN.search(text)
         if not found and begun:
@@ -78,8 +78,8 @@ class Florence2(LocationDialect):
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
         return "".join(self._render_one(region, sizes) for region in regions)
 
-    def _question(self, instruction: str, kind: str) -> str:
-        task = "<OPEN_VOCABULARY_DETECTION>" if kind == "boxes" else "<CAPTION_TO_PHRASE_GROUNDING>"
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        task = "<OPEN_VOCABULARY_DETECTION>" if answer_kind == "boxes" else "<CAPTION_TO_PHRASE_GROUNDING>"
         return f"{task}{instruction}"
 
     def _boxes(self, text: str, original: str, sizes: Sequence[ImageSize]) -> Iterator[Found]:
@@ -107,7 +107,7 @@ class PaliGemma(LocationDialect):
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
         return " ; ".join(self._render_one(region, sizes) for region in regions)
 
-    def _question(self, instruction: str, kind: str) -> str:
+    def _question(self, instruction: str, answer_kind: str) -> str:
         return f"detect {instruction}"
 
     def _boxes(self, text: str, original: str, sizes: Sequence[ImageSize]) -> Iterator[Found]:
@@ -153,7 +153,7 @@ class Kosmos2(LocationDialect):
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
         return "".join(self._render_one(region, sizes) for region in regions)
 
-    def _question(self, instruction: str, kind: str) -> str:
+    def _question(self, instruction: str, answer_kind: str) -> str:
         return f"<grounding><phrase> {instruction}</phrase>"
 
     def _boxes(self, text: str, original: str, sizes: Sequence[ImageSize]) -> Iterator[Found]:

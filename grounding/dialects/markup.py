@@ -55,11 +55,11 @@ class MarkupDialect(Dialect):
     def _render_absent(self) -> str:
         return self.refusal
 
-    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
+    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         begin = text.rfind("Action:") if self.after_action else -1
         begin = 0 if begin < 0 else begin + len("Action:")
         refused = text.find(self.refusal, begin) if self.refusal != "none" else -1
-        found = list(islice(self._places(text, original, sizes, begin, expect), MAX_PLACES + 1))
+        found = list(islice(self._places(text, original, sizes, begin, answer_kind), MAX_PLACES + 1))
         if refused >= 0:
             found.append(Found("absent", Status.OK, refused, refused + len(self.refusal)))
         if not found:
@@ -67,13 +67,13 @@ class MarkupDialect(Dialect):
             if started:
                 found.append(Found("box", Status.MALFORMED, started.start(), started.end()))
         words = None
-        if expect == "text_box":
+        if answer_kind == "text_box":
             first = _TOKEN.search(text)
             words = original[: first.start() if first else len(original)].split("<", 1)[0].strip() or None
         return Reading(found, words)
 
     def _places(
-        self, text: str, original: str, sizes: Sequence[ImageSize], begin: int, expect: str | None
+        self, text: str, original: str, sizes: Sequence[ImageSize], begin: int, answer_kind: str | None
     ) -> Iterator[Found]:
         alone = _ONLY_NUMBERS.fullmatch(text, begin)
         label = None
@@ -86,7 +86,7 @@ class MarkupDialect(Dialect):
                 yield Found("box", Status.MALFORMED, *where)
                 continue
             numbers = numbers_in(text[slice(*where)])
-            if not alone and match["squares"] is not None and expect in ("point", "points"):
+            if not alone and match["squares"] is not None and answer_kind in ("point", "points"):
                 middle = text.index("]", where[0]) + 1
                 yield self._found(numbers[:2], sizes, where[0], middle, label=label)
                 yield self._found(numbers[2:], sizes, text.index("[", middle), where[1], label=label)

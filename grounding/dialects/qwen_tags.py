@@ -51,9 +51,9 @@ class QwenTags(TaggedDialect):
         corners = [f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
         return f"{self._open}{','.join(corners)}{self._close}"
 
-    def _question(self, instruction: str, kind: str) -> str:
-        what = {"point": "the point", "points": "all points", "boxes": "all boxes"}.get(kind, "the box")
-        if kind == "text_box":
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        what = {"point": "the point", "points": "all points", "boxes": "all boxes"}.get(answer_kind, "the box")
+        if answer_kind == "text_box":
             return f"{instruction} Give the answer and the box that shows it."
         return f"Give {what} of {self.ref_open}{instruction}{self.ref_close} in the image."
 
@@ -72,10 +72,10 @@ class InternVL(TaggedDialect):
         tag = "box" if isinstance(region, Box) else "point"
         return f"<{tag}>[[{', '.join(self.numbers(region, sizes))}]]</{tag}>"
 
-    def _question(self, instruction: str, kind: str) -> str:
-        if kind == "text_box":
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        if answer_kind == "text_box":
             return f"{instruction} Please provide the answer and the bounding box coordinate of its evidence."
-        what = "point" if kind in ("point", "points") else "bounding box"
+        what = "point" if answer_kind in ("point", "points") else "bounding box"
         return f"Please provide the {what} coordinate of the region this sentence describes: <ref>{instruction}</ref>"
 
 

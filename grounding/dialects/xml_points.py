@@ -82,10 +82,12 @@ class Molmo(Dialect):
     def _render_absent(self) -> str:
         return "This isn't in the image."
 
-    def _question(self, instruction: str, kind: str) -> str:
-        return f"Point to all occurrences of {instruction}." if kind == "points" else f"Point to {instruction}."
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        return (
+            f"Point to all occurrences of {instruction}." if answer_kind == "points" else f"Point to {instruction}."
+        )
 
-    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], expect: str | None) -> Reading:
+    def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         return Reading(xml_points(text, original, self._found, sizes))
 
 

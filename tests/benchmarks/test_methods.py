@@ -51,7 +51,7 @@ class Coarse:
 
 def distance(output):
     """How far, in pixels, an output's click is from the dot."""
-    point = WORDS.parse(output.text, [ImageSize(600, 400)], grammar="bare", expect="point").click
+    point = WORDS.parse(output.text, [ImageSize(600, 400)], grammar="bare", answer_kind="point").click
     return max(abs(point.x * 600 - TARGET[0]), abs(point.y * 400 - TARGET[1]))
 
 

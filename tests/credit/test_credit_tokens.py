@@ -66,9 +66,9 @@ def test_overlaps() -> None:
 def test_coordinates_are_the_numbers_and_not_the_name() -> None:
     text = '<think>1</think>\n{"bbox_2d": [12, 3.5, 20, 40]}'
     start = text.index("{")
-    answer = Answer(Status.OK, where=(start, len(text)))
+    answer = Answer(Status.OK, char_span=(start, len(text)))
     assert [text[a:b] for a, b in coordinate_ranges(text, answer)] == ["12", "3.5", "20", "40"]
-    assert coordinate_ranges("<loc0001>", Answer(Status.OK, where=(0, 9))) == [(0, 9)]
+    assert coordinate_ranges("<loc0001>", Answer(Status.OK, char_span=(0, 9))) == [(0, 9)]
     assert coordinate_ranges("no idea", Answer(Status.NO_ANSWER)) == []
 
 

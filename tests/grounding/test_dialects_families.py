@@ -15,8 +15,8 @@ BOX = Box(0.1, 0.2, 0.3, 0.4)
 POINT = Point(0.1, 0.2)
 
 
-def read(text: str, expect: str, name: str) -> Answer:
-    return get_dialect(name).parse(text, SIZE, expect=expect)
+def read(text: str, answer_kind: str, name: str) -> Answer:
+    return get_dialect(name).parse(text, SIZE, answer_kind=answer_kind)
 
 
 FAMILY_FORMS: list[tuple[str, str, Box | Point]] = [

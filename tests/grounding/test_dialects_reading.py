@@ -23,8 +23,8 @@ BOX = Box(0.1, 0.2, 0.3, 0.4)
 POINT = Point(0.1, 0.2)
 
 
-def read(text: str, expect: str | None = "box", name: str = "qwen3_vl", **options: str) -> Answer:
-    return get_dialect(name).parse(text, SIZE, expect=expect, **options)  # type: ignore[arg-type]
+def read(text: str, answer_kind: str | None = "box", name: str = "qwen3_vl", **options: str) -> Answer:
+    return get_dialect(name).parse(text, SIZE, answer_kind=answer_kind, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_a_box_however_it_is_written(text: str) -> None:
     answer = read(text)
     assert answer.status is OK
     assert [box.xyxy for box in answer.boxes] == [BOX.xyxy]
-    assert answer.where is not None
-    assert text.find("{") <= answer.where[0] < answer.where[1] <= len(text)
+    assert answer.char_span is not None
+    assert text.find("{") <= answer.char_span[0] < answer.char_span[1] <= len(text)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_is_no_box_has_no_geometry(text: str, status: Status) -> None:
     answer = read(text)
     assert answer.status is status
     assert (answer.boxes, answer.points, answer.spans, answer.absent, answer.strict) == ((), (), (), False, False)
-    assert answer.where is None
+    assert answer.char_span is None
 
 
 def test_an_open_thought_means_nothing_in_the_bare_grammar() -> None:
@@ -155,8 +155,8 @@ def test_a_whole_image_box_is_what_it_is() -> None:
 
 
 def test_more_places_than_anything_asks_for_are_malformed() -> None:
-    for expect in ("box", "boxes", None):
-        assert read('{"bbox_2d": [1, 2, 3, 4]}, ' * 1001, expect).status is MALFORMED
+    for answer_kind in ("box", "boxes", None):
+        assert read('{"bbox_2d": [1, 2, 3, 4]}, ' * 1001, answer_kind).status is MALFORMED
     assert len(read('{"bbox_2d": [1, 2, 3, 4]}, ' * 1000, "boxes").boxes) == 1000
 
 
@@ -182,7 +182,7 @@ def test_refusals(text: str) -> None:
     answer = read(text)
     assert answer.status is OK
     assert answer.absent
-    assert answer.where is not None
+    assert answer.char_span is not None
     assert answer.boxes == answer.points == ()
 
 
@@ -237,8 +237,8 @@ def test_spans(text: str, span: tuple[float, float]) -> None:
     answer = read(text, "span")
     assert answer.status is OK
     assert answer.spans == (Span(*span),)
-    assert answer.where is not None
-    assert any(character.isdigit() for character in text[slice(*answer.where)])
+    assert answer.char_span is not None
+    assert any(character.isdigit() for character in text[slice(*answer.char_span)])
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_strict(text: str, grammar: str, strict: bool) -> None:
 class Slow(JsonDialect):
     """The same dialect without its shortcut."""
 
-    def _quick(self, answer: str, sizes: object, expect: str | None) -> Found | None:
+    def _quick(self, answer: str, sizes: object, answer_kind: str | None) -> Found | None:
         return None
 
 
@@ -318,18 +318,18 @@ NUMBERS = st.lists(st.integers(0, 1100), min_size=1, max_size=5)
     key=st.sampled_from(["bbox_2d", "point_2d"]),
     comma=st.sampled_from([", ", ",", " ,"]),
     before=st.sampled_from(["", "<think>t</think>\n", "<think>", "<answer>"]),
-    expect=st.sampled_from(["box", "point", "boxes", None]),
+    answer_kind=st.sampled_from(["box", "point", "boxes", None]),
     label=st.one_of(st.none(), st.text()),
 )
 def test_the_shortcut_says_what_the_long_way_says(
-    *, numbers: list[int], key: str, comma: str, before: str, expect: str | None, label: str | None
+    *, numbers: list[int], key: str, comma: str, before: str, answer_kind: str | None, label: str | None
 ) -> None:
     extra = "" if label is None else f', "label": {json.dumps(label, ensure_ascii=False)}'
     text = f'{before}{{"{key}": [{comma.join(map(str, numbers))}]{extra}}}'
     slow, fast = Slow("slow", Space(1000)), get_dialect("qwen3_vl")
     for grammar in ("bare", "think"):
-        answer = fast.parse(text, SIZE, grammar=grammar, expect=expect)  # type: ignore[arg-type]
-        assert answer == slow.parse(text, SIZE, grammar=grammar, expect=expect)  # type: ignore[arg-type]
+        answer = fast.parse(text, SIZE, grammar=grammar, answer_kind=answer_kind)  # type: ignore[arg-type]
+        assert answer == slow.parse(text, SIZE, grammar=grammar, answer_kind=answer_kind)  # type: ignore[arg-type]
 
 
 def test_the_space_is_declared_never_guessed() -> None:
@@ -358,13 +358,13 @@ def test_labels_are_the_models_own_characters() -> None:
 def test_no_string_raises_and_geometry_comes_with_a_range(name: str, text: str) -> None:
     dialect: Dialect = get_dialect(name)
     for sizes in (SIZE, ()):
-        for expect in ("box", "span", "text_box", None):
-            answer = dialect.parse(text, sizes, expect=expect)
+        for answer_kind in ("box", "span", "text_box", None):
+            answer = dialect.parse(text, sizes, answer_kind=answer_kind)
             if answer.status in (OK, AMBIGUOUS):
-                assert answer.where is not None
-                assert 0 <= answer.where[0] <= answer.where[1] <= len(text)
+                assert answer.char_span is not None
+                assert 0 <= answer.char_span[0] <= answer.char_span[1] <= len(text)
             else:
-                assert not (answer.boxes or answer.points or answer.spans or answer.strict or answer.where)
+                assert not (answer.boxes or answer.points or answer.spans or answer.strict or answer.char_span)
         dialect.read_thought(text, sizes)
 
 

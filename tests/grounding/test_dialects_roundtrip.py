@@ -104,12 +104,12 @@ def test_round_trip(name: str, kind: str, data: st.DataObject) -> None:
     grammar = data.draw(st.sampled_from(GRAMMARS))
     answer_text = dialect.render(target, (size,))
     completion = render_completion(answer_text, "Somewhere [1, 2, 3, 4] or (5, 6).", grammar)
-    answer = dialect.parse(completion, (size,), grammar=grammar, expect=kind)
+    answer = dialect.parse(completion, (size,), grammar=grammar, answer_kind=kind)
     assert_says(dialect, answer, target, (size,))
     assert answer.strict
     assert answer.thought == (None if grammar == "bare" else "Somewhere [1, 2, 3, 4] or (5, 6).")
     other: Grammar = "bare" if grammar == "think" else "think"
-    assert not dialect.parse(completion, (size,), grammar=other, expect=kind).strict
+    assert not dialect.parse(completion, (size,), grammar=other, answer_kind=kind).strict
 
 
 @pytest.mark.parametrize(("name", "kind"), EXPRESSIBLE)
@@ -120,11 +120,13 @@ def test_where_holds_the_coordinates(name: str, kind: str, data: st.DataObject) 
     target, size = data.draw(TARGETS[kind]), data.draw(SIZES)
     before = data.draw(st.sampled_from(["<think>a [0, 1]</think>\n", "<think>１２</think><answer>", "\n ", ""]))
     completion = before + dialect.render(target, (size,))
-    answer = dialect.parse(completion, (size,), expect=kind)
-    assert answer.where is not None
-    start, end = answer.where
+    answer = dialect.parse(completion, (size,), answer_kind=kind)
+    assert answer.char_span is not None
+    start, end = answer.char_span
     assert len(before) <= start < end <= len(completion)
-    read_again = dialect.parse(completion[:start] + "\n" * (end - start) + completion[end:], (size,), expect=kind)
+    read_again = dialect.parse(
+        completion[:start] + "\n" * (end - start) + completion[end:], (size,), answer_kind=kind
+    )
     assert not (read_again.boxes or read_again.points or read_again.spans)  # every coordinate stood in that range
 
 
@@ -147,7 +149,10 @@ def test_several_images(name: str, data: st.DataObject) -> None:
     items = data.draw(st.lists(images.flatmap(a_box), min_size=1, max_size=4).map(tuple))
     for target in (items[0], Boxes(items)):
         answer = dialect.parse(
-            dialect.render(target, sizes), sizes, grammar="bare", expect="box" if isinstance(target, Box) else "boxes"
+            dialect.render(target, sizes),
+            sizes,
+            grammar="bare",
+            answer_kind="box" if isinstance(target, Box) else "boxes",
         )
         assert_says(dialect, answer, target, sizes)
         assert answer.strict

@@ -17,8 +17,8 @@ JSON = ["qwen3_vl", "qwen2_5_vl"]
 MARKUP = ["qwen_vl", "qwen2_vl", "internvl", "os_atlas", "ui_venus"]
 
 
-def read(text: str, expect: str | None = "box", name: str = "qwen3_vl") -> Answer:
-    return get_dialect(name).parse(text, SIZE, expect=expect, grammar="bare")
+def read(text: str, answer_kind: str | None = "box", name: str = "qwen3_vl") -> Answer:
+    return get_dialect(name).parse(text, SIZE, answer_kind=answer_kind, grammar="bare")
 
 
 SHAPES = [
@@ -48,10 +48,10 @@ UNDECIDED = [
 
 
 @pytest.mark.parametrize("name", JSON)
-@pytest.mark.parametrize("expect", ["box", "boxes", None])
+@pytest.mark.parametrize("answer_kind", ["box", "boxes", None])
 @pytest.mark.parametrize("text", SHAPES)
-def test_a_box_in_any_shape(text: str, expect: str | None, name: str) -> None:
-    answer = read(text, expect, name)
+def test_a_box_in_any_shape(text: str, answer_kind: str | None, name: str) -> None:
+    answer = read(text, answer_kind, name)
     assert (answer.status, answer.points) == (OK, ())
     assert [box.xyxy for box in answer.boxes] == [BOX]
 
@@ -83,8 +83,8 @@ def test_corners_in_brackets_are_a_box_in_markup_too(name: str) -> None:
     ],
 )
 def test_half_a_box_is_no_click(text: str) -> None:
-    for expect in ("box", None):
-        answer = read(text, expect)
+    for answer_kind in ("box", None):
+        answer = read(text, answer_kind)
         assert (answer.status, answer.click) == (MALFORMED, None)
 
 
@@ -96,7 +96,7 @@ def test_named_coordinates_have_no_order_of_their_own() -> None:
 
 def test_label_and_image_of_named_coordinates() -> None:
     text = '{"label": "cup", "image": 2, "bbox": {"x1": 12, "y1": 30, "x2": 45, "y2": 60}}'
-    (box,) = get_dialect("qwen3_vl").parse(text, SIZE * 2, expect="box").boxes
+    (box,) = get_dialect("qwen3_vl").parse(text, SIZE * 2, answer_kind="box").boxes
     assert (box.label, box.image) == ("cup", 1)
 
 
@@ -106,8 +106,8 @@ LINES = '[{"text_content":"Main St.\n(516, 230)","bbox_2d":[12,30,45,60]}]'
 
 
 def test_a_string_goes_on_over_several_lines() -> None:
-    for expect in ("box", "point", None):
-        assert read(LINES, expect).box.xyxy == BOX
+    for answer_kind in ("box", "point", None):
+        assert read(LINES, answer_kind).box.xyxy == BOX
     two = read('[{"bbox_2d":[1,2,3,4]}, ' + LINES[1:], "boxes")
     assert [box.xyxy for box in two.boxes] == [(0.001, 0.002, 0.003, 0.004), BOX]
     words = read('{"answer": "first\nsecond \\"x\\"", "evidence": [{"bbox_2d": [12, 30, 45, 60]}]}', "text_box")
@@ -130,9 +130,9 @@ def test_numbers_in_words_are_words() -> None:
 
 
 def test_answers_in_words_that_contradict_each_other_are_ambiguous() -> None:
-    for expect in ("text_box", None):
-        assert read('{"answer":"42"} {"answer":"7"}', expect).status is Status.AMBIGUOUS
-        assert read('{"answer":"42"} {"answer":"42"}', expect).status is OK
+    for answer_kind in ("text_box", None):
+        assert read('{"answer":"42"} {"answer":"7"}', answer_kind).status is Status.AMBIGUOUS
+        assert read('{"answer":"42"} {"answer":"42"}', answer_kind).status is OK
     both = '{"answer":"42","evidence":[{"bbox_2d":[12,30,45,60],"text":"a"},{"bbox_2d":[1,2,3,4],"text":"b"}]}'
     assert (read(both, "text_box").status, read(both, "text_box").text) == (OK, "42")
 
@@ -159,8 +159,8 @@ def test_answers_in_words_that_contradict_each_other_are_ambiguous() -> None:
     ],
 )
 def test_typed_text_is_no_click(name: str, text: str) -> None:
-    for expect in ("point", "box", None):
-        answer = read(text, expect, name)
+    for answer_kind in ("point", "box", None):
+        answer = read(text, answer_kind, name)
         assert (answer.click, answer.absent) == (None, False)
         assert not answer.ok or answer.text
 
@@ -178,7 +178,7 @@ def test_arguments_that_are_json_in_a_string() -> None:
     text = f"<tool_call>{json.dumps(call)}</tool_call>"
     answer = read(text, "point")
     assert (answer.points[0].x, answer.points[0].y) == (0.012, 0.03)
-    assert "coordinate" in text[slice(*answer.where)]
+    assert "coordinate" in text[slice(*answer.char_span)]
     assert read(json.dumps({"function": {"arguments": '{"bbox_2d": [12, 30, 45, 60]}'}})).box.xyxy == BOX
 
 
@@ -204,7 +204,7 @@ def test_arguments_that_are_json_in_a_string() -> None:
 def test_refusals_in_words(name: str, text: str) -> None:
     answer = read(text, "box", name)
     assert (answer.status, answer.absent) == (OK, True)
-    assert answer.where is not None
+    assert answer.char_span is not None
 
 
 @pytest.mark.parametrize("text", ["The giraffe is on the left.", "No, it is big.", "长颈鹿在左边。", "Note it."])

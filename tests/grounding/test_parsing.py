@@ -157,7 +157,7 @@ def test_time_grows_with_length_and_no_faster(name: str) -> None:
     def seconds(piece: str, length: int) -> float:
         text = '{"bbox_2d": [' + piece * (length // len(piece))
         begin = time.process_time()
-        dialect.parse(text, sizes, grammar="bare", expect="span")
+        dialect.parse(text, sizes, grammar="bare", answer_kind="span")
         dialect.read_thought(text, sizes)
         return max(time.process_time() - begin, 0.002)
 
@@ -177,12 +177,14 @@ def test_time_grows_with_length_and_no_faster(name: str) -> None:
 def test_brackets_nested_a_hundred_thousand_deep() -> None:
     deep = '{"a": [' * 50_000
     dialect, sizes = get_dialect("qwen3_vl"), (ImageSize(100, 100),)
-    answer = dialect.parse(deep + '{"bbox_2d": [1, 2, 3, 4]}' + "]}" * 50_000, sizes, grammar="bare", expect="box")
+    answer = dialect.parse(
+        deep + '{"bbox_2d": [1, 2, 3, 4]}' + "]}" * 50_000, sizes, grammar="bare", answer_kind="box"
+    )
     assert answer.box is not None
     assert answer.box.xyxy == (0.001, 0.002, 0.003, 0.004)
 
 
 def test_a_million_boxes_take_no_longer_than_a_thousand() -> None:
     begin = time.process_time()
-    get_dialect("qwen3_vl").parse('{"bbox_2d": [1, 2, 3, 4]}, ' * 10**6, (ImageSize(100, 100),), expect="boxes")
+    get_dialect("qwen3_vl").parse('{"bbox_2d": [1, 2, 3, 4]}, ' * 10**6, (ImageSize(100, 100),), answer_kind="boxes")
     assert time.process_time() - begin < 2

@@ -78,7 +78,7 @@ def test_what_a_stage_teaches_is_what_every_reader_gets(family, opened, data, tm
     row = dataset[0]
     assert text == row["completion"][0]["content"]
     sizes = [ImageSize(*numbers) for numbers in json.loads(row["sizes"])]
-    answer = dialect.parse(text, sizes, grammar=model.grammar, expect="box")
+    answer = dialect.parse(text, sizes, grammar=model.grammar, answer_kind="box")
     assert answer.ok and answer.strict
     sample = from_row(json.loads(row["sample"]))
     assert answer.box.xyxy == pytest.approx(sample.target.xyxy, abs=0.04)
@@ -145,7 +145,7 @@ def test_grpo_pays_for_the_marks_an_answer_is_made_of(data, tmp_path):
     end = processor.tokenizer.eos_token_id
     Ours()._calculate_rewards([{}], [[]], [[{"role": "assistant", "content": "stripped"}]], [[*ids, end]])
     assert seen == [[{"role": "assistant", "content": text}]]
-    assert get_dialect("internvl").parse(text, (ImageSize(9, 9),), expect="box").strict
+    assert get_dialect("internvl").parse(text, (ImageSize(9, 9),), answer_kind="box").strict
 
 
 def test_places_in_a_question_are_in_the_pixels_the_model_sees():

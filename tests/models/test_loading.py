@@ -71,10 +71,10 @@ def test_seen_sizes_are_what_the_processor_makes_of_the_image(folder, size):
     seen = SeenSizes(processor)(*size)
     inputs = processor(images=[Image.new("RGB", size)], text=[placeholder(processor)], return_tensors="pt")
     assert (seen.width, seen.height) == size
-    assert set(processor_sizes(processor, inputs)) == {(seen.seen_width, seen.seen_height)}
+    assert set(processor_sizes(processor, inputs)) == {(seen.input_width, seen.input_height)}
     if "image_grid_thw" in inputs:
         patch = processor.image_processor.patch_size
-        assert inputs["pixel_values"].shape[0] == seen.seen_width * seen.seen_height // patch**2
+        assert inputs["pixel_values"].shape[0] == seen.input_width * seen.input_height // patch**2
 
 
 def test_pixel_limits_apply(folder):
@@ -85,7 +85,7 @@ def test_pixel_limits_apply(folder):
     factor = load_processor(folder).image_processor.patch_size * 2
     processor = load_processor(folder, min_pixels=factor**2, max_pixels=(2 * factor) ** 2)
     seen = SeenSizes(processor)(500, 500)
-    assert (seen.seen_width, seen.seen_height) == (2 * factor, 2 * factor)
+    assert (seen.input_width, seen.input_height) == (2 * factor, 2 * factor)
     with pytest.raises(UsageError, match=r"min_pixels .* greater"):
         load_processor(folder, min_pixels=10**6, max_pixels=10**3)
 

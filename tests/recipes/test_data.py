@@ -68,7 +68,7 @@ def test_the_completion_is_the_right_answer_in_the_models_words(model, processor
     assert row["sizes"] == sizes
     text = row["completion"][0]["content"]
     assert sample.thought in text
-    answer = dialect.parse(text, [ImageSize(*numbers) for numbers in json.loads(sizes)], expect="box")
+    answer = dialect.parse(text, [ImageSize(*numbers) for numbers in json.loads(sizes)], answer_kind="box")
     assert answer.ok
     assert answer.strict
     assert answer.box.xyxy == pytest.approx(sample.target.xyxy, abs=0.01)
@@ -136,11 +136,11 @@ def test_what_is_asked_for_does_not_give_the_answer_away():
     def sample(target, **meta):
         return Sample("x", (ImageRef("a.png", 9, 9),), "find it", target, "s", "l", meta=meta)
 
-    assert sample(Absent()).asks == "box"
-    assert sample(Absent(), ask="point").asks == "point"
-    assert sample(Polygon(((0, 0), (1, 0), (1, 1)))).asks == "box"
-    assert sample(Point(0.5, 0.5)).asks == "point"
-    assert sample(Point(0.5, 0.5), ask="box").asks == "box"
+    assert sample(Absent()).answer_kind == "box"
+    assert sample(Absent(), ask="point").answer_kind == "point"
+    assert sample(Polygon(((0, 0), (1, 0), (1, 1)))).answer_kind == "box"
+    assert sample(Point(0.5, 0.5)).answer_kind == "point"
+    assert sample(Point(0.5, 0.5), ask="box").answer_kind == "box"
 
 
 @pytest.mark.parametrize("ask", [None, "box", "point"])

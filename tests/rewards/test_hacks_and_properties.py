@@ -163,7 +163,7 @@ def test_a_number_out_of_all_bounds_is_a_wrong_answer_in_every_place(dialect, nu
     text = family.render(TARGET if renderable(dialect, TARGET) else TARGET.center, SIZE)
     for digits in re.finditer(r"[0-9]+", text):
         answer = family.parse(
-            text[: digits.start()] + number + text[digits.end() :], SIZE, grammar="bare", expect="box"
+            text[: digits.start()] + number + text[digits.end() :], SIZE, grammar="bare", answer_kind="box"
         )
         for entry in usable("box"):
             value = value_of(entry, answer, a_sample(WRONG), text, family)

@@ -26,7 +26,7 @@ def row(target=TARGET, expect=None, **more):
         "prompt": PROMPT,
         "sample": json.dumps(to_row(sample)),
         "sizes": json.dumps([[200, 100]]),
-        "expect": expect or sample.asks,
+        "expect": expect or sample.answer_kind,
         "images": ["never looked at"],
         **more,
     }

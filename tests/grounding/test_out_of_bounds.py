@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.answer import ImageSize, Status, Stray
+from grounding.answer import ImageSize, OutOfBounds, Status
 from grounding.dialects import get_dialect
 
 SIZES = [ImageSize(200, 100)]
 QWEN3 = get_dialect("qwen3_vl")
 
 
-def read(text, dialect=QWEN3, expect="box"):
-    return dialect.parse(text, SIZES, grammar="bare", expect=expect)
+def read(text, dialect=QWEN3, answer_kind="box"):
+    return dialect.parse(text, SIZES, grammar="bare", answer_kind=answer_kind)
 
 
 @pytest.mark.parametrize(
@@ -30,27 +30,27 @@ def read(text, dialect=QWEN3, expect="box"):
 def test_a_box_that_reaches_outside_is_kept_apart(dialect, text, coords):
     answer = read(text, get_dialect(dialect))
     assert (answer.status, answer.boxes, answer.strict) == (Status.OUT_OF_RANGE, (), False)
-    assert [stray.coords for stray in answer.strays] == [pytest.approx(coords)]
+    assert [outside.coords for outside in answer.out_of_bounds] == [pytest.approx(coords)]
 
 
 def test_among_others_it_keeps_its_rank_and_label():
     text = '[{"bbox_2d": [1, 1, 2, 2]}, {"bbox_2d": [0, 0, 1001, 9], "label": "x"}, {"bbox_2d": [3, 3, 4, 4]}]'
-    answer = read(text, expect="boxes")
+    answer = read(text, answer_kind="boxes")
     assert answer.status is Status.AMBIGUOUS
     assert len(answer.boxes) == 2
-    assert answer.strays == (Stray((0.0, 0.0, 1.001, 0.009), label="x", rank=1),)
+    assert answer.out_of_bounds == (OutOfBounds((0.0, 0.0, 1.001, 0.009), label="x", rank=1),)
 
 
 @pytest.mark.parametrize(
     "text", ['{"bbox_2d": [0, 0, 1e300, 5]}', '{"bbox_2d": [1, 2, NaN, 4]}', '{"bbox_2d": [1, 2, 3]}']
 )
 def test_numbers_beyond_measure_are_no_place(text):
-    assert read(text).strays == ()
+    assert read(text).out_of_bounds == ()
 
 
 @given(st.lists(st.integers(-3000, 3000), min_size=4, max_size=4))
-def test_four_numbers_are_either_an_answer_or_a_stray(numbers):
+def test_four_numbers_are_either_an_answer_or_out_of_bounds(numbers):
     answer = read(f'{{"bbox_2d": {numbers}}}')
-    places = [box.xyxy for box in answer.boxes] + [stray.coords for stray in answer.strays]
+    places = [box.xyxy for box in answer.boxes] + [outside.coords for outside in answer.out_of_bounds]
     assert places == [pytest.approx(tuple(n / 1000 for n in numbers))]
-    assert bool(answer.strays) is (answer.status is Status.OUT_OF_RANGE)
+    assert bool(answer.out_of_bounds) is (answer.status is Status.OUT_OF_RANGE)
