@@ -148,14 +148,24 @@ def _render(processor: Any, *turns: str, prompt: bool = False) -> str:
     return render_chat(processor, chat, prompt=prompt)
 
 
-def render_chat(processor: Any, chat: Sequence[Mapping[str, Any]], *, prompt: bool) -> str:
+def render_chat(
+    processor: Any,
+    chat: Sequence[Mapping[str, Any]],
+    *,
+    prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """A chat in the processor's template, with what begins an answer where `prompt` asks for it.
+
+    Args:
+        tools: their schemas, for templates that tell the model about them.
 
     Raises:
         UsageError: the template fails: it is a program of the model's maker.
     """
+    given = {"tools": list(tools)} if tools else {}
     try:
-        text: str = processor.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=prompt)
+        text: str = processor.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=prompt, **given)
     except TEMPLATE_FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"the model's chat template fails: {reason}; correct its chat_template.jinja") from error

@@ -47,8 +47,14 @@ def messages(text: str, images: int, *, image_first: bool, system: str | None) -
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
 
 
-def prompt_text(processor: Any, chat: Sequence[Mapping[str, Any]], *, answered: bool = False) -> str:
-    """A chat as the model reads it, up to where its answer begins, or with its answer.
+def prompt_text(
+    processor: Any,
+    chat: Sequence[Mapping[str, Any]],
+    *,
+    answered: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """A chat as the model reads it, up to where its answer begins, or with its answer; `tools` are their schemas.
 
     Raises:
         UsageError: the processor has no chat template, or one that fails.
@@ -58,7 +64,7 @@ def prompt_text(processor: Any, chat: Sequence[Mapping[str, Any]], *, answered: 
             f"{type(processor).__name__}: no chat template to ask with; copy the chat_template.jinja of an "
             "instruction-tuned model of the family into the model's folder"
         )
-    return render_chat(processor, chat, prompt=not answered)
+    return render_chat(processor, chat, prompt=not answered, tools=tools)
 
 
 def encode(processor: Any, texts: Sequence[str], images: Sequence[Sequence[Any]]) -> Any:
