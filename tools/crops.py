@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from grounding.answer import Answer, Stray
+from grounding.answer import Answer, OutOfBounds
 from grounding.targets import Box, Point
 from grounding.thought import rewrite_places, write_place
 
@@ -110,7 +110,7 @@ class Crop:
             answer,
             boxes=tuple(map(self.to_image, answer.boxes)),
             points=tuple(map(self.to_image, answer.points)),
-            strays=tuple(map(self._stray, answer.strays)),
+            out_of_bounds=tuple(map(self._outside, answer.out_of_bounds)),
         )
 
     def thought(self, thought: str) -> str:
@@ -136,9 +136,9 @@ class Crop:
         _, top, _, bottom = self.pixels
         return (top + value * (bottom - top)) / self.height
 
-    def _stray(self, stray: Stray) -> Stray:
-        coords = tuple(self._y(v) if at % 2 else self._x(v) for at, v in enumerate(stray.coords))
-        return replace(stray, coords=coords, image=self.image)
+    def _outside(self, outside: OutOfBounds) -> OutOfBounds:
+        coords = tuple(self._y(v) if at % 2 else self._x(v) for at, v in enumerate(outside.coords))
+        return replace(outside, coords=coords, image=self.image)
 
 
 def _inside(value: float) -> float:

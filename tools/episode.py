@@ -20,9 +20,9 @@ from grounding.dialects import Dialect
 from grounding.targets import Box, Point
 from rewards.tools import ExecutedCall
 from tools import CallRefused, Shown, Tool, ToolCall, ToolView
-from tools.section import ToolsConfig
 from tools.crops import Crop
 from tools.protocols import CallText, Protocol
+from tools.section import ToolsConfig
 
 _SHOWN_CROP = "Shown is the region you asked for. Coordinates now refer to this picture."
 _SHOWN_IMAGE = "Shown is the region you asked for. Coordinates still refer to the whole image."
@@ -88,7 +88,7 @@ class ToolEpisode:
         images: the sample's pictures in their original pixels.
         viewer: how the model's processor shows pictures.
         question: the user's text, for replies that repeat it.
-        expect: the kind asked for.
+        answer_kind: the kind asked for.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class ToolEpisode:
         images: Sequence[Image.Image],
         viewer: Viewer,
         question: str = "",
-        expect: str | None = None,
+        answer_kind: str | None = None,
     ):
         self.config, self._tools, self._protocol = config, tools, protocol
-        self._dialect, self._grammar, self._expect = dialect, grammar, expect
+        self._dialect, self._grammar, self._answer_kind = dialect, grammar, answer_kind
         self._viewer, self._question = viewer, question
         self._whole = tuple(viewer.size(*image.size) for image in images)
         self._view = ToolView(tuple(images), Crop.whole(0, *images[0].size), max_pixels=viewer.max_pixels)
@@ -171,7 +171,7 @@ class ToolEpisode:
         self.answer = Answer(Status.NO_ANSWER)
 
     def _finish(self, text: str) -> None:
-        answer = self._dialect.parse(text, self.sizes, grammar=self._grammar, expect=self._expect)
+        answer = self._dialect.parse(text, self.sizes, grammar=self._grammar, answer_kind=self._answer_kind)
         if self.config.coordinates == "crop" and self._seen is not None:
             answer = self._view.crop.answer(answer)
         self._close(EpisodeTurn(text, strict=answer.strict), answer)
@@ -208,7 +208,7 @@ class ToolEpisode:
 
     def _region(self, words: str, tool: Tool) -> Box | Point:
         """The place a call names, canonical in the original image."""
-        answer = self._dialect.parse(words, self.sizes, grammar="bare", expect="box")
+        answer = self._dialect.parse(words, self.sizes, grammar="bare", answer_kind="box")
         if answer.status is Status.OUT_OF_RANGE:
             raise CallRefused("The region lies outside the image.")
         if answer.status is Status.AMBIGUOUS:

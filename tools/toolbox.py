@@ -12,9 +12,9 @@ from grounding.dialects import get_dialect
 from models.asking import messages, prompt_text
 from models.profile import Profile
 from models.viewing import PictureSizes
-from tools.section import ToolsConfig
 from tools.episode import ToolEpisode, ToolReply
 from tools.protocols import content_of, end_of_turn, protocol_for
+from tools.section import ToolsConfig
 
 
 class Toolbox:
@@ -54,12 +54,14 @@ class Toolbox:
         """The tokens of a prompt, as training and evaluation ask."""
         return self._ids(prompt_text(self._processor, chat, tools=self.schemas), images)
 
-    def episode(self, images: Sequence[Image.Image], *, question: str = "", expect: str | None = None) -> ToolEpisode:
+    def episode(
+        self, images: Sequence[Image.Image], *, question: str = "", answer_kind: str | None = None
+    ) -> ToolEpisode:
         """A new episode over a sample's pictures in their original pixels.
 
         Args:
             question: the instruction, for replies that repeat it.
-            expect: the kind asked for.
+            answer_kind: the kind asked for.
         """
         return ToolEpisode(
             self.config,
@@ -70,7 +72,7 @@ class Toolbox:
             images=images,
             viewer=self.viewer,
             question=question,
-            expect=expect,
+            answer_kind=answer_kind,
         )
 
     def reply_ids(self, reply: ToolReply, last: int | None = None) -> list[int]:

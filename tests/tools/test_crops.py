@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from grounding.answer import Answer, ImageSize, Status, Stray
+from grounding.answer import Answer, ImageSize, OutOfBounds, Status
 from grounding.dialects import get_dialect
 from grounding.targets import Box, Point
 from tools.crops import Crop
@@ -39,7 +39,7 @@ def test_coordinates_survive_crops_of_crops_to_the_dialects_resolution(name):
         assert inner is not None
         factor = rng.uniform(1, 4)
         size = ImageSize(*crop.size, max(1, int(crop.size[0] * factor)), max(1, int(crop.size[1] * factor)))
-        told = dialect.parse(dialect.render(inner, (size,)), (size,), grammar="bare", expect="box")
+        told = dialect.parse(dialect.render(inner, (size,)), (size,), grammar="bare", answer_kind="box")
         if not told.ok:  # thinner than the family's numbers: swapped by nothing, merely without a line
             continue
         back = crop.to_image(told.boxes[0])
@@ -104,12 +104,14 @@ def test_every_crop_lies_in_its_image_and_holds_its_region():
 
 def test_an_answer_is_mapped_whole():
     crop = Crop(1, (50, 0, 100, 50), 100, 100)
-    stray = Stray((0.5, 0.5, 1.5, 1.0))
-    answer = Answer(Status.AMBIGUOUS, (Box(0, 0, 1, 1, label="a"),), (Point(0.5, 1),), strays=(stray,), thought="t")
+    outside = OutOfBounds((0.5, 0.5, 1.5, 1.0))
+    answer = Answer(
+        Status.AMBIGUOUS, (Box(0, 0, 1, 1, label="a"),), (Point(0.5, 1),), out_of_bounds=(outside,), thought="t"
+    )
     mapped = crop.answer(answer)
     assert mapped.boxes == (Box(0.5, 0.0, 1.0, 0.5, 1, "a"),)
     assert mapped.points == (Point(0.75, 0.5, 1),)
-    assert mapped.strays == (Stray((0.75, 0.25, 1.25, 0.5), 1),)
+    assert mapped.out_of_bounds == (OutOfBounds((0.75, 0.25, 1.25, 0.5), 1),)
     assert mapped.status is Status.AMBIGUOUS and mapped.thought == "t"
 
 

@@ -15,9 +15,9 @@ from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.targets import Box
 from tools import TOOLS, CallRefused, Tool
-from tools.section import ToolsConfig
 from tools.episode import ToolEpisode
 from tools.protocols import PROTOCOLS
+from tools.section import ToolsConfig
 
 THOUGHT = "<think>There.</think>\n"
 
@@ -46,7 +46,7 @@ def picture(width=400, height=400):
     return image
 
 
-def episode(protocol="text", images=None, grammar="think", dialect="qwen3_vl", expect="box", **settings):
+def episode(protocol="text", images=None, grammar="think", dialect="qwen3_vl", answer_kind="box", **settings):
     config = ToolsConfig.from_given({"use": ["zoom"], **settings})
     return ToolEpisode(
         config,
@@ -57,7 +57,7 @@ def episode(protocol="text", images=None, grammar="think", dialect="qwen3_vl", e
         images=images or [picture()],
         viewer=PlainViewer(),
         question="Where?",
-        expect=expect,
+        answer_kind=answer_kind,
     )
 
 

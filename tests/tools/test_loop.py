@@ -18,10 +18,10 @@ from models.profile import Profile, read_profile
 from models.sampling import generation_config
 from tests.recipes.families import make_family
 from tests.recipes.tiny import make_model
-from tools.section import ToolsConfig
 from tools.episode import ToolReply
 from tools.loop import LocalTurns, Played, model_inputs, play
 from tools.protocols import protocol_for
+from tools.section import ToolsConfig
 from tools.toolbox import Toolbox
 
 ASSET = "assets/fovea-tiny"
@@ -52,7 +52,7 @@ def rows_of(toolbox, count=3):
         image = picture(seed)
         text = toolbox.question(question(toolbox.profile, "Click the red square.", "box", ()))
         prompt = toolbox.prompt_ids(toolbox.chat(text, 1), [image])
-        rows.append(Played(toolbox.episode([image], question=text, expect="box"), prompt, [image]))
+        rows.append(Played(toolbox.episode([image], question=text, answer_kind="box"), prompt, [image]))
     return rows
 
 
