@@ -37,4 +37,4 @@ class PictureSizes:
     def tokens(self, width: int, height: int) -> int:
         """How many image tokens a picture takes. Raises as `size`."""
         seen = self.size(width, height)
-        return (seen.seen_width // self._cell) * (seen.seen_height // self._cell)
+        return (seen.input_width // self._cell) * (seen.input_height // self._cell)

@@ -35,7 +35,7 @@ class PlainViewer:
 
     def tokens(self, width, height):
         seen = self.size(width, height)
-        return max(1, seen.seen_width // 10) * max(1, seen.seen_height // 10)
+        return max(1, seen.input_width // 10) * max(1, seen.input_height // 10)
 
 
 @cache
