@@ -62,14 +62,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    # Here, because they take seconds that --help should not take
+    # Here and in this order: what takes seconds to import comes after what --help and a wrong key need
+    from recipes.config import load_recipe  # noqa: PLC0415
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
-    from recipes.config import load_recipe  # noqa: PLC0415
     from recipes.runner import dry_run, run_recipe  # noqa: PLC0415
 
     disable_progress_bar()  # of loading and saving weights
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.dry_run:
         for line in dry_run(recipe):
             print(line)
@@ -87,7 +88,7 @@ def launcher() -> str:
 
 
 def _fail(error: BaseException) -> int:
-    from recipes.failures import explain, speaks_for_all  # noqa: PLC0415
+    from recipes.exit_codes import explain, speaks_for_all  # noqa: PLC0415
 
     line, code = explain(error)
     if line is None:

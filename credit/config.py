@@ -3,128 +3,111 @@
 credit:
   strategy: coupled_rhythm          # a name of `credit.strategies`, or an import path
   params: {q: 0.4, amplification: 1.5}   # the strategy's own parameters
-  normalize: response               # mean weight 1 per response | per batch | none (as published)
-  sign: both                        # both | positive | negative advantages
-  layers: middle                    # five in the middle third, or a list of layer indices
-  window: 10                        # W of WAAD
-  horizon: [10, 100]                # H_lo, H_hi of FAI; null for H_hi: to the end of the response
-  tail: neutral                     # the last H_lo tokens: neutral | amplify | zero
-  sentence_skip: 4                  # sentences at least so much later count for influence
-  sink_ratio: 8.0                   # an image token with so many times the average attention, always, is a sink
-  heads: {share: 0.3, image_share: 0.2, keys: all, refresh: 0, file: null}
-  seed: 0                           # beside the recipe's own seed, for other draws in the same run
+  layers: middle
+  horizon: [10, 100]
+  heads: {share: 0.3, keys: response}
+
+Every key with its default and meaning is a field below; docs/training.md lists them.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from credit.strategies import STRATEGIES, Strategy
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
 from grounding.errors import UsageError
 from grounding.registry import nearest
+from grounding.settings import Section, Whole, named_key, refuse
 
-TAILS = ("neutral", "amplify", "zero")
+
+def _layers(value: Any) -> Any:
+    if value == "middle" or (isinstance(value, (list, tuple)) and all(type(layer) is int for layer in value)):
+        return value if isinstance(value, str) else tuple(value)
+    raise refuse(value, "'middle' or a list of layer indices")
 
 
-@dataclass(frozen=True)
-class HeadConfig:
-    """Which heads to listen to.
+Layers = Annotated[str | tuple[int, ...], BeforeValidator(_layers)]
 
-    Attributes:
-        share: of the captured heads, taken as local (lowest mean distance) and as global (highest); in (0, 0.5].
-        image_share: of the captured heads, taken as image-reading (most attention on image tokens); in (0, 1].
-        keys: "all", distances over all keys as published, or "response", over response keys only: in a
-            vision-language model a long distance may only mean that the head reads the image.
-        refresh: measure again every so many credit passes; 0 means once.
-        file: where a selection is kept. Read at the start when it exists, written after each measurement.
-    """
 
-    share: float = 0.3
-    image_share: float = 0.2
-    keys: str = "all"
-    refresh: int = 0
-    file: str | None = None
+class HeadConfig(Section):
+    """Which heads to listen to."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 0.5:
-            raise UsageError(f"credit.heads.share is {self.share}, must be in (0, 0.5]")
-        if not 0 < self.image_share <= 1:
-            raise UsageError(f"credit.heads.image_share is {self.image_share}, must be in (0, 1]")
-        if self.keys not in ("all", "response"):
-            raise UsageError(f"credit.heads.keys is {self.keys!r}, must be 'all' or 'response'")
-        if self.refresh < 0:
-            raise UsageError(f"credit.heads.refresh is {self.refresh}, must be at least 0")
+    share: float = Field(0.3, gt=0, le=0.5, description="of the captured heads, taken as local and as global")
+    image_share: float = Field(
+        0.2, gt=0, le=1, description="of the captured heads, taken as image-reading: most attention on image tokens"
+    )
+    keys: Literal["all", "response"] = Field(
+        "all",
+        description="distances over all keys, as published, or over response keys only: in a vision-language model a "
+        "long distance may only mean that the head reads the image",
+    )
+    refresh: Whole = Field(0, ge=0, description="measure again every so many credit passes; 0 means once")
+    file: str | None = Field(
+        None, description="where a selection is kept: read at the start, written after each measurement"
+    )
 
     @property
     def path(self) -> Path | None:
         return Path(self.file) if self.file else None
 
 
-@dataclass(frozen=True)
-class CreditConfig:
-    """See the module's docstring; `from_mapping` reads and checks a recipe's mapping."""
+class CreditConfig(Section):
+    """Which tokens of a response deserve the reward; `from_mapping` reads and checks a recipe's mapping."""
 
-    strategy: str = "uniform"
-    params: Mapping[str, Any] = field(default_factory=dict)
-    normalize: str = "response"
-    sign: str = "both"
-    layers: str | tuple[int, ...] = "middle"
-    window: int = 10
-    horizon: tuple[int, int | None] = (10, 100)
-    tail: str = "neutral"
-    sentence_skip: int = 4
-    sink_ratio: float = 8.0
-    heads: HeadConfig = field(default_factory=HeadConfig)
-    seed: int = 0
+    strategy: str = Field("uniform", description="a name of `credit.strategies`, or an import path")
+    params: dict[str, Any] = Field({}, description="the strategy's own parameters")
+    normalize: Literal["response", "batch", "none"] = Field(
+        "response", description="mean weight 1 per response, per batch, or as published"
+    )
+    sign: Literal["both", "positive", "negative"] = Field("both", description="which advantages are weighted")
+    layers: Layers = Field("middle", description="five in the middle third, or a list of layer indices")
+    window: Whole = Field(10, ge=1, description="W of WAAD, in tokens")
+    horizon: tuple[Whole, Whole | None] = Field(
+        (10, 100), description="H_lo and H_hi of FAI, in tokens; null for H_hi: to the end of the response"
+    )
+    tail: Literal["neutral", "amplify", "zero"] = Field("neutral", description="what the last H_lo tokens get")
+    sentence_skip: Whole = Field(4, ge=1, description="sentences at least so much later count for influence")
+    sink_ratio: float = Field(
+        8.0, gt=1, description="an image token with so many times the average attention, always, is a sink"
+    )
+    heads: HeadConfig = Field(HeadConfig(), description="which heads to listen to")
+    seed: Whole = Field(0, description="beside the recipe's own seed, for other draws in the same run")
 
-    def __post_init__(self) -> None:
-        for key, known in (
-            ("normalize", ("response", "batch", "none")),
-            ("sign", ("both", "positive", "negative")),
-            ("tail", TAILS),
-        ):
-            if getattr(self, key) not in known:
-                raise UsageError(f"credit.{key} is {getattr(self, key)!r}, must be one of {', '.join(known)}")
-        if isinstance(self.layers, str) and self.layers != "middle":
-            raise UsageError(f"credit.layers is {self.layers!r}, must be 'middle' or a list of layer indices")
-        if self.window < 1:
-            raise UsageError(f"credit.window is {self.window}, must be at least 1")
-        if self.sentence_skip < 1 or self.sink_ratio <= 1:
-            raise UsageError("credit: sentence_skip must be at least 1, and sink_ratio more than 1")
-        low, high = self.horizon
-        if low < 0 or (high is not None and high < low):
-            raise UsageError(f"credit.horizon is {list(self.horizon)}, must be 0 <= low <= high")
-        check_params(self.function, self.params, self.strategy)
+    @field_validator("horizon", mode="before")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise refuse(value, "two numbers [low, high]")
+        low, high = value
+        if type(low) is int and low >= 0 and (high is None or (type(high) is int and high >= low)):
+            return tuple(value)
+        raise refuse(list(value), "0 <= low <= high, whole numbers")
+
+    @model_validator(mode="after")
+    def _of_the_strategy(self) -> CreditConfig:
+        try:
+            check_params(self.function, self.params, self.strategy)
+        except UsageError as error:
+            raise named_key(error) from error
+        return self
 
     @property
-    def function(self) -> Strategy:
+    def function(self) -> Any:
+        """The strategy: ``f(signals, mask (B, T), **params) -> weights (B, T)``."""
+        from credit.strategies import STRATEGIES  # noqa: PLC0415 - torch, which a recipe without credit does not need
+
         return STRATEGIES.get(self.strategy)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> CreditConfig:
-        """Read a recipe's mapping.
-
-        Raises:
-            UsageError: naming an unknown key (with the nearest valid one) or a value out of range.
-        """
-        values = dict(mapping)
-        check_keys(values, [f.name for f in fields(cls)], "credit")
-        heads = dict(values.pop("heads", None) or {})
-        check_keys(heads, [f.name for f in fields(HeadConfig)], "credit.heads")
-        for key in ("horizon", "layers"):
-            if key in values and not isinstance(values[key], str):
-                values[key] = tuple(values[key])
-        if len(values.get("horizon", (0, 0))) != 2:
-            raise UsageError(f"credit.horizon is {list(values['horizon'])}, must be two numbers [low, high]")
-        values["params"] = dict(values.get("params") or {})
-        return cls(heads=HeadConfig(**heads), **values)
+    def from_mapping(cls, content: Any, where: str = "credit") -> CreditConfig:
+        return super().from_mapping(content, where)
 
 
-def check_params(function: Strategy, params: Mapping[str, Any], name: str) -> None:
+def check_params(function: Any, params: Mapping[str, Any], name: str) -> None:
     """Raise UsageError for a parameter the strategy does not take, with the nearest one it does."""
     accepted = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
@@ -133,11 +116,4 @@ def check_params(function: Strategy, params: Mapping[str, Any], name: str) -> No
     for key in params:
         if key not in known:
             hint = nearest(key, known) if known else "; it takes none"
-            raise UsageError(f"credit.params: strategy {name!r} has no parameter {key!r}{hint}")
-
-
-def check_keys(values: Mapping[str, Any], known: list[str], where: str) -> None:
-    """Raise UsageError for an unknown key, with the nearest known one."""
-    for key in values:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+            raise UsageError(f"params: strategy {name!r} has no parameter {key!r}{hint}")

@@ -1,4 +1,4 @@
-"""A recipe: YAML in, frozen dataclasses out. Every unknown key is an error that names the nearest known one.
+"""A recipe: YAML in, frozen pydantic models out. Every unknown key is an error that names the nearest known one.
 
 name: quickstart                # the run folder is output/name
 model: {path: assets/fovea-tiny, dialect: qwen3_vl, grammar: think}
@@ -13,65 +13,82 @@ stages:
     credit: {strategy: uniform}
 seed: 0
 output: runs
+
+The key tables of docs/training.md are made of these models: `python -m recipes.config docs/training.md`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
-from grounding.completion import GRAMMARS
+from credit.config import CreditConfig, HeadConfig
+from grounding.completion import Grammar
 from grounding.errors import UsageError
 from grounding.registry import nearest
+from grounding.settings import Section, Whole, key_table
 from models.profile import Profile
+from rewards.spec import RewardSpec, RewardSpecs
 
-T = TypeVar("T")
-
-ASKS = ("box", "point", "boxes", "points", "span", "text_box")
-WANDB_MODES = ("auto", "offline", "disabled")
+AnswerKind = Literal["box", "point", "boxes", "points", "span", "text_box"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What is trained.
+def _with_instruction(prompt: str) -> str:
+    if "{instruction}" not in prompt:
+        raise ValueError(f"{prompt!r} has no {{instruction}} in it")
+    return prompt
 
-    Attributes:
-        path: model folder or Hub name.
-        dialect: the words in which the model points, a name of `grounding.dialects`.
-        grammar: what stands around the answer: "bare", "think" or "think_answer".
-        image_first: images before the instruction in the user's message, or after it.
-        system: system message; None leaves it to the chat template.
-        prompt: the user's text, with `{instruction}` where the instruction goes; None is the dialect's own words.
-        min_pixels, max_pixels: limits for the area of the image as the model sees it.
-        dtype: of the weights; "auto" is what they were saved in.
-        attn_implementation: as in transformers; None lets it choose.
-        share_images: encode every distinct image of a batch once, not once for every row that shows it.
-        share_prompts: run every distinct prompt of a batch once, not once for every rollout of it.
-        allow_pickle: read weights in pickle files too.
-        trust_remote_code: run code that comes with the model.
-    """
 
-    path: str
-    dialect: str
-    grammar: str = "think"
-    image_first: bool = True
-    system: str | None = None
-    prompt: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    dtype: str = "auto"
-    attn_implementation: str | None = None
-    share_images: bool = True
-    share_prompts: bool = True
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise ValueError(f"{name!r} names a folder: letters, digits, '-', '_', '.'")
+    return name
+
+
+def _paths(value: Any) -> Any:
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, (list, tuple)) or not paths or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"a file, a folder, or a list of them is needed, got {value!r}")
+    return tuple(paths)
+
+
+def _text_keys(value: Any) -> Any:
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+FreeMapping = Annotated[dict[str, Any], BeforeValidator(_text_keys)]
+
+
+class ModelSpec(Section):
+    """What is trained."""
+
+    path: str = Field(description="model folder or Hub name")
+    dialect: str = Field(description="the words in which the model points, a name of `grounding.dialects`")
+    grammar: Grammar = Field("think", description="completion format around the answer")
+    image_first: bool = Field(True, description="images before the instruction in the user's message, or after it")
+    system: str | None = Field(None, description="system message; null leaves it to the chat template")
+    prompt: Annotated[str, AfterValidator(_with_instruction)] | None = Field(
+        None, description="the user's text, with `{instruction}` in it; null is the dialect's own words"
+    )
+    min_pixels: Whole | None = Field(None, description="least area of an image as the model sees it")
+    max_pixels: Whole | None = Field(None, description="largest area of an image as the model sees it")
+    dtype: str = Field("auto", description="of the weights; `auto` is what they were saved in")
+    attn_implementation: str | None = Field(None, description="as in transformers; null lets it choose")
+    share_images: bool = Field(
+        True, description="encode every distinct image of a batch once, not once for every row that shows it"
+    )
+    share_prompts: bool = Field(
+        True, description="run every distinct prompt of a batch once, not once for every rollout: performance.md"
+    )
+    allow_pickle: bool = Field(False, description="read weights in pickle files too")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
     @property
     def profile(self) -> Profile:
@@ -79,68 +96,93 @@ class ModelSpec:
         return Profile(self.dialect, self.grammar, self.image_first, self.system, self.prompt)
 
 
-@dataclass(frozen=True, slots=True)
-class DataSpec:
-    """Where samples come from.
+class DataSpec(Section):
+    """Where samples come from; in a recipe a path alone, or a list of them, is short for `path`."""
 
-    Attributes:
-        path: files (.jsonl, .parquet) or data set folders, whose `split` is read; concatenated.
-        split: which file of a folder.
-        limit: at most so many samples of each path, from its beginning.
-        ask: what the prompt asks for, one of `ASKS`. None leaves it to the data: "asks" in its manifest.json,
-            else "ask" in the sample's meta, else the kind of the target (a box for polygons and absent targets).
-    """
+    renamed: ClassVar = {"ask": "answer_kind"}
 
-    path: tuple[str, ...]
-    split: str = "train"
-    limit: int | None = None
-    ask: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StageSpec:
-    """One stage.
-
-    Attributes:
-        kind: a name of `recipes.stage.STAGES`.
-        args: keys of the stage's own configuration class (for sft and grpo: TRL's).
-        lora: keys of peft's LoraConfig over the defaults; None trains every weight.
-        data: its samples: the recipe's `data` with the stage's own keys over it.
-        rewards: as `rewards.compose` reads them.
-        credit: as `credit.assigner` reads it; None is plain GRPO.
-        attention: as `attention.maps` reads it, for rewards on attention; None is its defaults where they need it.
-    """
-
-    kind: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    lora: Mapping[str, Any] | None = field(default_factory=dict)
-    data: DataSpec | None = None
-    eval: DataSpec | None = None
-    rewards: Sequence[str | Mapping[str, Any]] = ()
-    credit: Mapping[str, Any] | None = None
-    attention: Mapping[str, Any] | None = None
+    path: Annotated[tuple[str, ...], BeforeValidator(_paths)] = Field(
+        description=".jsonl or .parquet files, or data set folders, whose `split` is read; concatenated"
+    )
+    split: str = Field("train", description="which file of a folder; `val` in `eval`")
+    limit: Whole | None = Field(None, description="at most so many samples of each path, from its beginning")
+    answer_kind: AnswerKind | None = Field(
+        None,
+        description="what the prompt asks for; null leaves it to the data: `asks` in manifest.json, else `ask` in "
+        "the sample's meta, else the kind of the target (a box for polygons and absent targets)",
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A whole run; `folder` is where it goes.
+class StageSpec(Section):
+    """One stage. `data` and `eval` are the recipe's `data` with the stage's own keys over it."""
 
-    Attributes:
-        name: of the run, a folder below `output`.
-        seed: of everything that draws: order of samples, rollouts, new weights.
-        wandb: "auto" uploads where a key is set and keeps the run offline elsewhere, "offline", or "disabled".
-    """
+    kind: str = Field(description="a name of `recipes.stage.STAGES`: `sft`, `grpo`, `rejection`")
+    args: FreeMapping = Field({}, description="keys of the stage's own configuration class; for sft and grpo TRL's")
+    lora: FreeMapping | None = Field(
+        {}, description="keys of peft's LoraConfig over the defaults; null trains every weight"
+    )
+    data: DataSpec | None = Field(None, description="its samples: these keys over the recipe's `data`")
+    eval: DataSpec | None = Field(None, description="samples of evaluations while training: split `val` of `data`")
+    rewards: RewardSpecs = Field((), description="names, or mappings with the keys below")
+    credit: CreditConfig | None = Field(None, description="credit per token; null is plain GRPO")
+    attention: FreeMapping | None = Field(
+        None, description="how attention is read for rewards on it; null is its defaults where they need it"
+    )
 
-    name: str
-    model: ModelSpec
-    stages: tuple[StageSpec, ...]
-    seed: int = 0
-    output: str = "runs"
-    wandb: str = "auto"
+    @field_serializer("rewards", "credit")
+    def _as_given(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [spec.model_dump(mode="json", exclude_unset=True) for spec in value]
+        return None if value is None else value.model_dump(mode="json", exclude_unset=True)
+
+
+class Recipe(Section):
+    """A whole run; `folder` is where it goes."""
+
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(description="of the run, a folder below `output`")
+    model: ModelSpec = Field(description="what is trained")
+    data: None = Field(None, exclude=True, description="samples of every stage: a path, a list of them, or a mapping")
+    stages: tuple[StageSpec, ...] = Field(min_length=1, description="what is run, in order")
+    seed: Whole = Field(0, description="of everything that draws: order of samples, rollouts, new weights")
+    output: str = Field("runs", description="folder of run folders")
+    wandb: Literal["auto", "offline", "disabled"] = Field(
+        "auto", description="`auto`: online after `wandb login` or with WANDB_API_KEY, else offline"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_of_stages(cls, content: Any) -> Any:
+        """The recipe's `data` goes into every stage, below what the stage says itself."""
+        if not isinstance(content, Mapping) or not isinstance(content.get("stages"), (list, tuple)):
+            return content
+        shared = _data_mapping(content.get("data"))
+        stages = [_with_data(stage, shared) if isinstance(stage, Mapping) else stage for stage in content["stages"]]
+        return {**content, "data": None, "stages": stages}
 
     @property
     def folder(self) -> Path:
         return Path(self.output) / self.name
+
+
+def _data_mapping(content: Any) -> Any:
+    """A `data` section as a mapping; a path alone, or a list of them, is short for its path."""
+    if content is None:
+        return {}
+    return {"path": content} if isinstance(content, (str, list, tuple)) else content
+
+
+def _with_data(stage: Mapping[str, Any], shared: Any) -> dict[str, Any]:
+    data, evaluation = _data_mapping(stage.get("data")), _data_mapping(stage.get("eval"))
+    found = {**stage, "data": _over(shared, data) or None}
+    if stage.get("eval") is not None:
+        found["eval"] = _over(_over(shared, {"split": "val"}), evaluation)
+    return found
+
+
+def _over(below: Any, above: Any) -> Any:
+    """One mapping with another over it; what is none of both, for the error that it will be."""
+    both = isinstance(below, Mapping) and isinstance(above, Mapping)
+    return {**below, **above} if both else above if isinstance(below, Mapping) else below
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -168,120 +210,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """The dataclasses of a recipe given as plain mappings and lists. Raises as `load_recipe`."""
-    known = ["data", *(f.name for f in dataclasses.fields(Recipe))]
-    check_keys(content, known, where)
-    content = {"data": None, **content}
-    shared = content.pop("data")
-    for key in ("name", "model", "stages"):
-        if content.get(key) is None:
-            raise UsageError(f"{where}: {key} is missing")
-    if not isinstance(content["stages"], list) or not content["stages"]:
-        raise UsageError(f"{where}: stages is a list of at least one stage")
-    model = _build(ModelSpec, content.pop("model"), f"{where}: model")
-    _one_of(model.grammar, GRAMMARS, f"{where}: model.grammar")
-    if model.prompt is not None and "{instruction}" not in model.prompt:
-        raise UsageError(f"{where}: model.prompt {model.prompt!r} has no {{instruction}} in it")
-    stages = tuple(
-        _stage(stage, shared, f"{where}: stages.{index}") for index, stage in enumerate(content.pop("stages"))
-    )
-    _one_of(content.get("wandb", "auto"), WANDB_MODES, f"{where}: wandb")
-    rest = _typed(_RecipeScalars, content, where)
-    if not re.fullmatch(r"[\w.-]+", rest["name"]) or rest["name"].startswith("."):
-        raise UsageError(f"{where}: name {rest['name']!r} names a folder: letters, digits, '-', '_', '.'")
-    return Recipe(model=model, stages=stages, **rest)
+    """A recipe given as plain mappings and lists. Raises as `load_recipe`."""
+    return Recipe.from_mapping(content, f"{where}:")
 
 
 def to_container(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain mappings and lists: `parse_recipe` reads it back."""
-    return _plain(dataclasses.asdict(recipe))
+    return recipe.model_dump(mode="json")
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe as YAML."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_container(recipe))), encoding="utf-8")
-
-
-def check_keys(mapping: Any, known: Sequence[str], where: str) -> None:
-    """Raise `UsageError` at the first key that is not known, with the nearest one that is."""
-    if not isinstance(mapping, Mapping):
-        raise UsageError(f"{where} is {mapping!r}, it has to be a mapping")
-    for key in mapping:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}{nearest(str(key), list(known))}")
-
-
-@dataclass
-class _RecipeScalars:
-    """The keys of a recipe that are neither mappings nor lists, for their types."""
-
-    name: str
-    seed: int = 0
-    output: str = "runs"
-    wandb: str = "auto"
-
-
-def _stage(content: Any, shared: Any, where: str) -> StageSpec:
-    check_keys(content, [f.name for f in dataclasses.fields(StageSpec)], where)
-    if "kind" not in content:
-        raise UsageError(f"{where}: kind is missing")
-    content = dict(content)
-    for key in ("args", "lora", "credit", "attention"):
-        if key in content and content[key] is not None:
-            content[key] = {str(k): v for k, v in _mapping(content[key], f"{where}.{key}").items()}
-    if content.get("args", {}) is None:
-        content["args"] = {}
-    rewards = content.get("rewards") or []
-    if not isinstance(rewards, list) or not all(isinstance(reward, (str, Mapping)) for reward in rewards):
-        raise UsageError(f"{where}.rewards is a list of names and mappings with a name")
-    content["rewards"] = tuple(rewards)
-    shared = _data_mapping(shared, f"{where}.data")
-    own = _data_mapping(content.get("data"), f"{where}.data")
-    content["data"] = _data({**shared, **own}, f"{where}.data") if shared or own else None
-    if content.get("eval") is not None:  # another split of the same data, unless it says otherwise
-        own = _data_mapping(content["eval"], f"{where}.eval")
-        content["eval"] = _data({**shared, "split": "val", **own}, f"{where}.eval")
-    return StageSpec(**content)
-
-
-def _data_mapping(content: Any, where: str) -> dict[str, Any]:
-    """A `data` section as a mapping; a path alone, or a list of them, is short for its path."""
-    if content is None:
-        return {}
-    if isinstance(content, (str, list, tuple)):
-        content = {"path": content}
-    return dict(_mapping(content, where))
-
-
-def _data(content: dict[str, Any], where: str) -> DataSpec:
-    if isinstance(content.get("path"), str):
-        content["path"] = (content["path"],)
-    paths = content.get("path")
-    if not isinstance(paths, (list, tuple)) or not paths or not all(isinstance(path, str) for path in paths):
-        raise UsageError(f"{where}.path is a file, a folder, or a list of them")
-    spec = _build(DataSpec, {**content, "path": list(paths)}, where)
-    if spec.ask is not None:
-        _one_of(spec.ask, ASKS, f"{where}.ask")
-    return dataclasses.replace(spec, path=tuple(spec.path))
-
-
-def _build(cls: type[T], content: Any, where: str) -> T:
-    check_keys(content, [f.name for f in dataclasses.fields(cls)], where)
-    for f in dataclasses.fields(cls):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and content.get(f.name) is None:
-            raise UsageError(f"{where}.{f.name} is missing")
-    return cls(**_typed(cls, content, where))
-
-
-def _typed(cls: type, content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values of `content`, converted to the types of the dataclass's fields."""
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), content)
-        values = OmegaConf.to_container(merged)
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{where}.{error.full_key}: {_line(error)}") from error
-    return {str(key): value for key, value in values.items()}
 
 
 def _override(config: Any, override: str) -> None:
@@ -329,7 +269,7 @@ def _missing(config: Any, parent: str) -> str:
             continue
         known = [str(key) for key in here] if OmegaConf.is_dict(here) else []
         if here is config:
-            known = ["data", *(f.name for f in dataclasses.fields(Recipe))]
+            known = list(Recipe.model_fields)
         if part not in known or OmegaConf.select(here, part) is None:
             return f"there is no {part!r}{nearest(part, known)}"
         here = here[part]
@@ -351,24 +291,21 @@ def _is_free(parent: str) -> bool:
     return re.fullmatch(r"data|model|stages\.\d+\.(args|lora|credit|attention|data|eval)(\..+)?", parent) is not None
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{where} is {value!r}, it has to be a mapping")
-    return value
-
-
-def _one_of(value: str, known: Sequence[str], where: str) -> None:
-    if value not in known:
-        raise UsageError(f"{where}: unknown value {value!r}{nearest(str(value), list(known))}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
 def _line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
+
+
+SECTIONS = (Recipe, ModelSpec, DataSpec, StageSpec, RewardSpec, CreditConfig, HeadConfig)
+
+
+def with_key_tables(page: str) -> str:
+    """A page of documentation with the tables between its marks, ``<!-- keys: NAME -->``, as the models have them."""
+    for section in SECTIONS:
+        begin, rest = page.split(mark := f"<!-- keys: {section.__name__} -->\n")
+        page = f"{begin}{mark}{key_table(section)}\n{rest[rest.index('<!-- end -->') :]}"
+    return page
+
+
+if __name__ == "__main__":
+    for file in map(Path, sys.argv[1:]):
+        file.write_text(with_key_tables(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -167,7 +167,7 @@ def _stored(spec: DataSpec, files: tuple[tuple[str, int, int], ...]) -> Stored:
     rows: list[dict[str, Any]] = []
     for name, _, _ in files:
         file = Path(name)
-        ask = spec.ask or _manifest_ask(file.parent)
+        ask = spec.answer_kind or _manifest_ask(file.parent)
         for sample in read_samples(file, limit=spec.limit):
             text = json.dumps(to_row(sample), ensure_ascii=False)
             rows.append({"row": text, "root": str(file.parent), "expect": ask or sample.answer_kind})

@@ -31,7 +31,7 @@ from recipes.shared_prompts import SharedPromptTrainer
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
-from rewards.spec import RewardSpec, has_weight_schedule, read_specs, weights
+from rewards.spec import RewardSpec, has_weight_schedule, weights
 
 
 class FoveaGRPOTrainer(SharedPromptTrainer):
@@ -44,7 +44,7 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
     def __init__(
         self,
         *args: Any,
-        credit: Mapping[str, Any] | None = None,
+        credit: CreditConfig | Mapping[str, Any] | None = None,
         attention: Mapping[str, Any] | None = None,
         dialect: str | None = None,
         grammar: str = "think",
@@ -220,32 +220,28 @@ class PolicyStage(Stage):
         return build_args(
             self.job,
             GRPOConfig,
-            reward_weights=weights(read_specs(self.job.spec.rewards)),
+            reward_weights=weights(self.job.spec.rewards),
             # The template writes every special token itself, as in the other stages and in evaluation
             chat_template_kwargs={"processor_kwargs": {"add_special_tokens": False}},
         )
 
     def rewards(self) -> list[RewardFunction]:
         model = self.job.recipe.model
-        specs = read_specs(self.job.spec.rewards)
+        specs = self.job.spec.rewards
         return build_rewards(specs, model.dialect, model.grammar)
 
     def check(self) -> None:
         args = self.arguments()
         self._maps(self.rewards())
-        if self.job.spec.credit is not None:
-            CreditConfig.from_mapping(self.job.spec.credit)
         check_training(self.job, args)
 
     def describe(self) -> list[tuple[str, str]]:
         args = self.arguments()
-        specs = read_specs(self.job.spec.rewards)
+        specs = self.job.spec.rewards
         lines = describe_training(self.job, args, supervised=False, rewards=self.rewards())
         lines.append(("rewards", ", ".join(f"{spec.weight:g} x {spec.display}" for spec in specs)))
         credit = self.job.spec.credit
-        lines.append(
-            ("credit", "none: every token alike" if credit is None else CreditConfig.from_mapping(credit).strategy)
-        )
+        lines.append(("credit", "none: every token alike" if credit is None else credit.strategy))
         maps = self._maps(self.rewards())
         if maps is not None:
             path, trust = self.job.recipe.model.path, self.job.recipe.model.trust_remote_code
@@ -287,7 +283,7 @@ class PolicyStage(Stage):
             peft_config=build_lora(job),
             **(ours if trainer_class is not GRPOTrainer else {}),
         )
-        specs = read_specs(job.spec.rewards)
+        specs = job.spec.rewards
         if has_weight_schedule(specs):
             trainer.add_callback(ScheduledWeights(trainer, specs))
         return trainer

@@ -31,7 +31,7 @@ from recipes.describe import describe_training
 from recipes.processes import this_process
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_lora, load_for, run_training
-from rewards.compose import RewardFunction, build_rewards, read_specs
+from rewards.compose import RewardFunction, build_rewards
 
 KEPT = "kept-*.jsonl"
 
@@ -83,7 +83,7 @@ class RejectionStage(Stage):
 
     def rewards(self) -> list[RewardFunction]:
         model = self.job.recipe.model
-        return build_rewards(read_specs(self.job.spec.rewards), model.dialect, model.grammar)
+        return build_rewards(self.job.spec.rewards, model.dialect, model.grammar)
 
     def check(self) -> None:
         self.rewards()
@@ -129,7 +129,7 @@ class RejectionStage(Stage):
         ]
         if todo:
             model = model.to(process.device).eval()
-        rewards, specs = self.rewards(), read_specs(job.spec.rewards)
+        rewards, specs = self.rewards(), job.spec.rewards
         header = {"kind": "rejection", "seed": job.recipe.seed}
         with (
             Journal(job.folder / KEPT.replace("*", str(rank)), header) as journal,

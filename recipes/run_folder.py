@@ -27,9 +27,10 @@ from grounding.errors import UsageError
 from grounding.fingerprint import data_fingerprint, differences, model_fingerprint
 from grounding.io import read_samples, replacing
 from grounding.redact import redact
+from grounding.settings import Section
 from models.loading import load_config
 from recipes.checkpoints import last_checkpoint
-from recipes.config import Recipe, save_recipe
+from recipes.config import ModelSpec, Recipe, StageSpec, save_recipe
 from recipes.data import data_file
 from recipes.processes import this_process
 from recipes.stage import Job
@@ -116,11 +117,21 @@ def read_settings(job: Job) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_bytes())
         found.setdefault("inputs", inputs_of(job))  # written before runs knew their inputs
+        found["stages"] = [as_written_now(StageSpec, stage) for stage in found["stages"]]
+        found["model"] = as_written_now(ModelSpec, found["model"])
         found["stages"][job.index]["args"].items()
         found["inputs"]["model"], found["inputs"]["data"]
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise UsageError(f"{file}: not a stage's settings; remove {job.folder} to train the stage again") from error
     return found
+
+
+def as_written_now(section: type[Section], content: Any) -> Any:
+    """A section of the settings of an earlier version, in the keys of this one; as it is if it cannot be read."""
+    try:
+        return section.from_mapping(content, "settings").model_dump(mode="json")
+    except UsageError:
+        return content
 
 
 def inputs_of(job: Job) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that leave the steps already trained as they are."""
+    """Section without those that leave the steps already trained as they are."""
     kept = copy.deepcopy({key: value for key, value in settings.items() if key != "inputs"})
     for stage in kept["stages"]:
         stage["args"] = {key: value for key, value in stage["args"].items() if not FREE.fullmatch(key)}

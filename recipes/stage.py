@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from grounding.errors import UsageError
 from grounding.registry import Registry
-from recipes.config import Recipe, StageSpec, check_keys, to_container
+from grounding.settings import check_keys
+from recipes.config import Recipe, StageSpec, to_container
 from recipes.keys import check_args
 
 STAGES: Registry[type[Stage]] = Registry("stage", package="recipes")

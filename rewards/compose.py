@@ -131,7 +131,7 @@ def _condition_scorer(condition: Condition, spec: RewardSpec, labels: Mapping[st
         return None
     if condition.reward == spec.display:
         raise UsageError(f"reward {spec.display!r}: `when` refers to itself")
-    return build_scorer(labels.get(condition.reward) or RewardSpec(condition.reward))
+    return build_scorer(labels.get(condition.reward) or RewardSpec(name=condition.reward))
 
 
 def _met(condition: Condition, scorer: Scorer | None, batch: RewardBatch, wanted: Sequence[bool]) -> list[bool]:

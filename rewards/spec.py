@@ -18,50 +18,85 @@ rewards:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from grounding.errors import UsageError
-from grounding.registry import nearest
+from grounding.settings import Number, Section, Two
 from grounding.targets import TARGET_KINDS
 
-Knots = tuple[tuple[float, float], ...]
-
-KEYS = ("name", "weight", "params", "when", "otherwise", "clip", "schedule", "sources", "kinds", "label")
+Kind: TypeAlias = Literal[tuple(TARGET_KINDS)]  # type: ignore[valid-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One thing that must hold for a reward to count.
-
-    Attributes:
-        format: ``"ok"`` (an answer could be read) or ``"strict"`` (the whole completion keeps the format).
-        reward: label of another reward of the recipe, or any reward's name with its default parameters.
-        at_least: the value that reward must reach, before its weight and clip.
-    """
-
-    format: str | None = None
-    reward: str | None = None
-    at_least: float = 0.0
+def _ordered(clip: tuple[float, float]) -> tuple[float, float]:
+    if clip[0] > clip[1]:
+        raise ValueError(f"{list(clip)} is not in order")
+    return clip
 
 
-@dataclass(frozen=True, slots=True)
-class RewardSpec:
-    """One entry of a recipe's `rewards:`; attributes are the YAML keys (see the module's example)."""
+def _growing(knots: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    if any(left[0] >= right[0] for left, right in pairwise(knots)):
+        raise ValueError(f"steps must grow, got {[step for step, _ in knots]}")
+    return knots
 
-    name: str
-    weight: float = 1.0
-    params: Mapping[str, Any] = field(default_factory=dict)
-    when: tuple[Condition, ...] = ()
-    otherwise: float = 0.0
-    clip: tuple[float, float] | None = None
-    schedule: Mapping[str, Knots] = field(default_factory=dict)
-    sources: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-    label: str = ""
+
+Knots = Annotated[tuple[Two, ...], Field(min_length=1), AfterValidator(_growing)]
+
+
+class Condition(Section):
+    """One thing that must hold for a reward to count: a format, or the value of a reward before weight and clip."""
+
+    format: Literal["ok", "strict"] | None = Field(
+        None, description="`ok`: an answer could be read; `strict`: the whole completion keeps the format"
+    )
+    reward: str | None = Field(
+        None, description="label of another reward here, or any reward's name with its default parameters"
+    )
+    at_least: Number = Field(0.0, description="the value that reward has to reach")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_two(cls, value: Any) -> Any:
+        given = set(value) if isinstance(value, Mapping) else set()
+        if given == {"reward", "at_least"} or (given == {"format"} and value["format"] in ("ok", "strict")):
+            return value
+        raise ValueError(
+            f"needs {{format: ok}}, {{format: strict}} or {{reward: NAME, at_least: NUMBER}}, got {value!r}"
+        )
+
+
+class RewardSpec(Section):
+    """One entry of a recipe's `rewards:`, a name alone or these keys."""
+
+    name: str = Field(min_length=1, description="of a reward of `python -m rewards list`, or an import path")
+    weight: Number = Field(1.0, description="handed to TRL as `reward_weights`")
+    params: dict[str, Any] = Field({}, description="the reward's own parameters")
+    when: tuple[Condition, ...] = Field(
+        (), description="`{format: ok}`, `{format: strict}` or `{reward: NAME, at_least: NUMBER}`, or a list of these"
+    )
+    otherwise: Number = Field(0.0, description="the value where `when` does not hold")
+    clip: Annotated[Two, AfterValidator(_ordered)] | None = Field(None, description="lowest and highest value")
+    schedule: dict[str, Knots] = Field(
+        {}, description="`weight` or a parameter -> `[[step, value], ...]`, piecewise linear over steps"
+    )
+    sources: tuple[str, ...] = Field((), description="rows of other sources are left out")
+    kinds: tuple[Kind, ...] = Field((), description="rows with other kinds of target are left out")
+    label: str = Field("", description="the name in logs, where a reward stands here twice")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, entry: Any) -> Any:
+        if not isinstance(entry, (str, Mapping, RewardSpec)):
+            raise ValueError(f"a name or a mapping is needed, got {entry!r}")
+        return {"name": entry} if isinstance(entry, str) else entry
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _one_condition(cls, value: Any) -> Any:
+        return value if isinstance(value, (list, tuple)) else [value]
 
     @property
     def display(self) -> str:
@@ -94,24 +129,32 @@ def interpolate(knots: Knots, step: float) -> float:
     return knots[-1][1]
 
 
+def check_specs(specs: Sequence[RewardSpec]) -> tuple[RewardSpec, ...]:
+    """The entries of a list; raises ValueError where two have one label."""
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.display in seen:
+            raise ValueError(f"{spec.display!r} stands there twice; give one of them another `label:`")
+        seen.add(spec.display)
+    return tuple(specs)
+
+
+RewardSpecs = Annotated[tuple[RewardSpec, ...], AfterValidator(check_specs)]
+
+
+class _RewardList(Section):
+    rewards: RewardSpecs
+
+
 def read_specs(config: Sequence[str | Mapping[str, Any] | RewardSpec]) -> tuple[RewardSpec, ...]:
     """Read a recipe's `rewards:` list.
 
     Raises:
         UsageError: an unknown key (with the nearest valid one), a value of the wrong shape, two equal labels.
     """
-    if isinstance(config, (str, Mapping)) or not isinstance(config, Sequence):
-        raise UsageError(f"rewards: a list is needed, got {type(config).__name__}")
-    specs = tuple(
-        entry if isinstance(entry, RewardSpec) else _read(entry, f"rewards.{i}") for i, entry in enumerate(config)
-    )
+    specs = _RewardList.from_mapping({"rewards": config}, "").rewards
     if not specs:
         raise UsageError("rewards: the list is empty; name at least one, see `python -m rewards list`")
-    seen: set[str] = set()
-    for spec in specs:
-        if spec.display in seen:
-            raise UsageError(f"rewards: {spec.display!r} stands there twice; give one of them another `label:`")
-        seen.add(spec.display)
     return specs
 
 
@@ -127,94 +170,3 @@ def weights(specs: Sequence[RewardSpec], step: int = 0) -> list[float]:
 def has_weight_schedule(specs: Sequence[RewardSpec]) -> bool:
     """Whether `weights` changes over the steps."""
     return any("weight" in spec.schedule for spec in specs)
-
-
-def _read(entry: str | Mapping[str, Any], where: str) -> RewardSpec:
-    if isinstance(entry, str):
-        return RewardSpec(entry)
-    if not isinstance(entry, Mapping):
-        raise UsageError(f"{where}: a name or a mapping is needed, got {entry!r}")
-    for key in entry:
-        if key not in KEYS:
-            raise UsageError(f"{where}: unknown key {key!r}{nearest(str(key), list(KEYS))}")
-    if not isinstance(entry.get("name"), str) or not entry["name"]:
-        raise UsageError(f"{where}: `name:` is missing")
-    params = entry.get("params") or {}
-    if not isinstance(params, Mapping):
-        raise UsageError(f"{where}.params: a mapping is needed, got {params!r}")
-    kinds = _names(entry, "kinds", where)
-    for kind in kinds:
-        if kind not in TARGET_KINDS:
-            raise UsageError(f"{where}.kinds: unknown kind {kind!r}{nearest(kind, list(TARGET_KINDS))}")
-    return RewardSpec(
-        name=entry["name"],
-        weight=_number(entry.get("weight", 1.0), f"{where}.weight"),
-        params={str(key): value for key, value in params.items()},
-        when=_conditions(entry.get("when"), f"{where}.when"),
-        otherwise=_number(entry.get("otherwise", 0.0), f"{where}.otherwise"),
-        clip=_clip(entry.get("clip"), f"{where}.clip"),
-        schedule=_schedule(entry.get("schedule"), f"{where}.schedule"),
-        sources=_names(entry, "sources", where),
-        kinds=kinds,
-        label=str(entry.get("label") or ""),
-    )
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UsageError(f"{where}: a finite number is needed, got {value!r}")
-    return float(value)
-
-
-def _names(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = entry.get(key) or ()
-    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
-        raise UsageError(f"{where}.{key}: a list of names is needed, got {value!r}")
-    return tuple(value)
-
-
-def _conditions(value: Any, where: str) -> tuple[Condition, ...]:
-    if value is None:
-        return ()
-    return tuple(_condition(item, where) for item in (value if isinstance(value, (list, tuple)) else [value]))
-
-
-def _condition(value: Any, where: str) -> Condition:
-    if isinstance(value, Mapping) and set(value) == {"format"} and value["format"] in ("ok", "strict"):
-        return Condition(format=value["format"])
-    if isinstance(value, Mapping) and set(value) == {"reward", "at_least"}:
-        return Condition(reward=str(value["reward"]), at_least=_number(value["at_least"], f"{where}.at_least"))
-    raise UsageError(
-        f"{where}: needs {{format: ok}}, {{format: strict}} or {{reward: NAME, at_least: NUMBER}}, got {value!r}"
-    )
-
-
-def _pair(value: Any, where: str) -> tuple[float, float]:
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence) or len(value) != 2:
-        raise UsageError(f"{where}: two numbers are needed, got {value!r}")
-    return _number(value[0], where), _number(value[1], where)
-
-
-def _clip(value: Any, where: str) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    low, high = _pair(value, where)
-    if low > high:
-        raise UsageError(f"{where}: [{low}, {high}] is not in order")
-    return low, high
-
-
-def _schedule(value: Any, where: str) -> dict[str, Knots]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{where}: a mapping from `weight` or a parameter to [[step, value], ...] is needed")
-    schedule = {}
-    for key, points in value.items():
-        if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence) or not points:
-            raise UsageError(f"{where}.{key}: a list of [step, value] is needed, got {points!r}")
-        knots = tuple(_pair(point, f"{where}.{key}") for point in points)
-        if any(left[0] >= right[0] for left, right in pairwise(knots)):
-            raise UsageError(f"{where}.{key}: steps must grow, got {[step for step, _ in knots]}")
-        schedule[str(key)] = knots
-    return schedule

@@ -37,6 +37,7 @@ PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "mar
 LINES = 600
 LONG_FILES: dict[str, str] = {}  # path: why it is one file
 READS_ENVIRONMENT = {  # path: which variable, and why no argument can say it
+    "recipes/exit_codes.py": "RANK, as launchers set it: who prints a wrong key, before torch is there to ask",
     "grounding/endpoint.py": "the API key, from the variable that a recipe or command names: a secret stays outside",
 }
 PRINTS = {  # path: why, beside the entry points and every `__main__`

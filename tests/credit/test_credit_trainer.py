@@ -47,7 +47,7 @@ def make_trainer(
     **args: Any,
 ) -> Any:
     policy, processor = load_policy(str(model))
-    spec = ModelSpec(str(model), dialect)
+    spec = ModelSpec(path=str(model), dialect=dialect)
     config = GRPOConfig(
         **{
             "output_dir": str(folder),
@@ -68,7 +68,7 @@ def make_trainer(
         model=policy,
         reward_funcs=[lambda completions, **_: [float(i) for i in range(len(completions))]],
         args=config,
-        train_dataset=build_dataset(DataSpec((str(data),)), spec, processor),
+        train_dataset=build_dataset(DataSpec(path=str(data)), spec, processor),
         processing_class=processor,
         peft_config=lora,
         credit=credit,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def main(model: str, data: str, out: str, *, each: int, shared: bool) -> None:
         },
     }
     recipe = recipe_of(Path(model), Path(data), Path(out), grpo=grpo)
-    (job,) = jobs_of(replace(recipe, model=replace(recipe.model, share_prompts=shared)))
+    (job,) = jobs_of(recipe.model_copy(update={"model": recipe.model.model_copy(update={"share_prompts": shared})}))
     trainer = STAGES.get("grpo")(job).trainer(Given)
     trainer.train()
     found = [{"ids": list(ids), **seen} for ids, seen in SEEN.items()]

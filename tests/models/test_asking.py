@@ -67,10 +67,10 @@ def test_what_a_stage_teaches_is_what_every_reader_gets(family, opened, data, tm
     processor.tokenizer = speaking(family)
     processor.chat_template = opening_a_thought() if opened else processor.tokenizer.chat_template
     dialect = get_dialect(family)
-    model = ModelSpec(str(tmp_path), family, grammar="think" if dialect.thinks else "bare")
+    model = ModelSpec(path=str(tmp_path), dialect=family, grammar="think" if dialect.thinks else "bare")
     if opened and not dialect.thinks:
         pytest.skip("the family has no thoughts")
-    dataset = build_dataset(DataSpec((str(data),)), model, processor, with_completion=True)
+    dataset = build_dataset(DataSpec(path=str(data)), model, processor, with_completion=True)
     batch = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)([dataset[0]])
     (labels,) = batch["labels"]
     decoder = Decoder.of(processor, processor.tokenizer.eos_token_id)
@@ -106,8 +106,10 @@ def _filled(part, image):
 
 def test_training_selection_and_evaluation_ask_with_the_same_tokens(data, tmp_path):
     model, processor = load_policy(make_model(tmp_path, "qwen3_vl"))
-    spec = ModelSpec(str(tmp_path), "qwen3_vl", system="Point at things.", prompt='Click "{instruction}".')
-    row = build_dataset(DataSpec((str(data),)), spec, processor)[0]
+    spec = ModelSpec(
+        path=str(tmp_path), dialect="qwen3_vl", system="Point at things.", prompt='Click "{instruction}".'
+    )
+    row = build_dataset(DataSpec(path=str(data)), spec, processor)[0]
     sample = from_row(json.loads(row["sample"]))
     trained = encode(processor, [prompt_text(processor, row["prompt"])], [row["images"]])["input_ids"]
     local = LocalModel(model, processor, spec.image_first, system=spec.system)

@@ -135,7 +135,7 @@ def test_a_row_longer_than_max_length_is_named_with_the_length_it_needs(model, d
     content = {"name": "run", "model": {"path": str(model), "dialect": "qwen3_vl"}, "data": str(data)}
     recipe = parse_recipe({**content, "stages": [with_args(SFT, max_length=90)], "output": str(tmp_path)})
     stage = STAGES.get("sft")(jobs_of(recipe)[0])
-    row = build_dataset(DataSpec((str(data),)), recipe.model, processor, with_completion=True)[2]
+    row = build_dataset(DataSpec(path=str(data)), recipe.model, processor, with_completion=True)[2]
     with pytest.raises(BrokenRow, match=r"sample 'square-2': needs (\d+) tokens, args.max_length is 90") as caught:
         whole_rows(stage.arguments(), processor)([dict(row)])
     needed = int(caught.value.reason.split()[1])
@@ -212,13 +212,13 @@ def test_the_true_cause_of_a_slip(tmp_path, model, data):
     assert "there is no 'modle'; did you mean 'model'?" in said("modle.path=x")
     assert "did you mean configs/recipes/quickstart.yaml?" in said(path="recipes/quickstart")
     assert "has no {instruction}" in said("model.prompt=Click it")
-    assert load_recipe(file, ["data.limit=4"]).stages[0].data == DataSpec(("somewhere",), limit=4)
+    assert load_recipe(file, ["data.limit=4"]).stages[0].data == DataSpec(path="somewhere", limit=4)
     assert "did you mean 'qwen2_5_vl'" in refusal(model, data, SFT, dialect="qwen2.5")
     missing = refusal(model, data, with_args(SFT, eval={"split": "val"}, eval_strategy="steps", eval_steps=1))
     assert "no val.jsonl or val.parquet in this folder; it has train: set the section's `split`" in missing
 
 
 def test_data_are_read_once_however_often_they_are_asked_for(data):
-    spec = DataSpec((str(data),))
+    spec = DataSpec(path=str(data))
     assert stored(spec) is stored(spec)
     assert stored(spec).table.num_rows == 4

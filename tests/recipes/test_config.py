@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
+from pydantic import ValidationError
 
 from grounding.errors import UsageError
-from recipes.config import load_recipe, parse_recipe, save_recipe, to_container
+from recipes.config import SECTIONS, load_recipe, parse_recipe, save_recipe, to_container, with_key_tables
+from rewards.spec import RewardSpec
 
 RECIPE = """
 name: small
@@ -31,7 +35,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_recipe_is_read_into_frozen_dataclasses(file):
+def test_a_recipe_is_read_into_frozen_models(file):
     recipe = load_recipe(file)
     assert recipe.name == "small"
     assert recipe.folder.as_posix() == "runs/small"
@@ -42,8 +46,8 @@ def test_a_recipe_is_read_into_frozen_dataclasses(file):
     assert recipe.stages[1].lora is None
     assert recipe.stages[1].data.path == ("a.jsonl", "b.parquet")
     assert recipe.stages[1].data.limit == 10
-    assert recipe.stages[1].rewards[1] == {"name": "format", "weight": 0.5}
-    with pytest.raises(AttributeError):
+    assert recipe.stages[1].rewards[1] == RewardSpec(name="format", weight=0.5)
+    with pytest.raises(ValidationError, match="frozen"):
         recipe.seed = 1
 
 
@@ -71,8 +75,8 @@ def test_overrides_reach_everything_by_path_and_index(file):
         ],
     )
     assert (recipe.name, recipe.seed, recipe.model.image_first) == ("other", 7, False)
-    assert recipe.stages[1].rewards[1] == {"name": "gaussian_point", "weight": 0.5}
-    assert recipe.stages[1].credit["strategy"] == "coupled_rhythm"
+    assert recipe.stages[1].rewards[1] == RewardSpec(name="gaussian_point", weight=0.5)
+    assert recipe.stages[1].credit.strategy == "coupled_rhythm"
     assert recipe.stages[1].args == {"num_generations": 4, "beta": 0.04}
     assert (recipe.stages[0].data.path, recipe.stages[0].data.limit) == (("data/other",), 3)
     assert recipe.stages[1].data.path == ("a.jsonl", "b.parquet")
@@ -92,14 +96,19 @@ def test_overrides_reach_everything_by_path_and_index(file):
         ("model.dialekt=x", "did you mean 'dialect'"),
         ("model.grammar=thinking", "did you mean 'think'"),
         ("stages.1.data.limt=2", "did you mean 'limit'"),
-        ("stages.1.data.ask=bx", "did you mean 'box'"),
+        ("stages.1.data.answer_kind=bx", "stages.1.data.answer_kind is 'bx'; did you mean 'box'?"),
+        ("stages.1.data.ask=box", "stages.1.data: key 'ask' is now called 'answer_kind'"),
+        ("stages.1.credit.heads={shares: 1}", "stages.1.credit.heads: unknown key 'shares'; did you mean 'share'"),
+        ("stages.1.credit.window=0", "stages.1.credit.window is 0, must be at least 1"),
+        ("stages.1.credit.strategy=unifrm", "stages.1.credit: unknown credit strategy 'unifrm'; did you mean"),
+        ("stages.1.rewards.1.wieght=2", "stages.1.rewards.1: unknown key 'wieght'; did you mean 'weight'"),
         ("seed=many", "seed"),
         ("model.image_first=sometimes", "image_first"),
         ("model.max_pixels=big", "max_pixels"),
         ("name=../escape", "folder"),
         ("wandb=maybe", "wandb"),
         ("model.path=null", "model.path is missing"),
-        ("stages=[]", "at least one stage"),
+        ("stages=[]", "stages: a list of at least one entry is needed"),
         ("stages.0.args=3", "mapping"),
         ("stages.1.rewards=iou", "list"),
         ("seed=[", "seed"),
@@ -134,3 +143,19 @@ def test_the_resolved_recipe_reads_back_as_itself(file, tmp_path):
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
     assert parse_recipe(to_container(recipe)) == recipe
     assert OmegaConf.load(tmp_path / "resolved.yaml").seed == 3
+
+
+def test_the_documentation_has_every_key_with_its_default_and_meaning():
+    page = Path("docs/training.md").read_text(encoding="utf-8")
+    assert page == with_key_tables(page), "run `python -m recipes.config docs/training.md`"
+    for section in SECTIONS:
+        assert f"<!-- keys: {section.__name__} -->" in page
+        assert all(field.description for field in section.model_fields.values())
+
+
+def test_null_is_the_default_except_where_it_means_something(file):
+    recipe = load_recipe(file, ["stages.0.args=null", "stages.1.credit.heads=null", "wandb=null", "seed=null"])
+    assert recipe.stages[0].args == {} and recipe.stages[1].credit.heads.share == 0.3
+    assert (recipe.wandb, recipe.seed) == ("auto", 0)
+    assert load_recipe(file, ["stages.0.lora=null"]).stages[0].lora is None
+    assert load_recipe(file, ["stages.1.data.ask=null"]) == load_recipe(file)  # as recipes before the new name say

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_row_holds_what_trainer_and_rewards_read(model, processor, folder):
-    row = build_dataset(DataSpec((str(folder),)), model, processor)[2]
+    row = build_dataset(DataSpec(path=str(folder)), model, processor)[2]
     sample = from_row(json.loads(row["sample"]))
     assert sample.id == "square-2"
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
@@ -55,16 +55,16 @@ def test_a_row_holds_what_trainer_and_rewards_read(model, processor, folder):
 
 def test_the_instruction_may_stand_before_the_image(model, processor, folder):
     spec = ModelSpec(path=model.path, dialect=model.dialect, image_first=False, system="Point at things.")
-    prompt = build_dataset(DataSpec((str(folder),)), spec, processor)[0]["prompt"]
+    prompt = build_dataset(DataSpec(path=str(folder)), spec, processor)[0]["prompt"]
     assert [message["role"] for message in prompt] == ["system", "user"]
     assert [part["type"] for part in prompt[1]["content"]] == ["text", "image"]
 
 
 def test_the_completion_is_the_right_answer_in_the_models_words(model, processor, folder):
-    row = build_dataset(DataSpec((str(folder),)), model, processor, with_completion=True)[1]
+    row = build_dataset(DataSpec(path=str(folder)), model, processor, with_completion=True)[1]
     sample = from_row(json.loads(row["sample"]))
     dialect = get_dialect(model.dialect)
-    sizes = build_dataset(DataSpec((str(folder),)), model, processor)[1]["sizes"]
+    sizes = build_dataset(DataSpec(path=str(folder)), model, processor)[1]["sizes"]
     assert row["sizes"] == sizes
     text = row["completion"][0]["content"]
     assert sample.thought in text
@@ -76,7 +76,7 @@ def test_the_completion_is_the_right_answer_in_the_models_words(model, processor
 
 def test_the_loss_is_on_the_response_alone(model, processor, folder):
     """Labels decode to exactly the completion and its end of turn, whatever the padding."""
-    dataset = build_dataset(DataSpec((str(folder),)), model, processor, with_completion=True)
+    dataset = build_dataset(DataSpec(path=str(folder)), model, processor, with_completion=True)
     rows = [dataset[index] for index in range(4)]
     completions = [row["completion"][0]["content"] for row in rows]
     rows[1]["completion"][0]["content"] = completions[1] = "short"
@@ -94,7 +94,7 @@ def test_images_are_opened_only_when_a_row_is_read(model, processor, tmp_path):
     data = make_data(tmp_path, count=3)
     (data / "images/1.png").write_bytes(b"not an image")
     (data / "images/2.png").unlink()
-    dataset = build_dataset(DataSpec((str(data),)), model, processor)
+    dataset = build_dataset(DataSpec(path=str(data)), model, processor)
     assert len(dataset) == 3
     assert dataset[0]["images"]
     with pytest.raises(BrokenRow, match=r"images/1\.png"):
@@ -107,21 +107,21 @@ def test_an_image_of_another_size_than_the_row_says_is_a_broken_row(model, proce
     data = make_data(tmp_path, count=1)
     Image.new("RGB", (50, 50)).save(data / "images/0.png")
     with pytest.raises(BrokenRow, match="50x50"):
-        build_dataset(DataSpec((str(data),)), model, processor)[0]
+        build_dataset(DataSpec(path=str(data)), model, processor)[0]
 
 
 def test_files_folders_and_lists_of_them_are_read(model, processor, tmp_path):
     one, other = make_data(tmp_path / "a", count=3), make_data(tmp_path / "b", count=2, suffix="parquet")
-    spec = DataSpec((str(one / "train.jsonl"), str(other)))
+    spec = DataSpec(path=[str(one / "train.jsonl"), str(other)])
     assert len(build_dataset(spec, model, processor)) == 5
-    assert len(build_dataset(DataSpec(spec.path, limit=1), model, processor)) == 2
+    assert len(build_dataset(DataSpec(path=spec.path, limit=1), model, processor)) == 2
     with pytest.raises(UsageError, match=r"no val\.jsonl or val\.parquet"):
-        build_dataset(DataSpec(spec.path[1:], split="val"), model, processor)
+        build_dataset(DataSpec(path=spec.path[1:], split="val"), model, processor)
     with pytest.raises(UsageError, match="no such file"):
-        build_dataset(DataSpec((str(tmp_path / "c"),)), model, processor)
+        build_dataset(DataSpec(path=str(tmp_path / "c")), model, processor)
     write_samples(tmp_path / "none.jsonl", [])
     with pytest.raises(UsageError, match="no samples"):
-        build_dataset(DataSpec((str(tmp_path / "none.jsonl"),)), model, processor)
+        build_dataset(DataSpec(path=str(tmp_path / "none.jsonl")), model, processor)
 
 
 def test_a_row_that_is_no_sample_is_named_at_once(model, processor, tmp_path):
@@ -129,7 +129,7 @@ def test_a_row_that_is_no_sample_is_named_at_once(model, processor, tmp_path):
     lines = (data / "train.jsonl").read_text().splitlines()
     (data / "train.jsonl").write_text("\n".join([lines[0], lines[1].replace("0.", "7.", 1)]))
     with pytest.raises(BrokenRow, match=r"train\.jsonl:2"):
-        build_dataset(DataSpec((str(data),)), model, processor)
+        build_dataset(DataSpec(path=str(data)), model, processor)
 
 
 def test_what_is_asked_for_does_not_give_the_answer_away():
@@ -148,7 +148,7 @@ def test_what_the_recipe_asks_for_comes_first(model, processor, tmp_path, ask):
     folder = make_data(tmp_path, count=2)
     rows = list(read_samples(folder / "train.jsonl"))
     write_samples(folder / "train.jsonl", [replace(rows[0], target=Absent()), rows[1]])
-    dataset = build_dataset(DataSpec((str(folder),), ask=ask), model, processor)
+    dataset = build_dataset(DataSpec(path=str(folder), answer_kind=ask), model, processor)
     assert [row["expect"] for row in dataset] == [ask or "box"] * 2
 
 
@@ -156,10 +156,10 @@ def test_answers_without_a_thought_are_not_learned_in_silence(model, processor, 
     folder = make_data(tmp_path, count=4)
     rows = list(read_samples(folder / "train.jsonl"))
     write_samples(folder / "train.jsonl", [replace(row, thought=None) for row in rows[:3]] + rows[3:])
-    spec = DataSpec((str(folder),))
+    spec = DataSpec(path=str(folder))
     build_dataset(spec, model, processor, with_completion=True)
     assert "3 of 4 samples have no thought" in caplog.text
     caplog.clear()
     build_dataset(spec, model, processor)
-    build_dataset(spec, replace(model, grammar="bare"), processor, with_completion=True)
+    build_dataset(spec, model.model_copy(update={"grammar": "bare"}), processor, with_completion=True)
     assert caplog.text == ""

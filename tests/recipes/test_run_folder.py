@@ -154,3 +154,19 @@ def test_the_command_is_kept_without_its_secrets(monkeypatch):
     assert command[:2] == ["train.py", "r.yaml"]
     assert "hunter2" not in " ".join(command)
     assert torch.__version__.startswith(environment()["packages"]["torch"].split("+")[0])
+
+
+def test_a_folder_of_a_version_with_other_names_of_keys_goes_on(places, tmp_path):
+    job = jobs_of(recipe_of(*places, tmp_path, grpo={"rewards": ["iou"]}))[0]
+    claim(job)
+    file = job.folder / "settings.json"
+    settings = json.loads(file.read_text())
+    (stage,) = settings["stages"]
+    assert stage["rewards"] == [{"name": "iou"}]
+    stage["rewards"], stage["data"]["ask"] = ["iou"], stage["data"].pop("answer_kind")
+    file.write_text(json.dumps(settings))
+    assert not claim(job)
+    stage["data"]["ask"] = "point"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(UsageError, match="was made with other settings"):
+        claim(job)

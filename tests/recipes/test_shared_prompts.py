@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -54,7 +53,9 @@ def test_groups_stay_whole_in_every_part():
 def make_trainer(places: Any, folder: Any, args: Any = None, **model: Any) -> Any:
     sizes = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 8}
     recipe = recipe_of(*places, folder, grpo={"args": sizes | (args or {})})
-    return STAGES.get("grpo")(jobs_of(replace(recipe, model=replace(recipe.model, **model)))[0]).trainer()
+    return STAGES.get("grpo")(
+        jobs_of(recipe.model_copy(update={"model": recipe.model.model_copy(update=model)}))[0]
+    ).trainer()
 
 
 def losses(trainer: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ import train
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from recipes.callbacks import read_metrics
 from recipes.config import save_recipe
-from recipes.failures import explain
+from recipes.exit_codes import explain
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
 

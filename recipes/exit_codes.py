@@ -1,11 +1,15 @@
-"""What the user is told when a run fails: one line and an exit code for the failures that are not our bugs."""
+"""What the user is told when a run fails: one line and an exit code for the failures that are not our bugs.
+
+Nothing heavy is imported here: a wrong key is told before torch would be there.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
+import sys
 
 from grounding.errors import FoveaError, UsageError
-from recipes.processes import this_process
 
 WORKER = "Caught "  # how torch begins the message of an exception that crossed from a data worker
 DISK_FULL = ("no space left on device", "disk quota exceeded")
@@ -37,7 +41,13 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 
 def speaks_for_all(error: BaseException) -> bool:
     """Whether this process should print the error: of what every process finds wrong, one line is enough."""
-    return not isinstance(error, (UsageError, KeyboardInterrupt)) or this_process().is_main_process
+    if not isinstance(error, (UsageError, KeyboardInterrupt)):
+        return True
+    if "accelerate" not in sys.modules:
+        return os.environ.get("RANK", "0") == "0"
+    from recipes.processes import this_process  # noqa: PLC0415
+
+    return this_process().is_main_process
 
 
 def is_disk_full(error: BaseException) -> bool:
