@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.grefcoco import matched_f1
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.detection import NO_TRUTH, coco_ap, thinned
 from benchmarks.harness.files import corners, find, identity, naming, number, picture, words
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Published, Rule, Truth, Verdict
@@ -65,21 +66,15 @@ class _CocoFormat(Benchmark):
                 verdicts.append(Verdict(f1 >= 1.0, f1))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        figures: dict[str, Any] = {"mean_F1": sum(v.value for v in verdicts) / max(1, len(verdicts))}
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        figures: dict[str, Any] = {"mean_F1": sum(v.value for v in scored.verdicts) / max(1, len(scored.verdicts))}
         sets: dict[str, list[int]] = defaultdict(list)
-        for row, item in enumerate(items):
+        for row, item in enumerate(scored.items):
             sets[item.groups["set"]].append(row)
         aps = []
         for name, rows in sets.items():
-            names = {label: number for number, label in items[rows[0]].meta["categories"].items()}
-            part = coco_ap([items[r] for r in rows], [predictions[r] for r in rows], names)
+            names = {label: number for number, label in scored.items[rows[0]].meta["categories"].items()}
+            part = coco_ap([scored.items[r] for r in rows], [scored.answers[r] for r in rows], names)
             aps.append(part["AP"])
             prefix = "" if len(sets) == 1 else f"{name} "
             figures |= {f"{prefix}{key}": value for key, value in part.items()}
@@ -240,14 +235,8 @@ class OVDEval(_CocoFormat):
         "whatever their labels (eval.py).",
     )
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        left = [thinned(p, i.truth.boxes) for i, p in zip(items, predictions, strict=True)]
-        after = super().summarize(items, left, verdicts, rule)
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        left = [thinned(p, i.truth.boxes) for i, p in scored.pairs]
+        after = super().summarize(replace(scored, answers=left))
         named = {re.sub(r"(mean_)?AP", r"NMS-\g<0>", name): value for name, value in after.items() if "AP" in name}
-        return super().summarize(items, predictions, verdicts, rule) | named
+        return super().summarize(scored) | named

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Prediction, Published, Rule, Verdict
 from benchmarks.harness.samples import read_split
 from grounding import geometry
@@ -65,17 +65,12 @@ class Flickr30k(Benchmark):
             )
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        pairs = list(zip(items, predictions, strict=True))
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        pairs = list(scored.pairs)
         return {
             f"recalled@{k}": sum(
-                judge.reaches(_best(p.boxes[:k], i.truth.boxes), rule.main, rule.iou_op) for i, p in pairs
+                judge.reaches(_best(p.boxes[:k], i.truth.boxes), scored.rule.main, scored.rule.iou_op)
+                for i, p in pairs
             )
             for k in _RANKS
         }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.files import corners, first, identity, listed, naming, picture, words
 from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import read_rows
@@ -61,14 +61,8 @@ class GRefCOCO(Benchmark):
                 verdicts.append(Verdict(f1 >= 1.0, f1))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        pairs = list(zip(items, predictions, strict=True))
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        pairs = list(scored.pairs)
         empty = [p for i, p in pairs if i.truth.absent]
         present = [p for i, p in pairs if not i.truth.absent]
         return {
@@ -76,7 +70,7 @@ class GRefCOCO(Benchmark):
             "no_target_without_box": sum(not p.boxes for p in empty),
             "N_acc": sum(not p.boxes for p in empty) / len(empty) if empty else 0.0,
             "T_acc": sum(bool(p.boxes) for p in present) / len(present) if present else 0.0,
-            "mean_F1": sum(v.value for v in verdicts) / len(verdicts) if verdicts else 0.0,
+            "mean_F1": sum(v.value for v in scored.verdicts) / len(scored.verdicts) if scored.verdicts else 0.0,
         }
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.detection import weighted_ap50
 from benchmarks.harness.files import corners, find, first, identity, naming, picture, words
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
@@ -62,34 +61,28 @@ class MCBench(Benchmark):
             verdicts.append(Verdict(right, float(right)))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        pairs = list(zip(items, predictions, strict=True))
-        named = [replace(p, images=_images(p), labels=_labels(p)) for p in predictions]
-        several = [row for row, item in enumerate(items) if _GROUP.format(2) in item.truth.labels]
-        ways = {row: _names(items[row], named[row], (0, 1)) for row in several}
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        pairs = list(scored.pairs)
+        named = [replace(p, images=_images(p), labels=_labels(p)) for p in scored.answers]
+        several = [row for row, item in enumerate(scored.items) if _GROUP.format(2) in item.truth.labels]
+        ways = {row: _names(scored.items[row], named[row], (0, 1)) for row in several}
         matched = list(named)
         for row in several:
             matched[row] = _renamed(named[row], ways[row])
-        last = _last(items) if several else None
+        last = _last(scored.items) if several else None
         kept = [matched[row] if last and row == last[0] else p for row, p in enumerate(named)]
         script = list(named)
         if last:
             row, image = last
-            for old, new in _names(items[row], named[row], (image, 1 - image)).items():
+            for old, new in _names(scored.items[row], named[row], (image, 1 - image)).items():
                 script[row] = _renamed(script[row], {old: new})
         present = sum(set(_images(p)) == set(i.truth.box_images) for i, p in pairs)
         return {
             "image_level": present,
             "image_accuracy": present / len(pairs) if pairs else 0.0,
-            "AP50": _instance_level(items, kept),
-            "AP50_matched": _instance_level(items, matched),
-            "AP50_script": _instance_level(items, script),
+            "AP50": _instance_level(scored.items, kept),
+            "AP50_matched": _instance_level(scored.items, matched),
+            "AP50_script": _instance_level(scored.items, script),
         }
 
 
@@ -145,6 +138,8 @@ def _number(label: str) -> int:
 
 
 def _mean_iou(item: BenchmarkItem, prediction: Prediction, names: Mapping[str, str], images: Sequence[int]) -> float:
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - half a second for the other benchmarks
+
     answers = list(zip(prediction.boxes, prediction.images, prediction.labels, strict=True))
     truths = list(zip(item.truth.boxes, item.truth.box_images, item.truth.labels, strict=True))
     values: list[float] = []

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.benchmark import thresholds
+from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.files import RowBenchmark, as_written, listed, picture, words
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 
@@ -49,25 +49,19 @@ class MIGBench(RowBenchmark):
         anywhere = [_in_first(p) if any(p.images) else p for p in predictions]
         return judge.boxes(items, anywhere, rule)
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
+    def summarize(self, scored: Scored) -> dict[str, Any]:
         tasks: dict[str, list[Verdict]] = {}
-        for item, verdict in zip(items, verdicts, strict=True):
+        for item, verdict in zip(scored.items, scored.verdicts, strict=True):
             tasks.setdefault(item.groups["task"], []).append(verdict)
-        parts = [thresholds(part, rule) for part in tasks.values()]
+        parts = [thresholds(part, scored.rule) for part in tasks.values()]
         sizes = [len(part) for part in tasks.values()]
         macro = {
             f"macro_accuracy@{t:g}": sum(p[f"correct@{t:g}"] / n for p, n in zip(parts, sizes, strict=True))
             / len(parts)
-            for t in rule.thresholds
+            for t in scored.rule.thresholds
         }
         return {
-            **thresholds(verdicts, rule),
+            **thresholds(scored.verdicts, scored.rule),
             **macro,
             "macro_mean_iou": sum(p["mean_iou"] for p in parts) / len(parts),
         }

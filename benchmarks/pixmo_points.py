@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Rule, Verdict
 from benchmarks.harness.samples import read_split
 
@@ -50,14 +49,8 @@ class PixMoPoints(Benchmark):
             verdicts.append(Verdict(f1 >= 1.0, f1))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        counts = [matches(i, p) for i, p in zip(items, predictions, strict=True) if not i.truth.absent]
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        counts = [matches(i, p) for i, p in scored.pairs if not i.truth.absent]
         hits, answered, true = (sum(c[k] for c in counts) for k in range(3))
         return {
             "points_matched": hits,
@@ -65,7 +58,7 @@ class PixMoPoints(Benchmark):
             "points_true": true,
             "precision": hits / answered if answered else 0.0,
             "recall": hits / true if true else 0.0,
-            "mean_F1": sum(v.value for v in verdicts) / max(1, len(verdicts)),
+            "mean_F1": sum(v.value for v in scored.verdicts) / max(1, len(scored.verdicts)),
         }
 
 
@@ -75,6 +68,8 @@ def matches(item: BenchmarkItem, prediction: Prediction) -> tuple[int, int, int]
     if not answered or not item.truth.points:
         return 0, len(answered), len(item.truth.points)
     apart = np.abs(np.asarray(answered)[:, None, :] - np.asarray(item.truth.points)[None, :, :])  # (A, T, 2)
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - half a second for the other benchmarks
+
     rows, columns = linear_sum_assignment(np.hypot(apart[..., 0], apart[..., 1]))
     near = (apart[rows, columns] <= _NEAR).all(axis=1)
     return int(near.sum()), len(answered), len(item.truth.points)

@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.benchmark import thresholds
+from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.files import RowBenchmark, identity, listed, number, numbers, picture, span, words
-from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Published, Rule, Truth
 from grounding import geometry
 
 _STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -63,28 +63,22 @@ class QVHighlights(RowBenchmark):
             meta={"duration": number(row["duration"]), **_saliency(row)},
         )
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        figures = thresholds(verdicts, rule)
-        table = np.array([_precisions(p, i.truth.spans) for i, p in zip(items, predictions, strict=True)])
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        figures = thresholds(scored.verdicts, scored.rule)
+        table = np.array([_precisions(p, i.truth.spans) for i, p in scored.pairs])
         for step, value in zip(_STEPS, table.mean(axis=0), strict=True):
             figures[f"mAP@{step:g}"] = float(value)
         figures["mAP"] = float(table.mean())
         for name, (low, high) in _LENGTHS.items():
             rows = []
-            for item, prediction in zip(items, predictions, strict=True):
+            for item, prediction in scored.pairs:
                 spans = tuple(s for s in item.truth.spans if low < s[1] - s[0] <= high)
                 if spans:
                     rows.append(_precisions(prediction, spans))
             figures[f"mAP_{name}"] = float(np.mean(rows)) if rows else 0.0
             figures[f"n_{name}"] = len(rows)
-        if any(p.saliency for p in predictions):
-            figures |= _highlights(items, predictions)
+        if any(p.saliency for p in scored.answers):
+            figures |= _highlights(scored.items, scored.answers)
         return figures
 
 

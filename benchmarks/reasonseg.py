@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import masks
-from benchmarks.harness.benchmark import thresholds
+from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.files import RowBenchmark, box, first, identity, listed, naming, picture, vertices, words
 from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import load_json
@@ -60,15 +60,9 @@ class ReasonSeg(RowBenchmark):
     def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         return super().judge(items, [_boxed(p) for p in predictions], rule)
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        figures = thresholds(verdicts, rule)
-        outlined = [(i, p) for i, p in zip(items, predictions, strict=True) if i.meta.get("outlines")]
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        figures = thresholds(scored.verdicts, scored.rule)
+        outlined = [(i, p) for i, p in scored.pairs if i.meta.get("outlines")]
         sized = [(i, p) for i, p in outlined if i.images[0].known]
         if not sized:
             return figures

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.benchmark import thresholds
+from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.files import RowBenchmark, corners, identity, picture, words
-from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Published, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule, Truth
 
 # COCO's category numbers : those of Objects365 that the authors merge them with (evaluation.py)
 _PAIRS = (
@@ -76,22 +76,16 @@ class RefL4(RowBenchmark):
             meta={} if category is None else {"category": _MERGED.get(str(category), str(category))},
         )
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        figures = thresholds(verdicts, rule)
-        hits = [sum(judge.reaches(v.value, step, rule.iou_op) for v in verdicts) for step in _STEPS]
-        figures["mAcc"] = sum(hits) / len(hits) / len(verdicts) if verdicts else 0.0
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        figures = thresholds(scored.verdicts, scored.rule)
+        hits = [sum(judge.reaches(v.value, step, scored.rule.iou_op) for v in scored.verdicts) for step in _STEPS]
+        figures["mAcc"] = sum(hits) / len(hits) / len(scored.verdicts) if scored.verdicts else 0.0
         classes: dict[str, list[float]] = defaultdict(list)
-        for item, verdict in zip(items, verdicts, strict=True):
+        for item, verdict in zip(scored.items, scored.verdicts, strict=True):
             if "category" in item.meta:
                 classes[item.meta["category"]].append(verdict.value)
         if classes:
-            steps = [[_share(values, step, rule.iou_op) for values in classes.values()] for step in _STEPS]
+            steps = [[_share(values, step, scored.rule.iou_op) for values in classes.values()] for step in _STEPS]
             figures |= {"classes": len(classes), "class_Acc": fmean(steps[0]), "class_mAcc": fmean(map(fmean, steps))}
         return figures
 

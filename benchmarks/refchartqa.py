@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.detection import coco_ap
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
 from benchmarks.harness.samples import read_split
@@ -42,12 +42,6 @@ class RefChartQA(Benchmark):
             verdicts.append(Verdict(right, float(right)))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        drawn = [replace(item, truth=replace(item.truth, labels=())) for item in items]
-        return {"AP50": coco_ap(drawn, predictions)["AP50"]}
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        drawn = [replace(item, truth=replace(item.truth, labels=())) for item in scored.items]
+        return {"AP50": coco_ap(drawn, scored.answers)["AP50"]}

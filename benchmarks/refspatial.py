@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
+from benchmarks.harness.benchmark import Scored
 from benchmarks.harness.files import RowBenchmark, identity, picture, words
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from grounding.errors import BrokenRow
@@ -38,18 +39,12 @@ class _Masked(RowBenchmark):
             verdicts.append(Verdict(share > 0.5, share))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        counted = [v for v in verdicts if not v.skipped]
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        counted = [v for v in scored.verdicts if not v.skipped]
         total = sum(v.value for v in counted)
         return {
             "mean_share_inside": total / len(counted) if counted else 0.0,
-            "mean_share_inside_counting_all": total / len(verdicts) if verdicts else 0.0,
+            "mean_share_inside_counting_all": total / len(scored.verdicts) if scored.verdicts else 0.0,
         }
 
 

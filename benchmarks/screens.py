@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import judge
-from benchmarks.harness.benchmark import Benchmark, thresholds
+from benchmarks.harness.benchmark import Benchmark, Scored, thresholds
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
 from benchmarks.harness.samples import manifest_asks, read_split
 from benchmarks.harness.words import plain
@@ -51,20 +51,14 @@ class Screens(Benchmark):
                 verdicts[row] = verdict
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
+    def summarize(self, scored: Scored) -> dict[str, Any]:
         """IoU of the answered boxes, over the items that have a true box."""
-        spans = [v for i, v in zip(items, verdicts, strict=True) if i.asks == "span"]
-        boxed = [(i, p) for i, p in zip(items, predictions, strict=True) if i.truth.boxes and i.asks not in _OTHERS]
+        spans = [v for i, v in zip(scored.items, scored.verdicts, strict=True) if i.asks == "span"]
+        boxed = [(i, p) for i, p in scored.pairs if i.truth.boxes and i.asks not in _OTHERS]
         if not boxed:
-            return thresholds(spans, rule) if spans else {}
-        present = judge.boxes([i for i, _ in boxed], [p for _, p in boxed], rule)
-        return {"boxes": len(boxed), **thresholds(present, rule)}
+            return thresholds(spans, scored.rule) if spans else {}
+        present = judge.boxes([i for i, _ in boxed], [p for _, p in boxed], scored.rule)
+        return {"boxes": len(boxed), **thresholds(present, scored.rule)}
 
 
 _OTHERS = ("span", "text_box")

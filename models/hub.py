@@ -35,11 +35,21 @@ def find_model(model: str, flag: str = "--model") -> tuple[str, Path]:
 
 
 def _find_on_hub(model: str, flag: str) -> tuple[str, Path]:
-    # Half a second that a folder, or a typo in one, should not cost
-    from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import constants  # noqa: PLC0415
 
     there = _on_hub(model)
+    if there is None:
+        reason = f"not in the Hugging Face cache, and {constants.ENDPOINT} cannot be reached"
+    else:
+        reason = f"{constants.ENDPOINT} has no such model (or it is private or gated: `hf auth login`)"
+    refusal = UsageError(f"{flag} {model}: no such folder, and {reason}")
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    if not there and not cache.is_dir():
+        raise refusal
+    # Half a second that a typo should not cost
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
     if there:
         try:
             return model, Path(snapshot_download(model, allow_patterns=list(_SMALL)))
@@ -48,11 +58,7 @@ def _find_on_hub(model: str, flag: str) -> tuple[str, Path]:
     try:
         cached = snapshot_download(model, local_files_only=True)
     except LocalEntryNotFoundError:
-        if there is None:
-            reason = f"not in the Hugging Face cache, and {constants.ENDPOINT} cannot be reached"
-        else:
-            reason = f"{constants.ENDPOINT} has no such model (or it is private or gated: `hf auth login`)"
-        raise UsageError(f"{flag} {model}: no such folder, and {reason}") from None
+        raise refusal from None
     return cached, Path(cached)
 
 

@@ -23,7 +23,7 @@ from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
 from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.results import result_row, write_results
 from benchmarks.harness.rows import read_rows
-from benchmarks.harness.scores import scoreboard
+from benchmarks.harness.scores import Scoreboard
 
 CLAIM = 20_000
 N = 20_000
@@ -92,14 +92,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preds.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for _, row in rows))
-        predictions = [reply.prediction for _, reply in replies]
+
+        def counts():
+            board = Scoreboard()
+            for (item, reply), verdict in zip(replies, verdicts, strict=True):
+                board.add(item, reply.prediction, verdict)
+            return board.metrics(bench.rule)
+
         for name, work in (
             ("  reading JSON lines", lambda: list(read_rows(path))),
-            ("  counts and intervals", lambda: scoreboard(items, predictions, verdicts, bench.rule)),
+            ("  counts and intervals", counts),
             (
                 "  writing results.jsonl",
                 lambda: write_results(
-                    Path(folder), (result_row(i, r, v) for (i, r), v in zip(replies, verdicts, strict=True)), {}
+                    Path(folder), (result_row(i, r, v) for (i, r), v in zip(replies, verdicts, strict=True)), dict
                 ),
             ),
         ):

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.harness import judge
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Judged answers: one item, answer and verdict for each, in the official order."""
+
+    items: Sequence[BenchmarkItem]
+    answers: Sequence[Prediction]
+    verdicts: Sequence[Verdict]
+    rule: Rule
+
+    @property
+    def pairs(self) -> Iterator[tuple[BenchmarkItem, Prediction]]:
+        """Every item with the answer to it."""
+        return zip(self.items, self.answers, strict=True)
+
 
 _JUDGES = {"point": judge.clicks, "box": judge.boxes, "span": judge.spans}
 
@@ -30,8 +47,8 @@ class Benchmark:
     splits: ClassVar[tuple[str, ...]] = ("test",)
     card: ClassVar[Card]
 
-    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
-        """The items of a split, in the official order.
+    def read(self, root: Path, split: str) -> Iterable[BenchmarkItem]:
+        """The items of a split, in the official order; a generator where a file has many.
 
         Args:
             root: the folder (or, where the benchmark is one file, the file) the user downloaded.
@@ -58,17 +75,14 @@ class Benchmark:
         """A verdict per item; pure, and the same for any split of the items into batches."""
         return _JUDGES[self.asks](items, predictions, rule)
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
-        """Official figures beyond accuracy: JSON scalars, counts as integers. Default: the IoU thresholds."""
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        """Official figures beyond accuracy: JSON scalars, counts as integers. Default: the IoU thresholds.
+
+        Where a subclass does not override this, `scored` has verdicts only, so that memory does not grow with items.
+        """
         if self.asks == "point":
             return {}
-        return thresholds(verdicts, rule)
+        return thresholds(scored.verdicts, scored.rule)
 
 
 def thresholds(verdicts: Sequence[Verdict], rule: Rule) -> dict[str, Any]:

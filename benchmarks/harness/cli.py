@@ -7,12 +7,12 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import peers, run, tables
@@ -20,7 +20,9 @@ from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.compare import compare
 from benchmarks.harness.generate import Decoding, forget_generations
 from benchmarks.harness.items import RULE_CHOICES, BenchmarkItem, Rule
-from benchmarks.harness.predictions import SPACES, PredictionFormat, match_rows, space_warning
+from benchmarks.harness.predictions import SPACES, PredictionFormat, Predictions, SpaceCheck
+from benchmarks.harness.results import ItemReply
+from benchmarks.harness.rows import Place, Row, located_rows
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import owning
@@ -28,6 +30,8 @@ from models.hub import find_model
 from models.profile import Profile, read_profile
 
 log = logging.getLogger("fovea.eval")
+
+Replies: TypeAlias = Iterable[tuple[BenchmarkItem, ItemReply]]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,7 +136,7 @@ def _rule(benchmark: Benchmark, args: argparse.Namespace) -> Rule:
 def _items(args: argparse.Namespace) -> int:
     if args.data is None:
         raise UsageError("--data DIR is needed: the benchmark's folder")
-    for item in run.read_items(_benchmark(args), args.data, args.split, args.limit):
+    for item in run.stream_items(_benchmark(args), args.data, args.split, args.limit):
         images = [{"path": p.path, "width": p.width or None, "height": p.height or None} for p in item.images]
         line = {"id": item.id, "images": images, "instruction": item.instruction, "asks": item.asks}
         _say(json.dumps(line, ensure_ascii=False))
@@ -171,27 +175,6 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
     name = args.format or peers.format_of(args.predictions)
     items = None if args.data is None else _items_to_score(benchmark, args)
     reading = PredictionFormat(args.space, args.dialect, args.grammar or "bare")
-    warning = claim = None
-    if name in peers.LOGS:
-        entries = peers.read_log(args.predictions, name, benchmark.asks, args.space)[
-            : args.limit if items is None else None
-        ]
-        claim = peers.claimed(entries)
-        replies = peers.match_log(entries, items, reading) if items else peers.score_log(entries, reading)
-        if args.dialect is None:
-            warning = peers.log_warning(entries)
-    elif items is None:
-        raise UsageError(f"--data DIR is needed: {args.predictions} holds no annotations")
-    else:
-        replies = match_rows(peers.prediction_rows(args.predictions, name, items), items, reading)
-        if args.space:
-            rows = peers.prediction_rows(args.predictions, name, items)
-            warning = space_warning((row for _, row in rows), items, args.space)
-    if warning:
-        log.warning("warning: %s", warning)
-    missing = sum(reply.missing for _, reply in replies)
-    if missing:
-        log.warning("warning: %d of %d predictions are missing; they count as wrong", missing, len(replies))
     facts = _facts(
         benchmark,
         args,
@@ -200,10 +183,23 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
         space=args.space,
         dialect=args.dialect,
         grammar=reading.grammar,
-        warning=warning,
-        file_says=claim,
+        warning=None,
+        file_says=None,
     )
+    if name in peers.LOGS:
+        replies = _log_replies(benchmark, args, name, items, reading, facts=facts)
+    elif items is None:
+        raise UsageError(f"--data DIR is needed: {args.predictions} holds no annotations")
+    else:
+        replies = _replies(args, name, items, reading, facts=facts)
     metrics = run.score(benchmark, replies, _rule(benchmark, args), facts, args.out)
+    if metrics["warning"]:
+        log.warning("warning: %s", metrics["warning"])
+    if metrics["missing"]:
+        log.warning(
+            "warning: %d of %d predictions are missing; they count as wrong", metrics["missing"], metrics["answers"]
+        )
+    claim = metrics["file_says"]
     if claim and claim["correct"] != metrics["correct"]:
         log.warning(
             "warning: %d are right by this rule, %d of %d by the file itself",
@@ -212,13 +208,46 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
     return metrics
 
 
-def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> list[BenchmarkItem]:
-    items = run.read_items(benchmark, args.data, args.split, args.limit)
-    image_root = args.images or benchmark.image_root(args.data)
-    unknown = [p for item in items for p in item.images if not p.known]
-    if unknown and all((image_root / p.path).is_file() for p in unknown):
-        return run.with_sizes(items, image_root)
-    return items
+def _log_replies(
+    benchmark: Benchmark,
+    args: argparse.Namespace,
+    name: str,
+    items: Iterable[BenchmarkItem] | None,
+    reading: PredictionFormat,
+    *,
+    facts: dict[str, Any],
+) -> Replies:
+    """The replies of a log; adds to `facts` what the log says of itself, and a warning."""
+    entries = peers.read_log(args.predictions, name, benchmark.asks, args.space)
+    entries = entries[: args.limit if items is None else None]
+    facts["file_says"] = peers.claimed(entries)
+    if args.dialect is None:
+        facts["warning"] = peers.log_warning(entries)
+    return peers.score_log(entries, reading) if items is None else peers.match_log(entries, list(items), reading)
+
+
+def _replies(
+    args: argparse.Namespace,
+    name: str | None,
+    items: Iterable[BenchmarkItem],
+    reading: PredictionFormat,
+    *,
+    facts: dict[str, Any],
+) -> Replies:
+    """The replies of a predictions file; adds a warning to `facts` when the last one was read."""
+    if name is None:
+        rows: Iterable[tuple[Row, Place | None]] = located_rows(args.predictions)
+    else:
+        items = list(items)
+        rows = ((row, None) for row in peers.prediction_rows(args.predictions, name, items))
+    check = SpaceCheck(args.space) if args.space else None
+    yield from Predictions(rows, args.predictions).replies(items, reading, check)
+    facts["warning"] = check.warning() if check else None
+
+
+def _items_to_score(benchmark: Benchmark, args: argparse.Namespace) -> Iterator[BenchmarkItem]:
+    items = run.stream_items(benchmark, args.data, args.split, args.limit)
+    return run.sized(items, args.images or benchmark.image_root(args.data))
 
 
 def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any] | None:

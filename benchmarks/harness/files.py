@@ -37,13 +37,12 @@ class RowBenchmark(Benchmark):
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         """The items of row `number` (from 0) of `file`. May raise what `naming` turns into `BrokenRow`."""
 
-    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
-        items: list[BenchmarkItem] = []
+    def read(self, root: Path, split: str) -> Iterator[BenchmarkItem]:
         for file in find(root, self.patterns, split, self.card.files):
             for number, (where, row) in enumerate(read_rows(file)):
                 with naming(where):
-                    items += self.items_of(row, number, file, split)
-        return items
+                    items = list(self.items_of(row, number, file, split))
+                yield from items
 
 
 @contextmanager

@@ -18,17 +18,19 @@ in pixels of the resized image need it. The ground truth plays no part in any of
 from __future__ import annotations
 
 import math
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from benchmarks.harness import masks
 from benchmarks.harness.files import identity, listed, naming, numbers
 from benchmarks.harness.items import DIGITS, MISSING, XY, BenchmarkItem, Prediction, from_answer, sizes_of
 from benchmarks.harness.results import ItemReply
-from benchmarks.harness.rows import KEY, Row, read_rows
+from benchmarks.harness.rows import KEY, Place, Row, row_at
 from grounding.answer import ImageSize, Status
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
@@ -59,54 +61,84 @@ class PredictionFormat:
     grammar: str = "bare"
 
 
-def read_predictions(
-    path: Path, items: Sequence[BenchmarkItem], reading: PredictionFormat
-) -> list[tuple[BenchmarkItem, ItemReply]]:
-    """A reply for every item, in the benchmark's order; an item without a line gets one marked missing.
+class Predictions:
+    """Rows of predictions by item and rollout. Of a file of JSON lines only their places stay in memory.
+
+    Args:
+        rows: each with its name, and its place in `path`, None for rows that are to be kept.
 
     Raises:
-        UsageError: the file is empty, has a line for an unknown item or two for one, or its coordinates need a
-            declaration that was not given.
-        BrokenRow: a line that is not an object, has no id, or has a key or a value that no prediction has.
+        BrokenRow: a row has no id, a key that no prediction has, or the id and rollout of another row.
     """
-    return match_rows(read_rows(path), items, reading)
+
+    def __init__(self, rows: Iterable[tuple[Row, Place | None]], path: Path | None = None):
+        self._path = path
+        self._lines, self._starts, self._kept = array("q"), array("q"), dict[int, Row]()
+        self._numbers: dict[int, dict[str, int]] = defaultdict(dict)  # rollout, id: number of the row
+        count, last = 0, ("", 0, "")
+        for number, ((where, row), place) in enumerate(rows):
+            name, rollout = _id(row, where), _rollout(row, where)
+            extra = set(row) - _KEYS
+            if extra:
+                raise BrokenRow(where, f"unknown key {sorted(extra)[0]!r}; known: {', '.join(sorted(_KEYS - {KEY}))}")
+            last = max(last, (where, rollout, name), key=lambda entry: entry[1])
+            if self._numbers[rollout].setdefault(name, number) != number:
+                raise BrokenRow(where, f"a second prediction for id {name!r}; number several with 'rollout'")
+            if place is None:
+                self._kept[number] = where, row
+            else:
+                self._lines.append(place[0])
+                self._starts.append(place[1])
+            count += 1
+        where, highest, name = last
+        if highest >= max(count, 1):
+            raise BrokenRow(
+                where, f"rollout {highest} of id {name!r}: they are numbered from 0, and the file has {count} lines"
+            )
+        self._rollouts = 1 + highest
+
+    def replies(
+        self, items: Iterable[BenchmarkItem], reading: PredictionFormat, check: SpaceCheck | None = None
+    ) -> Iterator[tuple[BenchmarkItem, ItemReply]]:
+        """A reply to every item, in the items' order; an item without a row gets one marked missing. Only once.
+
+        Args:
+            check: is shown the rows.
+
+        Raises:
+            UsageError: a row is for an unknown item, or its coordinates need a declaration that was not given.
+            BrokenRow: a value that no prediction has.
+        """
+        missing = [ItemReply(MISSING, rollout=rollout, missing=True) for rollout in range(self._rollouts)]
+        with self._path.open("rb") if self._path else nullcontext() as file:
+            for item in items:
+                for rollout, none in enumerate(missing):
+                    number = self._numbers[rollout].pop(item.id, None)
+                    if number is None:
+                        yield item, none
+                        continue
+                    where, row = self._row(number, file)
+                    if check is not None:
+                        check.add(row, item)
+                    yield item, read_row(row, item, reading, where)
+            left = sorted(number for numbers in self._numbers.values() for number in numbers.values())
+            if left:
+                shown = [self._row(number, file) for number in left[:_SHOWN]]
+                more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+                names = ", ".join(f"{_id(row, where)!r} ({where})" for where, row in shown)
+                raise UsageError(f"no such item in the benchmark: {names}{more}; list the ids with `eval.py items`")
+
+    def _row(self, number: int, file: BinaryIO | None) -> Row:
+        if file is None or number in self._kept:
+            return self._kept[number]
+        return f"{self._path}:{self._lines[number]}", row_at(file, self._starts[number])
 
 
 def match_rows(
-    rows: Iterable[Row], items: Sequence[BenchmarkItem], reading: PredictionFormat
+    rows: Iterable[Row], items: Iterable[BenchmarkItem], reading: PredictionFormat
 ) -> list[tuple[BenchmarkItem, ItemReply]]:
-    """`read_predictions` for rows, each with its name; they are read one after the other and not kept."""
-    known = {item.id: item for item in items}
-    found: dict[tuple[str, int], ItemReply] = {}
-    unknown: list[str] = []
-    count, last = 0, ("", 0, "")
-    for where, row in rows:
-        count += 1
-        name = _id(row, where)
-        extra = set(row) - _KEYS
-        if extra:
-            raise BrokenRow(where, f"unknown key {sorted(extra)[0]!r}; known: {', '.join(sorted(_KEYS - {KEY}))}")
-        key = (name, _rollout(row, where))
-        if key in found:
-            raise BrokenRow(where, f"a second prediction for id {name!r}; number several with 'rollout'")
-        last = max(last, (where, key[1], name), key=lambda entry: entry[1])
-        item = known.get(name)
-        if item is None:
-            unknown.append(f"{name!r} ({where})")
-            continue
-        found[key] = read_row(row, item, reading, where)
-    if unknown:
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        raise UsageError(
-            f"no such item in the benchmark: {', '.join(unknown[:_SHOWN])}{more}; list the ids with `eval.py items`"
-        )
-    where, highest, name = last
-    if highest >= max(count, 1):
-        raise BrokenRow(
-            where, f"rollout {highest} of id {name!r}: they are numbered from 0, and the file has {count} lines"
-        )
-    missing = [ItemReply(MISSING, rollout=rollout, missing=True) for rollout in range(1 + highest)]
-    return [(item, found.get((item.id, r), missing[r])) for item in items for r in range(1 + highest)]
+    """`Predictions.replies` for rows in memory, each with its name."""
+    return list(Predictions((row, None) for row in rows).replies(items, reading))
 
 
 def _id(row: dict[str, Any], where: str) -> str:
@@ -329,31 +361,48 @@ def within(coords: Sequence[float], item: BenchmarkItem, image: int) -> bool:
     return inside and (len(coords) < 4 or (coords[0] <= coords[2] and coords[1] <= coords[3]))
 
 
-def space_warning(rows: Iterable[dict[str, Any]], items: Sequence[BenchmarkItem], space: str) -> str | None:
-    """A sentence when the numbers of a file do not look like the space they are declared in; changes nothing.
+class SpaceCheck:
+    """Counts the coordinates of rows that lie inside the space they are declared in, and in the others.
 
-    Judged from the coordinates and the image sizes alone.
+    Judged from the coordinates and the image sizes alone; changes nothing.
     """
-    sizes = {item.id: [(p.width, p.height) for p in item.images] for item in items}
-    fits, total = Counter[str](), 0
+
+    def __init__(self, space: str):
+        self._space = space
+        self._fits, self._total = Counter[str](), 0
+
+    def add(self, row: dict[str, Any], item: BenchmarkItem | None) -> None:
+        sizes = None if item is None else [(p.width, p.height) for p in item.images]
+        for x, y, width, height in _places(row, sizes):
+            self._total += 1
+            self._fits["unit"] += 0 <= x <= 1 and 0 <= y <= 1
+            self._fits["thousand"] += 0 <= x <= 1000 and 0 <= y <= 1000
+            self._fits["pixel"] += 0 <= x <= (width or math.inf) and 0 <= y <= (height or math.inf)
+
+    def warning(self) -> str | None:
+        """A sentence when the numbers do not look like the declared space."""
+        space, fits, total = self._space, self._fits, self._total
+        if not total:
+            return None
+        if fits["unit"] == total and space != "unit":
+            return f"every coordinate lies in [0, 1]: space 'unit' is likelier than {space!r}; scored as declared"
+        declared = "pixel" if space == "resized" else space
+        outside = 1 - fits[declared] / total
+        if outside <= _STRAY:
+            return None
+        best = max((s for s in ("thousand", "pixel") if s != declared), key=lambda s: fits[s])
+        likelier = outside >= _MANY and fits[best] / total > 1 - outside
+        advice = f"; space {best!r} is likelier" if likelier else ""
+        return f"{outside:.1%} of the coordinates lie outside space {space!r}{advice}; scored as declared"
+
+
+def space_warning(rows: Iterable[dict[str, Any]], items: Sequence[BenchmarkItem], space: str) -> str | None:
+    """The warning of `SpaceCheck` about rows in memory."""
+    known = {item.id: item for item in items}
+    check = SpaceCheck(space)
     for row in rows:
-        for x, y, width, height in _places(row, sizes.get(str(row.get("id", row.get(KEY))))):
-            total += 1
-            fits["unit"] += 0 <= x <= 1 and 0 <= y <= 1
-            fits["thousand"] += 0 <= x <= 1000 and 0 <= y <= 1000
-            fits["pixel"] += 0 <= x <= (width or math.inf) and 0 <= y <= (height or math.inf)
-    if not total:
-        return None
-    if fits["unit"] == total and space != "unit":
-        return f"every coordinate lies in [0, 1]: space 'unit' is likelier than {space!r}; scored as declared"
-    declared = "pixel" if space == "resized" else space
-    outside = 1 - fits[declared] / total
-    if outside <= _STRAY:
-        return None
-    best = max((s for s in ("thousand", "pixel") if s != declared), key=lambda s: fits[s])
-    likelier = outside >= _MANY and fits[best] / total > 1 - outside
-    advice = f"; space {best!r} is likelier" if likelier else ""
-    return f"{outside:.1%} of the coordinates lie outside space {space!r}{advice}; scored as declared"
+        check.add(row, known.get(str(row.get("id", row.get(KEY)))))
+    return check.warning()
 
 
 def _places(row: dict[str, Any], images: Sequence[tuple[int, int]] | None) -> Iterator[tuple[float, float, int, int]]:

@@ -19,7 +19,8 @@ A line of `results.jsonl` (coordinates canonical: [0, 1] of the original image, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,17 +110,31 @@ def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[
     }
 
 
-def write_results(out: Path, rows: Iterable[dict[str, Any]], metrics: dict[str, Any]) -> None:
+def write_results(
+    out: Path | None, rows: Iterable[dict[str, Any]], metrics: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Write both files, each atomically: a reader sees the old one or the new one, never half of one.
+
+    Args:
+        out: None only goes through the rows.
+        metrics: called when the last row is written.
+
+    Returns:
+        The metrics.
 
     Raises:
         FoveaError: the disk is full or not writable.
     """
-    with replacing(out / "results.jsonl") as part, part.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if out is None:
+        deque(rows, maxlen=0)
+        return metrics()
+    with replacing(out / "results.jsonl") as part:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        found = metrics()
     with replacing(out / "metrics.json") as part:
-        part.write_text(json.dumps(metrics, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(found, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return found
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ _NAMES = ("id", "idx", "qid", "image_id", "question_id")  # an object with one o
 _BATCH = 64
 
 Row: TypeAlias = tuple[str, dict[str, Any]]
+Place: TypeAlias = tuple[int, int]  # of a row in a file of JSON lines: number of the line, first byte
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -32,13 +33,18 @@ def read_rows(path: Path) -> Iterator[Row]:
         UsageError: no such file, nothing in it, or not of a form above.
         BrokenRow: a row that cannot be read or is not an object, named.
     """
+    yield from (row for row, _ in located_rows(path))
+
+
+def located_rows(path: Path) -> Iterator[tuple[Row, Place | None]]:
+    """`read_rows`, each with its place; None in files other than JSON lines."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     reader = {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _json)
-    row = None
-    for row in reader(path):
-        yield row
-    if row is None:
+    where = None
+    for where, row, *place in reader(path):
+        yield (where, row), place[0] if place else None
+    if where is None:
         raise UsageError(f"{path}: the file is empty")
 
 
@@ -73,7 +79,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _json(path: Path) -> Iterator[Row]:
+def row_at(file: BinaryIO, start: int) -> dict[str, Any]:
+    """The row of a line that `located_rows` has read."""
+    file.seek(start)
+    found: dict[str, Any] = json.loads(file.readline().removeprefix(b"\xef\xbb\xbf"))
+    return found
+
+
+def _json(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
         lines = (line for line in file if line.strip())
         first, second = next(lines, b""), next(lines, None)
@@ -94,9 +107,11 @@ def _is_line(first: bytes, suffix: str, alone: bool) -> bool:
     return not alone or (suffix == ".jsonl" and isinstance(row, dict) and _holder(row) is None)
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any], Place]]:
+    end = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            start, end = end, end + len(line)
             text = line.strip().removeprefix(b"\xef\xbb\xbf")
             if not text:
                 continue
@@ -105,13 +120,15 @@ def _lines(path: Path) -> Iterator[Row]:
                 row = parse(text.decode())
             except (ValueError, RecursionError) as error:
                 raise BrokenRow(where, f"not JSON: {error}") from error
-            yield where, _row(row, where)
+            yield where, _row(row, where), (number, start)
 
 
 def _within(content: Any, where: str) -> Iterator[Row]:
     """The rows inside a JSON value, of whichever of the shapes above it has."""
     if isinstance(content, list):
-        yield from ((f"{where}[{n}]", _row(row, f"{where}[{n}]")) for n, row in enumerate(content))
+        for n, row in enumerate(content):
+            content[n] = None  # who has read a row may forget it
+            yield f"{where}[{n}]", _row(row, f"{where}[{n}]")
         return
     if not isinstance(content, dict):
         raise UsageError(f"{where}: rows are needed, this is {_kind(content)}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.generate import (
     Backend,
     Decoding,
@@ -20,20 +21,29 @@ from benchmarks.harness.generate import (
     generate,
     read_generations,
 )
-from benchmarks.harness.items import BenchmarkItem, ItemImage, Rule, sizes_of
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Verdict, sizes_of
 from benchmarks.harness.predictions import PredictionFormat, read_output
 from benchmarks.harness.results import ItemReply, result_row, write_results
 from benchmarks.harness.samples import read_split
-from benchmarks.harness.scores import scoreboard
+from benchmarks.harness.scores import Scoreboard
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError
 from grounding.thought import read_places
 from models.asking import question
 from models.profile import Profile
 
+_BATCH = 1024  # answers judged at a time
+
 
 def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int | None = None) -> list[BenchmarkItem]:
-    """Items of a split, ids checked to be unique.
+    """`stream_items` in memory, for those who need all."""
+    return list(stream_items(benchmark, root, split, limit))
+
+
+def stream_items(
+    benchmark: Benchmark, root: Path, split: str | None, limit: int | None = None
+) -> Iterator[BenchmarkItem]:
+    """The first `limit` items of a split, ids checked to be unique.
 
     Raises:
         UsageError: an unknown split, or nothing in it.
@@ -45,12 +55,14 @@ def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int |
     # Videos are converted to frames once, by data_prep; the benchmark's own rule judges those too
     converted = benchmark.asks == "span" and (root / "manifest.json").is_file()
     items = read_split(root, split, benchmark.asks) if converted else benchmark.read(root, split)
-    if not items:
+    ids: set[str] = set()
+    for item in islice(items, limit):
+        if item.id in ids:
+            raise BrokenRow(str(root), f"item id {item.id!r} appears twice")
+        ids.add(item.id)
+        yield item
+    if not ids:
         raise UsageError(f"{root}: split {split!r} has no items")
-    twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
-    if twice:
-        raise BrokenRow(str(root), f"item id {twice[0]!r} appears twice")
-    return items[:limit]
 
 
 def check_pictures(items: Sequence[BenchmarkItem], image_root: Path, name: str) -> None:
@@ -73,10 +85,15 @@ def with_sizes(items: Sequence[BenchmarkItem], image_root: Path) -> list[Benchma
     missing = sorted(path for path in paths if not (image_root / path).is_file())
     if missing:
         raise UsageError(f"{image_root}: {len(missing)} of {len(paths)} images are missing, such as {missing[0]}")
+    return list(sized(items, image_root))
+
+
+def sized(items: Iterable[BenchmarkItem], image_root: Path) -> Iterator[BenchmarkItem]:
+    """The items with the sizes of their images, where these are there. Raises BrokenRow: one cannot be read."""
     sizes: dict[str, tuple[int, int]] = {}
 
-    def sized(picture: ItemImage) -> ItemImage:
-        if picture.known:
+    def of(picture: ItemImage) -> ItemImage:
+        if picture.known or not (image_root / picture.path).is_file():
             return picture
         if picture.path not in sizes:
             try:
@@ -86,7 +103,10 @@ def with_sizes(items: Sequence[BenchmarkItem], image_root: Path) -> list[Benchma
                 raise BrokenRow(picture.path, f"not a readable image: {error}") from error
         return ItemImage(picture.path, *sizes[picture.path])
 
-    return [replace(item, images=tuple(map(sized, item.images))) for item in items]
+    return (
+        item if all(p.known for p in item.images) else replace(item, images=tuple(map(of, item.images)))
+        for item in items
+    )
 
 
 def answer_items(
@@ -168,7 +188,7 @@ def replies_of(
 
 def score(
     benchmark: Benchmark,
-    replies: Sequence[tuple[BenchmarkItem, ItemReply]],
+    replies: Iterable[tuple[BenchmarkItem, ItemReply]],
     rule: Rule,
     facts: dict[str, Any],
     out: Path | None,
@@ -176,29 +196,39 @@ def score(
     """Judge all replies; write the result files into `out` when given; return what `metrics.json` says.
 
     Args:
+        replies: those to one item (its rollouts) follow one another. They are not kept, unless the benchmark has
+            figures that need them.
         facts: what produced the replies; stands at the top of the metrics.
     """
     started = time.perf_counter()
-    items = [item for item, _ in replies]
-    predictions = [reply.prediction for _, reply in replies]
-    verdicts = benchmark.judge(items, predictions, rule)
-    metrics: dict[str, Any] = {
-        **facts,
-        "rule": asdict(rule),
-        **scoreboard(items, predictions, verdicts, rule, missing=sum(reply.missing for _, reply in replies)),
-        "official": benchmark.summarize(items, predictions, verdicts, rule),
-        "cost": _costs([reply.cost for _, reply in replies]),
-        "published": [asdict(number) for number in benchmark.card.published],
-    }
-    metrics["seconds_scoring"] = round(time.perf_counter() - started, 3)
-    if out is not None:
-        rows = (result_row(i, r, v) for (i, r), v in zip(replies, verdicts, strict=True))
-        write_results(out, rows, metrics)
-    return metrics
+    board, cost = Scoreboard(), Counter[str]()
+    items: list[BenchmarkItem] = []
+    answers: list[Prediction] = []
+    verdicts: list[Verdict] = []
+    kept = type(benchmark).summarize is not Benchmark.summarize
 
+    def judged() -> Iterator[dict[str, Any]]:
+        remaining = iter(replies)
+        while batch := list(islice(remaining, _BATCH)):
+            found = benchmark.judge([item for item, _ in batch], [reply.prediction for _, reply in batch], rule)
+            verdicts.extend(found)
+            for (item, reply), verdict in zip(batch, found, strict=True):
+                board.add(item, reply.prediction, verdict, reply.missing)
+                cost.update(reply.cost)
+                yield result_row(item, reply, verdict) if out else {}
+            if kept:
+                items.extend(item for item, _ in batch)
+                answers.extend(reply.prediction for _, reply in batch)
 
-def _costs(costs: Sequence[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for cost in costs:
-        total.update(cost)
-    return dict(total)
+    def metrics() -> dict[str, Any]:
+        return {
+            **facts,
+            "rule": asdict(rule),
+            **board.metrics(rule),
+            "official": benchmark.summarize(Scored(items, answers, verdicts, rule)),
+            "cost": dict(cost),
+            "published": [asdict(number) for number in benchmark.card.published],
+            "seconds_scoring": round(time.perf_counter() - started, 3),
+        }
+
+    return write_results(out, judged(), metrics)

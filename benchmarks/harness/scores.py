@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, norm
 
 from benchmarks.harness.items import BenchmarkItem, Prediction, Rule, Verdict
 from grounding.answer import Status
@@ -18,38 +18,9 @@ RESAMPLES = 10_000
 SEED = 0
 _BLOCK = 2_000_000  # numbers drawn at a time
 _DUST = 1e-12
-_POWER = float(norm.ppf(0.8))
+_POWER = NormalDist().inv_cdf(0.8)
 _UNREADABLE = (Status.NO_ANSWER, Status.MALFORMED)
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Counts of one group of items (an item with several rollouts counts once per rollout)."""
-
-    n: int
-    correct: int
-    strict_correct: int
-    skipped: int
-
-    @property
-    def counted(self) -> int:
-        """The denominator: `n` unless the rule skips unreadable answers."""
-        return self.n - self.skipped
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.counted if self.counted else 0.0
-
-
-def tally(predictions: Sequence[Prediction], verdicts: Sequence[Verdict]) -> Tally:
-    """Count a list of verdicts."""
-    pairs = list(zip(predictions, verdicts, strict=True))
-    return Tally(
-        n=len(pairs),
-        correct=sum(v.correct for _, v in pairs),
-        strict_correct=sum(v.correct and p.strict and p.status is Status.OK for p, v in pairs),
-        skipped=sum(v.skipped for _, v in pairs),
-    )
+_CORRECT, _STRICT, _SKIPPED = 1, 2, 4
 
 
 class Interval(NamedTuple):
@@ -92,7 +63,7 @@ def interval(
     np.add.at(count, (rows, columns), 1)
     kinds, times = np.unique(np.hstack([total, count]), axis=0, return_counts=True)
     draws = np.concatenate(list(_means(kinds, times)))
-    z = float(norm.ppf((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     if np.ptp(draws) > _DUST:
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
         error = float(draws.std())
@@ -137,116 +108,123 @@ def row_cluster(row: Mapping[str, Any]) -> Hashable:
     return cluster_of(str(row["id"]), [str(image.get("path", "")) for image in row.get("images", ())])
 
 
-def scoreboard(
-    items: Sequence[BenchmarkItem],
-    predictions: Sequence[Prediction],
-    verdicts: Sequence[Verdict],
-    rule: Rule,
-    missing: int = 0,
-) -> dict[str, Any]:
-    """Everything `metrics.json` says about how right the answers are.
+class Scoreboard:
+    """Everything `metrics.json` says about how right the answers are, of which a few bytes each are kept."""
 
-    Args:
-        items: one per prediction; repeated for several rollouts of one item.
-        missing: how many of the predictions were absent from a predictions file (they count as wrong).
-    """
-    total = tally(predictions, verdicts)
-    clusters = [cluster_of(item.id, [picture.path for picture in item.images]) for item in items]
-    by_item: dict[str, list[bool]] = defaultdict(list)
-    for item, verdict in zip(items, verdicts, strict=True):
-        if not verdict.skipped:
-            by_item[item.id].append(verdict.correct)
-    rollouts = total.n // max(1, len({item.id for item in items}))
-    status = Counter(p.status.value for p in predictions)
-    spread = _interval(range(len(items)), clusters, verdicts)
-    board: dict[str, Any] = {
-        "n": len({item.id for item in items}),
-        "clusters": len(set(clusters)),
-        "rollouts": rollouts,
-        "answers": total.n,
-        "correct": total.correct,
-        "skipped": total.skipped,
-        "missing": missing,
-        "accuracy": total.accuracy,
-        "interval": [spread.low, spread.high],
-        "detectable": spread.detectable,
-        "strict_correct": total.strict_correct,
-        "strict_accuracy": total.strict_correct / total.counted if total.counted else 0.0,
-        "parse": {s.value: status.get(s.value, 0) for s in Status},
-        "parse_failures": sum(p.status in _UNREADABLE for p in predictions),
-        "declined": sum(p.absent for p in predictions),
-    }
-    if rollouts > 1:
-        board["any_correct"] = sum(any(v) for v in by_item.values())
-        board["all_correct"] = sum(all(v) for v in by_item.values())
-    members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row, item in enumerate(items):
+    def __init__(self) -> None:
+        self._item = array("l")  # number of the item, per answer
+        self._cluster = array("l")
+        self._flags = bytearray()  # correct, strictly correct, skipped
+        self._clusters: dict[Hashable, int] = {}
+        self._members: dict[str, dict[str, array[int]]] = {}  # rows by axis and name
+        self._status: Counter[Status] = Counter()
+        self._declined = self._missing = 0
+        self._last: str | None = None
+
+    def add(self, item: BenchmarkItem, answer: Prediction, verdict: Verdict, missing: bool = False) -> None:
+        """Count an answer; those to one item (its rollouts) follow one another.
+
+        Args:
+            missing: a predictions file has no line for the item; it counts as wrong.
+        """
+        row = len(self._item)
+        same = self._last == item.id
+        self._last = item.id
+        self._item.append(self._item[-1] if same else self._item[-1] + 1 if row else 0)
+        cluster = cluster_of(item.id, [picture.path for picture in item.images])
+        self._cluster.append(self._clusters.setdefault(cluster, len(self._clusters)))
+        strict = verdict.correct and answer.strict and answer.status is Status.OK
+        self._flags.append(verdict.correct * _CORRECT | strict * _STRICT | verdict.skipped * _SKIPPED)
         for axis, name in item.groups.items():
-            members[axis][name].append(row)
-    board["groups"] = {
-        axis: {name: _group(rows, clusters, predictions, verdicts) for name, rows in sorted(names.items())}
-        for axis, names in members.items()
-    }
-    board["macro"] = {
-        axis: _macro(board["groups"][axis], names, clusters, verdicts)
-        for axis, names in members.items()
-        if len(names) > 1
-    }
-    micro = {key: board[key] for key in ("interval", "detectable")}
-    if rule.average == "macro" and rule.over in board["macro"]:
-        board["headline"] = {"name": f"macro accuracy over {rule.over}", **board["macro"][rule.over]}
-    else:
-        board["headline"] = {"name": "accuracy", "value": board["accuracy"], **micro}
-    return board
+            self._members.setdefault(axis, {}).setdefault(name, array("l")).append(row)
+        self._status[answer.status] += 1
+        self._declined += answer.absent
+        self._missing += missing
+
+    def metrics(self, rule: Rule) -> dict[str, Any]:
+        """The counts, averages and intervals of all answers so far."""
+        table = _Table(np.frombuffer(self._flags, np.uint8), np.array(self._cluster), np.array(self._item))
+        total = table.group(slice(None))
+        items = int(table.item[-1]) + 1 if len(table.item) else 0
+        board: dict[str, Any] = {
+            "n": items,
+            "clusters": len(self._clusters),
+            "rollouts": total["n"] // max(1, items),
+            "answers": total["n"],
+            "correct": total["correct"],
+            "skipped": total["skipped"],
+            "missing": self._missing,
+            "accuracy": total["accuracy"],
+            "interval": total["interval"],
+            "detectable": total.pop("detectable"),
+            "strict_correct": total["strict_correct"],
+            "strict_accuracy": total["strict_correct"] / max(1, total["n"] - total["skipped"]),
+            "parse": {s.value: self._status[s] for s in Status},
+            "parse_failures": sum(self._status[s] for s in _UNREADABLE),
+            "declined": self._declined,
+        }
+        if board["rollouts"] > 1:
+            counted = ~table.has(_SKIPPED)
+            right = np.bincount(table.item, table.has(_CORRECT) & counted, items)
+            asked = np.bincount(table.item, counted, items)
+            board["any_correct"] = int((right > 0).sum())
+            board["all_correct"] = int(((right == asked) & (asked > 0)).sum())
+        rows = {
+            axis: {name: np.array(found) for name, found in names.items()} for axis, names in self._members.items()
+        }
+        board["groups"] = {
+            axis: {name: table.group(names[name], detectable=False) for name in sorted(names)}
+            for axis, names in rows.items()
+        }
+        board["macro"] = {
+            axis: table.macro(board["groups"][axis], names) for axis, names in rows.items() if len(names) > 1
+        }
+        if rule.average == "macro" and rule.over in board["macro"]:
+            board["headline"] = {"name": f"macro accuracy over {rule.over}", **board["macro"][rule.over]}
+        else:
+            micro = {key: board[key] for key in ("interval", "detectable")}
+            board["headline"] = {"name": "accuracy", "value": board["accuracy"], **micro}
+        return board
 
 
-def _interval(
-    rows: Iterable[int],
-    clusters: Sequence[Hashable],
-    verdicts: Sequence[Verdict],
-    groups: Sequence[Hashable] | None = None,
-) -> Interval:
-    """`interval` over the rows whose verdict counts. groups: one per row."""
-    counted = [(k, row) for k, row in enumerate(rows) if not verdicts[row].skipped]
-    return interval(
-        [float(verdicts[row].correct) for _, row in counted],
-        [clusters[row] for _, row in counted],
-        None if groups is None else [groups[k] for k, _ in counted],
-    )
+class _Table(NamedTuple):
+    """Columns with a row for each answer. flags, cluster, item: (N,)."""
 
+    flags: np.ndarray
+    cluster: np.ndarray
+    item: np.ndarray
 
-def _group(
-    rows: Sequence[int],
-    clusters: Sequence[Hashable],
-    predictions: Sequence[Prediction],
-    verdicts: Sequence[Verdict],
-) -> dict[str, Any]:
-    part = tally([predictions[r] for r in rows], [verdicts[r] for r in rows])
-    spread = _interval(rows, clusters, verdicts)
-    return {
-        "n": part.n,
-        "correct": part.correct,
-        "skipped": part.skipped,
-        "accuracy": part.accuracy,
-        "interval": [spread.low, spread.high],
-        "strict_correct": part.strict_correct,
-    }
+    def has(self, flag: int) -> np.ndarray:
+        return (self.flags & flag) > 0
 
+    def group(self, rows: slice | np.ndarray, detectable: bool = True) -> dict[str, Any]:
+        """Counts of some rows; the denominator leaves out what the rule skips."""
+        correct, strict, skipped = (self.has(flag)[rows] for flag in (_CORRECT, _STRICT, _SKIPPED))
+        n, counted = len(correct), int((~skipped).sum())
+        spread = interval(correct[~skipped], self.cluster[rows][~skipped])
+        return {
+            "n": n,
+            "correct": int(correct.sum()),
+            "skipped": n - counted,
+            "accuracy": int(correct.sum()) / counted if counted else 0.0,
+            "interval": [spread.low, spread.high],
+            "strict_correct": int(strict.sum()),
+            **({"detectable": spread.detectable} if detectable else {}),
+        }
 
-def _macro(
-    parts: Mapping[str, Any],
-    names: Mapping[str, Sequence[int]],
-    clusters: Sequence[Hashable],
-    verdicts: Sequence[Verdict],
-) -> dict[str, Any]:
-    filled = [part["accuracy"] for part in parts.values() if part["n"] > part["skipped"]]
-    pairs = [(row, name) for name, rows in names.items() for row in rows]
-    spread = _interval([row for row, _ in pairs], clusters, verdicts, [name for _, name in pairs])
-    return {
-        "value": sum(filled) / len(filled) if filled else 0.0,
-        "interval": [spread.low, spread.high],
-        "detectable": spread.detectable,
-    }
+    def macro(self, parts: Mapping[str, Any], names: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The mean of the groups' accuracies. names: rows of each group."""
+        filled = [part["accuracy"] for part in parts.values() if part["n"] > part["skipped"]]
+        rows = np.concatenate(list(names.values()))
+        group = np.repeat(np.arange(len(names)), [len(found) for found in names.values()])
+        counted = ~self.has(_SKIPPED)[rows]
+        rows = rows[counted]
+        spread = interval(self.has(_CORRECT)[rows], self.cluster[rows], group[counted])
+        return {
+            "value": sum(filled) / len(filled) if filled else 0.0,
+            "interval": [spread.low, spread.high],
+            "detectable": spread.detectable,
+        }
 
 
 def paired(
@@ -260,6 +238,8 @@ def paired(
     `detectable` is the smallest difference that items like these, with as many changed verdicts, would show in four
     of five cases (power 80 %, two-sided test at 5 %). McNemar's test takes the items for independent.
     """
+    from scipy.stats import binomtest  # noqa: PLC0415 - a second that other commands should not cost
+
     pairs = list(zip(first, second, strict=True))
     lost = sum(a and not b for a, b in pairs)
     won = sum(b and not a for a, b in pairs)

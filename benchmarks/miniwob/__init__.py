@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import run
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.results import ItemReply
 from benchmarks.miniwob.live import Episode, play, read_episodes
@@ -63,23 +63,17 @@ class MiniWoB(Benchmark):
             verdicts.append(Verdict(outcome.success, max(0.0, outcome.raw)))
         return verdicts
 
-    def summarize(
-        self,
-        items: Sequence[BenchmarkItem],
-        predictions: Sequence[Prediction],
-        verdicts: Sequence[Verdict],
-        rule: Rule,
-    ) -> dict[str, Any]:
+    def summarize(self, scored: Scored) -> dict[str, Any]:
         """How many episodes ended without a verdict of the page, and why a page could not be used."""
         ended = [
             click is not None and self._known[item.id, *click].done
-            for item, prediction in zip(items, predictions, strict=True)
-            for click in [prediction.click(rule.pick)]
+            for item, prediction in scored.pairs
+            for click in [prediction.click(scored.rule.pick)]
         ]
         return {
             "episodes_ended": sum(ended),
-            "clicks_on_nothing": len(items) - sum(ended),
-            "pages_not_shown": sum(item.meta["episode"].problem is not None for item in items),
+            "clicks_on_nothing": len(scored.items) - sum(ended),
+            "pages_not_shown": sum(item.meta["episode"].problem is not None for item in scored.items),
         }
 
 

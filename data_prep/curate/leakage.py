@@ -105,7 +105,7 @@ def _benchmark(name: str, root: Path) -> Iterator[Shown]:
     find: _Finder | None = None
     for split in benchmark.splits:
         try:
-            items = benchmark.read(root, split)
+            items = list(benchmark.read(root, split))
         except UsageError:
             if split == benchmark.splits[0]:
                 raise

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.items import Prediction
 from benchmarks.harness.judge import SKIPPED
 from benchmarks.harness.predictions import PredictionFormat, match_rows
@@ -42,7 +42,7 @@ def score(tmp_path):
         predictions = [reply.prediction for _, reply in replies]
         used = type(bench.rule)(**{**{f: getattr(bench.rule, f) for f in bench.rule.__slots__}, **rule})
         verdicts = bench.judge(items, predictions, used)
-        return items, verdicts, bench.summarize(items, predictions, verdicts, used)
+        return items, verdicts, bench.summarize(Scored(items, predictions, verdicts, used))
 
     return run
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -18,6 +21,8 @@ from grounding.locks import writing
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Point, Span, TextBox
 from tests.rewards.serving import chat, serve
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -99,6 +104,20 @@ def test_answers_survive_a_restart_that_cannot_start(model, few, tmp_path):
     with pytest.raises(UsageError, match="no weights"):
         ask(model, few, out, "--restart")
     assert (out / "generations.jsonl").is_file()
+
+
+@pytest.mark.parametrize("model", ["runs/typo", "typo"])
+def test_a_wrong_model_is_refused_before_anything_large_is_imported(model, few, tmp_path):
+    code = (
+        "import sys\nfrom benchmarks.harness.cli import main\nfrom grounding.errors import UsageError\n"
+        "try:\n    main(sys.argv[1:])\nexcept UsageError as error:\n    print(error)\n"
+        "print([name for name in ('torch', 'transformers', 'scipy', 'datasets', 'pandas') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "--model", model, "--data", str(few), "--out", str(tmp_path / "out")]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=offline)
+    assert f"--model {model}: no such folder" in done.stdout
+    assert done.stdout.endswith("\n[]\n")
 
 
 def test_a_second_run_into_the_same_folder_is_refused(random_model, few, tmp_path):

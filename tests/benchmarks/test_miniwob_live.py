@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import miniwob
 from benchmarks.harness import run
+from benchmarks.harness.benchmark import Scored
 from benchmarks.harness.items import Prediction
 from benchmarks.miniwob import live as miniwob_live
 from benchmarks.miniwob.__main__ import main
@@ -69,7 +70,7 @@ def test_no_answer_is_no_click_and_outcomes_are_asked_once(monkeypatch):
     assert [v.value for v in verdicts] == [1.0, 0.0, 0.0, 0.0]
     assert benchmark.judge(items, predictions, benchmark.rule) == verdicts
     assert asked == [(items[0].id, (0.2, 0.2)), (items[1].id, (0.9, 0.9))]
-    assert benchmark.summarize(items, predictions, verdicts, benchmark.rule)["episodes_ended"] == 2
+    assert benchmark.summarize(Scored(items, predictions, verdicts, benchmark.rule))["episodes_ended"] == 2
 
 
 def test_episodes_must_have_been_made(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from grounding.errors import FoveaError
@@ -215,6 +215,6 @@ def test_an_odd_row_is_named_or_read(name, tmp_path):
             if not any(item.truth.mask for item in items):
                 verdicts = bench.judge(items, predictions, bench.rule)
                 if number % 11 == 0:  # average precision takes its time
-                    bench.summarize(items, predictions, verdicts, bench.rule)
+                    bench.summarize(Scored(items, predictions, verdicts, bench.rule))
         except Exception as error:
             raise AssertionError(f"{what}, judged: {error!r}") from error

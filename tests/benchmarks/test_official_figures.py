@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import masks, peers
+from benchmarks.harness.benchmark import Scored
 from benchmarks.harness.detection import thinned
 from benchmarks.harness.items import Prediction
 from benchmarks.harness.predictions import PredictionFormat, match_rows
@@ -43,7 +44,7 @@ def figures(tmp_path):
         replies = match_rows([("row", row) for row in rows], items, PredictionFormat(**{"space": "pixel", **reading}))
         predictions = [reply.prediction for _, reply in replies]
         verdicts = bench.judge(items, predictions, bench.rule)
-        return bench.summarize(items, predictions, verdicts, bench.rule), verdicts
+        return bench.summarize(Scored(items, predictions, verdicts, bench.rule)), verdicts
 
     return run
 
@@ -320,7 +321,9 @@ class TestAveragePrecision:
             items = read_items(bench, tmp_path / "data", None)
             replies = match_rows(peers.prediction_rows(preds, "coco", items), items, PredictionFormat(space="pixel"))
             predictions = [reply.prediction for _, reply in replies]
-            ours = bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+            ours = bench.summarize(
+                Scored(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+            )
             expected = dict(
                 zip(("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"), theirs.stats, strict=False)
             )

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import peers
+from benchmarks.harness.benchmark import Scored
 from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from grounding.errors import BrokenRow, UsageError
@@ -43,7 +44,11 @@ def submission(benchmark, path, data, space=None):
     replies = match_rows(rows, items, PredictionFormat(space=space))
     predictions = [reply.prediction for _, reply in replies]
     verdicts = bench.judge(items, predictions, bench.rule)
-    return sum(v.correct for v in verdicts), len(items), bench.summarize(items, predictions, verdicts, bench.rule)
+    return (
+        sum(v.correct for v in verdicts),
+        len(items),
+        bench.summarize(Scored(items, predictions, verdicts, bench.rule)),
+    )
 
 
 class TestExcerpts:
@@ -87,13 +92,13 @@ class TestExcerpts:
     def test_the_three_copies_of_screenspot_v2_say_the_same(self):
         bench = BENCHMARKS.get("screenspot_v2")()
         names = ["screenspot_web_v2", "screenspot_web_v2_convert", "screenspotv2_web_ug_target"]
-        original, converted, unit = (bench.read(HERE / f"{name}.json", "web") for name in names)
+        original, converted, unit = (read_items(bench, HERE / f"{name}.json", "web") for name in names)
         assert original[0].truth.boxes == ((2321.0, 129.0, 2529.0, 199.0),)
         boxes = [[item.truth.boxes for item in copy] for copy in (original, converted, unit)]
         assert boxes[0] == boxes[1] == boxes[2]
 
     def test_the_mangled_polygons_and_refusals_of_the_osworld_g_copy_are_restored(self):
-        items = BENCHMARKS.get("osworld_g")().read(HERE / "OSWorld-G_sspro_format.json", "test")
+        items = read_items(BENCHMARKS.get("osworld_g")(), HERE / "OSWorld-G_sspro_format.json", "test")
         assert [item.groups["shape"] for item in items] == ["bbox"] * 4 + ["polygon"] * 3 + ["refusal"] * 2
         assert items[4].truth.polygons[0][0] == (1197.26, 350.44)
         assert items[4].truth.polygons[0][1] == pytest.approx((1192.98, 357.56))  # 2390.24 - 1197.26, 708 - 350.44

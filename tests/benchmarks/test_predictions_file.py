@@ -9,10 +9,15 @@ import random
 import pytest
 
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
-from benchmarks.harness.predictions import PredictionFormat, match_rows, read_predictions, space_warning
+from benchmarks.harness.predictions import PredictionFormat, Predictions, match_rows, space_warning
+from benchmarks.harness.rows import located_rows
 from benchmarks.screens import Screens
 from grounding.answer import Status
 from grounding.errors import BrokenRow, UsageError
+
+
+def read_predictions(path, items, reading):
+    return list(Predictions(located_rows(path), path).replies(items, reading))
 
 
 def item(identity="a", truth=(100, 50, 300, 150), size=(1000, 500), asks="box"):

@@ -8,15 +8,20 @@ import pytest
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness import peers
+from benchmarks.harness.benchmark import Scored
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Truth
 from benchmarks.harness.judge import clicks, spans
-from benchmarks.harness.predictions import PredictionFormat, match_rows, read_predictions, space_warning
-from benchmarks.harness.rows import read_rows
+from benchmarks.harness.predictions import PredictionFormat, Predictions, match_rows, space_warning
+from benchmarks.harness.rows import located_rows, read_rows
 from benchmarks.harness.run import read_items
 from grounding.answer import Status
 from grounding.errors import BrokenRow, FoveaError, UsageError
 
 PIXEL = PredictionFormat(space="pixel")
+
+
+def read_predictions(path, items, reading):
+    return list(Predictions(located_rows(path), path).replies(items, reading))
 
 
 def item(identity="a", asks="box", size=(1000, 500), **truth):
@@ -255,7 +260,7 @@ class TestSubmissions:
         items = read_items(bench, tmp_path, None)
         pairs = match_rows(peers.prediction_rows(path, peers.format_of(path), items), items, PIXEL)
         predictions = [reply.prediction for _, reply in pairs]
-        return bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+        return bench.summarize(Scored(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule))
 
     def test_ties_are_broken_by_the_image_id_as_pycocotools_does(self, tmp_path):
         # The wrong box on image 1 comes before the right one on image 2, though image 2 is listed first.
@@ -332,7 +337,7 @@ def test_sets_of_odinw_are_kept_apart(tmp_path):
     assert items[0].images[0].path == "Aquarium/v1/test/a.jpg"
     rows = [("r", {"id": i.id, "box": [0, 0, 40, 40], "labels": ["thing"]}) for i in items]
     predictions = [reply.prediction for _, reply in match_rows(rows, items, PIXEL)]
-    figures = bench.summarize(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule)
+    figures = bench.summarize(Scored(items, predictions, bench.judge(items, predictions, bench.rule), bench.rule))
     # The wrong box on image 1 of each set comes first: precision 1/2. In the second set IoU is 35^2 / 1975 = 0.62.
     assert figures["Aquarium/v1 AP"] == pytest.approx(0.5)
     assert figures["Pistols AP50"] == pytest.approx(0.5)

@@ -15,6 +15,13 @@ from grounding.answer import Status
 from grounding.errors import UsageError
 
 
+def scoreboard(items, predictions, verdicts, rule):
+    counted = scores.Scoreboard()
+    for item, prediction, verdict in zip(items, predictions, verdicts, strict=True):
+        counted.add(item, prediction, verdict)
+    return counted.metrics(rule)
+
+
 def board(verdicts, groups, strict=None, rule=None, failed=()):
     items = [
         BenchmarkItem(str(n), (ItemImage("x", 9, 9),), "q", Truth(), "box", groups={"g": name})
@@ -25,7 +32,7 @@ def board(verdicts, groups, strict=None, rule=None, failed=()):
         Prediction(Status.NO_ANSWER) if n in failed else Prediction(Status.OK, strict=s, boxes=((0, 0, 1, 1),))
         for n, s in enumerate(strict)
     ]
-    return scores.scoreboard(items, predictions, [Verdict(v, float(v)) for v in verdicts], rule or Rule())
+    return scoreboard(items, predictions, [Verdict(v, float(v)) for v in verdicts], rule or Rule())
 
 
 def test_micro_and_macro_differ_as_they_should():
@@ -46,14 +53,14 @@ def test_strict_accuracy_and_parse_failures_are_counted():
 def test_skipped_answers_leave_the_denominator_but_are_reported():
     items = [BenchmarkItem(str(n), (), "q", Truth(), "points") for n in range(3)]
     verdicts = [Verdict(True, 1.0), Verdict(False, 0.0), Verdict(False, 0.0, skipped=True)]
-    result = scores.scoreboard(items, [Prediction(Status.OK)] * 3, verdicts, Rule(failure="skip"))
+    result = scoreboard(items, [Prediction(Status.OK)] * 3, verdicts, Rule(failure="skip"))
     assert (result["n"], result["skipped"], result["accuracy"]) == (3, 1, 0.5)
 
 
 def test_rollouts():
     items = [BenchmarkItem(name, (), "q", Truth(), "box") for name in "aabb"]
     verdicts = [Verdict(v, v) for v in (True, False, True, True)]
-    result = scores.scoreboard(items, [Prediction(Status.OK)] * 4, verdicts, Rule())
+    result = scoreboard(items, [Prediction(Status.OK)] * 4, verdicts, Rule())
     assert (result["n"], result["rollouts"], result["accuracy"]) == (2, 2, 0.75)
     assert (result["any_correct"], result["all_correct"]) == (2, 1)
 
@@ -81,7 +88,7 @@ def test_rollouts_and_questions_of_one_image_are_one_observation():
         for k, image in enumerate(images)
     ]
     verdicts = [Verdict(r, float(r)) for r in right]
-    result = scores.scoreboard(items, [Prediction(Status.OK)] * len(items), verdicts, Rule(average="macro", over="g"))
+    result = scoreboard(items, [Prediction(Status.OK)] * len(items), verdicts, Rule(average="macro", over="g"))
     assert result["clusters"] == 24
     for interval in (result["interval"], result["groups"]["g"]["a"]["interval"], result["headline"]["interval"]):
         assert interval == pytest.approx([0.3, 0.7], abs=0.03)
