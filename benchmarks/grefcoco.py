@@ -13,7 +13,7 @@ from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.files import corners, first, identity, listed, naming, picture, words
 from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
 from benchmarks.harness.rows import read_rows
-from data_prep.sources.refcoco import read_instances
+from data_prep.sources.referring import read_instances
 from grounding import geometry
 from grounding.errors import UsageError
 

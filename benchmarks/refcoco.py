@@ -21,7 +21,7 @@ from benchmarks.harness.files import (
 )
 from benchmarks.harness.items import XYXY, BenchmarkItem, Card, ItemImage, Published, Rule, Truth
 from data_prep.pipeline.pickles import load_plain
-from data_prep.sources.refcoco import RECOMMENDED, read_instances
+from data_prep.sources.referring import RECOMMENDED, read_instances
 
 _SETS = {"refcoco": ("val", "testA", "testB"), "refcoco+": ("val", "testA", "testB"), "refcocog": ("val", "test")}
 _HUB = {"refcoco": "RefCOCO", "refcoco+": "RefCOCOplus", "refcocog": "RefCOCOg"}

@@ -33,9 +33,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
+from inspect import unwrap
 from pathlib import Path
 from typing import Literal
 
+from grounding.errors import UsageError
 from grounding.registry import Registry
 from grounding.sample import Sample
 
@@ -132,9 +135,25 @@ def source(
     return add
 
 
+def find_source(name: str) -> Source:
+    """The source of a name, or that of a function in anybody's module: ``my_package.my_module.convert``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found: object = SOURCES.get(name)
+    if isinstance(found, Source):
+        return found
+    for spec in map(SOURCES.get, SOURCES):
+        if unwrap(spec.convert) is found:
+            return spec
+    raise UsageError(f"{name} is no data source: its function lacks @data_prep.source(...)")
+
+
 def _named_by_the_user(convert: Converter) -> Converter:
     """`convert`, with what --source and --license say in every row."""
 
+    @wraps(convert)
     def converted(args: Namespace) -> Iterator[Item | Sample | Reject]:
         told = {key: vars(args)[key] for key in ("source", "license") if vars(args).get(key)}
         return _with(convert(args), told) if told else iter(convert(args))

@@ -2,7 +2,7 @@
 
     python -m data_prep list                                   every source, what it reads, where to get it
     python -m data_prep NAME --help                            the flags of one source
-    python -m data_prep refcoco --root RAW --out data/refcoco  convert
+    python -m data_prep refcoco --root RAW --out data/refcoco  convert; my_module.convert is a source of your own
     python -m data_prep view --root data/refcoco               write data/refcoco/view/index.html to browse it
 
 Exit code 0 when the data set is complete, 1 when the run failed (too many rejected rows, a full disk), 2 when what
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import SOURCES, Source
+from data_prep import SOURCES, Source, find_source
 from data_prep.pipeline.writer import State, run
 from data_prep.view.pages import build as build_pages
 from grounding.errors import FoveaError, UsageError
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         elif argv[0] == "view":
             view(argv[1:])
         else:
-            convert(SOURCES.get(argv[0]), argv[1:])
+            convert(find_source(argv[0]), argv[1:])
     except FoveaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

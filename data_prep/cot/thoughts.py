@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep import Item, Reject, Split, source
+from data_prep import Item, Reject, Split
 from data_prep.cot.forms import FORMS
 from data_prep.cot.teacher import Settings, Teacher, data_url, in_order
 from data_prep.cot.verify import Copies, answers, verify
-from data_prep.pipeline import dataset as datasets
 from data_prep.pipeline.conversations import canonical
 from data_prep.pipeline.conversion import Rejected
-from data_prep.pipeline.dataset import carry, dataset_files, read_dataset
+from data_prep.pipeline.dataset import carry, dataset_source, read_dataset
 from data_prep.pipeline.images import inside
 from data_prep.pipeline.readers import read_jsonl
 from data_prep.pipeline.state import write_json
@@ -38,7 +37,6 @@ _ASK = (
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    datasets.add_arguments(parser)
     parser.add_argument("--form", choices=sorted(FORMS), default="free")
     parser.add_argument("--tries", type=int, default=2, help="thoughts asked for a row until one is good (2)")
     parser.add_argument("--teacher", help="address of an OpenAI-compatible endpoint, up to and including /v1")
@@ -62,16 +60,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dialect", default="qwen3_vl", help="the words of --completions (qwen3_vl)")
 
 
-def _inputs(args: Namespace) -> list[Path]:
-    return [*dataset_files(args), *([args.completions] if args.completions else [])]
-
-
-@source(
+@dataset_source(
     "cot",
     reads="any data set; writes a verified thought into every row",
-    license="that of the data set",
     add_arguments=add_arguments,
-    inputs=_inputs,
+    more_inputs=lambda args: [args.completions],
     max_rejects=1.0,
 )
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:

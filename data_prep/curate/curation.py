@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import Item, Reject, Split, source
+from data_prep import Item, Reject, Split
 from data_prep.curate.hashes import ImageHashes, groups
 from data_prep.curate.leakage import HeldOut, read_held_out
 from data_prep.curate.rules import (
@@ -23,9 +23,8 @@ from data_prep.curate.rules import (
     normalized,
     spoken,
 )
-from data_prep.pipeline import dataset as datasets
 from data_prep.pipeline.conversion import Rejected
-from data_prep.pipeline.dataset import carry, dataset_files, read_dataset, samples_of
+from data_prep.pipeline.dataset import carry, dataset_source, read_dataset, samples_of
 from data_prep.pipeline.readers import read_jsonl
 from grounding.errors import UsageError
 from grounding.journal import is_journal, read_journal
@@ -33,7 +32,6 @@ from grounding.sample import Sample, to_row
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    datasets.add_arguments(parser)
     limits = CurationLimits()
     parser.add_argument("--min-side", type=float, default=limits.min_side, help="pixels of a box's shorter side (3)")
     parser.add_argument("--max-area", type=float, default=limits.max_area, help="share of the image (0.98)")
@@ -56,13 +54,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--min-attention", type=float, default=0.5, help="lowest score, for files with a score (0.5)")
     parser.add_argument("--balance", type=float, default=0.0, metavar="F",
                         help="no cell of size and position has more than F times the median cell's rows")  # fmt: skip
-
-
-SE_GUI = ("peak", "inside", "overall")
-
-
-def _inputs(args: Namespace) -> list[Path]:
-    return [*dataset_files(args), *(path for path in (args.results, args.attention) if path)]
 
 
 @dataclass
@@ -88,12 +79,11 @@ class KeptSoFar:
     split_of_group: dict[int, Split] = field(default_factory=dict)
 
 
-@source(
+@dataset_source(
     "curate",
     reads="any data set; keeps the rows worth training on",
-    license="that of the data set",
     add_arguments=add_arguments,
-    inputs=_inputs,
+    more_inputs=lambda args: [args.results, args.attention],
     max_rejects=1.0,
 )
 def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:

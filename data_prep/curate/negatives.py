@@ -15,12 +15,11 @@ import re
 import zlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from data_prep import Item, Reject, source
-from data_prep.pipeline import dataset as datasets
+from data_prep import Item, Reject
 from data_prep.pipeline.conversion import Rejected
-from data_prep.pipeline.dataset import dataset_files, samples_of, transform
+from data_prep.pipeline.dataset import dataset_source, derived, samples_of, transform
 from grounding.geometry import iou
 from grounding.phrases import quoted, thing
 from grounding.sample import Sample
@@ -37,7 +36,6 @@ _EMPTY_WORDS = frozenset(_EMPTY.split())
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    datasets.add_arguments(parser)
     parser.add_argument("--share", type=float, default=1.0, help="make a row from this share of the rows (1)")
     parser.add_argument("--pool", type=int, default=10_000, help="phrases to draw from (10000)")
 
@@ -89,12 +87,10 @@ class Pool:
         raise Rejected("no foreign phrase", f"{TRIES} phrases of the pool share words with the image")
 
 
-@source(
+@dataset_source(
     "absent_targets",
     reads="any data set",
-    license="that of the data set",
     add_arguments=add_arguments,
-    inputs=dataset_files,
     max_rejects=0.9,
 )
 def absent_targets(args: Namespace) -> Iterator[Item | Sample | Reject]:
@@ -102,27 +98,17 @@ def absent_targets(args: Namespace) -> Iterator[Item | Sample | Reject]:
 
     def change(sample: Sample) -> Iterator[Sample]:
         dice = random.Random(f"{args.seed}:absent:{sample.id}")
-        if dice.random() >= args.share:
-            return
-        yield replace(
-            sample,
-            id=f"absent-{sample.id}",
-            instruction=pool.foreign(sample, dice),
-            target=Absent(),
-            source="absent_targets",
-            thought=None,
-            meta={**sample.meta, "task": "absent"},
-        )
+        if dice.random() < args.share:
+            phrase = pool.foreign(sample, dice)
+            yield derived(sample, "absent", phrase, Absent(), source="absent_targets", task="absent")
 
     return transform(args, change)
 
 
-@source(
+@dataset_source(
     "corrupted_pairs",
     reads="a data set with one box a row",
-    license="that of the data set",
     add_arguments=add_arguments,
-    inputs=dataset_files,
     max_rejects=0.9,
 )
 def corrupted_pairs(args: Namespace) -> Iterator[Item | Sample | Reject]:
@@ -140,15 +126,9 @@ def corrupted_pairs(args: Namespace) -> Iterator[Item | Sample | Reject]:
         if corruption == "box":
             shown = moved(box, dice)
         evidence = () if corruption == "phrase" else (box,)
-        yield replace(
-            sample,
-            id=f"pair-{sample.id}",
-            instruction=f"{does_it_fit(write_place(shown), phrase)} Answer yes or no.",
-            target=TextBox("yes" if corruption == "none" else "no", evidence),
-            source="corrupted_pairs",
-            thought=None,
-            meta={**sample.meta, "task": "pair", "corruption": corruption},
-        )
+        asked = f"{does_it_fit(write_place(shown), phrase)} Answer yes or no."
+        answer = TextBox("yes" if corruption == "none" else "no", evidence)
+        yield derived(sample, "pair", asked, answer, source="corrupted_pairs", task="pair", corruption=corruption)
 
     return transform(args, change)
 

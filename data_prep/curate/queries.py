@@ -1,8 +1,9 @@
-"""Pseudo queries: referring expressions from detections alone (Pseudo-Q, arXiv 2203.08481).
+"""Instructions made from places: `pseudo_queries` for detections, `query_inference` for the reverse task.
 
-Reads a data set of detections whose boxes carry their category as label (`coco`, `objects365`), the rows of an image
-following each other. From nouns, positions, sizes and neighbors it writes queries that fit exactly one box of the
-image, which is checked, not assumed:
+Pseudo queries are referring expressions from detections alone (Pseudo-Q, arXiv 2203.08481). The source reads a data
+set of detections whose boxes carry their category as label (`coco`, `objects365`), the rows of an image following
+each other. From nouns, positions, sizes and neighbors it writes queries that fit exactly one box of the image, which
+is checked, not assumed:
 
     the dog                          the only one
     the dog on the left              of two or more: its center is clearly the leftmost
@@ -23,14 +24,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
 
-from data_prep import Item, Reject, source
-from data_prep.pipeline import dataset as datasets
-from data_prep.pipeline.dataset import carry, dataset_files, read_dataset
+from data_prep import Item, Reject
+from data_prep.pipeline.dataset import carry, dataset_source, derived, read_dataset, transform
 from data_prep.screens.appearance import TRACE, Shares, clear_color, color_shares
 from grounding.errors import BrokenRow
 from grounding.io import open_image
 from grounding.sample import Sample, regions_of
-from grounding.targets import Box
+from grounding.targets import Box, Point, TextBox
+from grounding.thought import write_place
 
 CLEAR = 0.05  # of the image's side: how far two centers must be apart to be told by position
 CLEARLY_LARGER = 1.3
@@ -39,21 +40,19 @@ PEOPLE = frozenset({"person", "people", "man", "woman", "boy", "girl", "child", 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    datasets.add_arguments(parser)
     parser.add_argument("--per-image", type=int, default=6, help="at most so many queries of an image (6)")
     parser.add_argument("--min-side", type=float, default=0.02, help="ignore objects with a shorter side (0.02)")
     parser.add_argument("--no-colors", action="store_true", help="do not open the pictures")
 
 
-@source(
+@dataset_source(
     "pseudo_queries",
     reads="a data set of detections (coco, objects365)",
     license="that of the detections",
     home="https://arxiv.org/abs/2203.08481",
     add_arguments=add_arguments,
-    inputs=dataset_files,
 )
-def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
+def pseudo_queries(args: Namespace) -> Iterator[Item | Sample | Reject]:
     for (split, path), rows in groupby(
         read_dataset(args), lambda row: (row[0], row[1].images[0].path if isinstance(row[1], Sample) else "")
     ):
@@ -176,3 +175,33 @@ def _by_neighbor(noun: str, boxes: list[Box], other: str, anchor: Box) -> list[t
         if len(strict) == 1 and sum(map(loose[words], boxes)) == 1:
             found.append((f"the {noun} {words} the {other}", strict[0]))
     return found
+
+
+QUESTIONS = (
+    "What would a user ask for to be led to {place}?",
+    "Which instruction does {place} answer?",
+    "Say what is at {place}, as a user who looks for it would.",
+)
+
+
+@dataset_source(
+    "query_inference",
+    reads="a data set with one box or point a row",
+    home="https://arxiv.org/abs/2503.00401",
+)
+def query_inference(args: Namespace) -> Iterator[Item | Sample | Reject]:
+    """From a place to the instruction it answers, the pivot task of GUIPivot (arXiv 2503.00401).
+
+    Every row with one box or point becomes its reverse: the place stands in the instruction, in the convention of
+    `grounding.thought`, and the answer is what the user would have said, with the place as evidence.
+    """
+
+    def reverse(sample: Sample) -> Iterator[Sample]:
+        target = sample.target
+        if isinstance(target, (Box, Point)):
+            question = random.Random(f"{args.seed}:{sample.id}").choice(QUESTIONS)
+            asked = question.format(place=write_place(target))
+            answer = TextBox(sample.words, (target,) if isinstance(target, Box) else ())
+            yield derived(sample, "query", asked, answer, source="query_inference", task="query_inference")
+
+    return transform(args, reverse)

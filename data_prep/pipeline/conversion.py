@@ -9,8 +9,8 @@ from typing import Any
 
 from data_prep import Item, Reject
 from grounding.pictures import words_alone
-from grounding.sample import Sample
-from grounding.targets import Box, Point
+from grounding.sample import ImageRef, Sample
+from grounding.targets import Absent, Box, Boxes, Point, Points
 
 
 class Rejected(ValueError):
@@ -155,6 +155,36 @@ def point_from_xy(
     if not (-slack <= x <= width + slack and -slack <= y <= height + slack):
         raise Rejected("point outside", f"({x}, {y}) in {width}x{height}")
     return Point(min(max(x / width, 0.0), 1.0), min(max(y / height, 0.0), 1.0), image, label)
+
+
+def pixel_box(box: Sequence[Any], image: ImageRef, *, xywh: bool = False, label: str | None = None) -> Box:
+    """Canonical box from pixels of an image, xyxy or xywh; raises Rejected as `in_pixels` and `box_from_xyxy`."""
+    read = box_from_xywh if xywh else box_from_xyxy
+    return read(in_pixels(box, image.width, image.height), image.width, image.height, label=label)
+
+
+def box_in(unit: float, xyxy: Sequence[Any]) -> Box:
+    """Canonical box from corners of which `unit` stands for a whole side (1, 100, 1000); a 500th of it is slack."""
+    return box_from_xyxy(xyxy, unit, unit, slack=unit / 500)
+
+
+def point_in(unit: float, xy: Sequence[Any]) -> Point:
+    """Canonical point of which `unit` stands for a whole side; otherwise as `box_in`."""
+    return point_from_xy(xy, unit, unit, slack=unit / 500)
+
+
+def box_or_point_in(unit: float, numbers: Sequence[Any]) -> Box | Point:
+    """Two numbers are a point, any others must be a box."""
+    return point_in(unit, numbers) if len(numbers) == 2 else box_in(unit, numbers)
+
+
+def target_of(regions: Sequence[Box] | Sequence[Point]) -> Box | Boxes | Point | Points | Absent:
+    """All regions that are meant as one target: absent where there is none, the region itself where it is one."""
+    if not regions:
+        return Absent()
+    if len(regions) == 1:
+        return regions[0]
+    return Boxes(tuple(regions)) if isinstance(regions[0], Box) else Points(tuple(regions))  # type: ignore[arg-type]
 
 
 _UNDECODED = re.compile(r"[\ud800-\udfff]+")  # bytes that were no UTF-8, as readers with `surrogateescape` keep them

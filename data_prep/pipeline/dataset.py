@@ -4,19 +4,50 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from data_prep import SPLITS, Item, Reject, Split
+from data_prep import SPLITS, Converter, Item, Reject, Split, source
 from data_prep.pipeline.conversion import Rejected, convert_rows
 from data_prep.pipeline.images import inside
 from data_prep.pipeline.readers import read_rows
 from grounding.errors import BrokenRow, UsageError
 from grounding.sample import Sample, from_row
+from grounding.targets import Target
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """The flags of all sources that read a data set."""
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="read only these")
+def dataset_source(
+    name: str,
+    *,
+    reads: str,
+    license: str = "that of the data set",
+    home: str = "",
+    add_arguments: Callable[[ArgumentParser], None] = lambda parser: None,
+    more_inputs: Callable[[Namespace], Iterable[Path | None]] = lambda args: (),
+    max_rejects: float = 0.1,
+) -> Callable[[Converter], Converter]:
+    """`data_prep.source` for those that read a data set: with `--splits`, and its files among the inputs.
+
+    Args:
+        more_inputs: further files whose content decides the result; None for one that was not given.
+    """
+
+    def arguments(parser: ArgumentParser) -> None:
+        parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="read only these")
+        add_arguments(parser)
+
+    def inputs(args: Namespace) -> list[Path]:
+        return [*dataset_files(args), *filter(None, more_inputs(args))]
+
+    return source(
+        name,
+        reads=reads,
+        license=license,
+        home=home,
+        add_arguments=arguments,
+        inputs=inputs,
+        max_rejects=max_rejects,
+    )
 
 
 def dataset_files(args: Namespace) -> list[Path]:
@@ -61,6 +92,19 @@ def samples_of(args: Namespace) -> Iterator[Sample]:
 def carry(sample: Sample, root: Path, split: Split) -> Item:
     """The item of a sample whose images lie in the data set in `root`."""
     return Item(sample, {image.path: inside(root, image.path) for image in sample.images}, split)
+
+
+def derived(sample: Sample, prefix: str, asked: str, target: Target, *, source: str, **meta: str) -> Sample:
+    """A sample of another task about the same images: `prefix` begins its id, `meta` joins that of `sample`."""
+    return replace(
+        sample,
+        id=f"{prefix}-{sample.id}",
+        instruction=asked,
+        target=target,
+        source=source,
+        thought=None,
+        meta={**sample.meta, **meta},
+    )
 
 
 def transform(args: Namespace, change: Callable[[Sample], Iterable[Sample]]) -> Iterator[Item | Sample | Reject]:

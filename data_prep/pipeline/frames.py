@@ -12,8 +12,8 @@ A sample has at most `--max-frames` of them, evenly spread; their times, in seco
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from typing import Any
 from data_prep import Item, Split
 from data_prep.pipeline.conversion import Rejected, instruction, number
 from data_prep.pipeline.images import ImageFolder, inside
-from grounding.sample import ImageRef, Sample
+from data_prep.pipeline.presets import Conversion, Picture
 from grounding.targets import Span
 
 END_SLACK = 2.0
 """Seconds a span may reach beyond the end and be clipped: one Charades span in ten does, by up to 1.5 s."""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def frame_arguments(parser: ArgumentParser) -> None:
     """The flags of all sources whose images are frames."""
     parser.add_argument("--frames", default="frames", help="folder below --root with one folder of frames a video")
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second that were extracted (2)")
@@ -41,14 +41,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 class Frames:
     """The frames of videos, found on disk (or assumed, with `--images none`)."""
 
-    def __init__(self, args: Namespace):
-        self._args = args
+    def __init__(self, run: Conversion):
+        self._args = args = run.args
         self._root: Path = args.root / args.frames
         self._folder = ImageFolder.of(args, args.frames, "images")
         self._names = lru_cache(maxsize=256)(self._list)
 
-    def __call__(self, video: str, duration: float) -> tuple[list[ImageRef], list[float], dict[str, Path]]:
-        """References, times in seconds, and files of the frames of a video.
+    def __call__(self, video: str, duration: float) -> tuple[list[Picture], list[float]]:
+        """The frames of a video and their times in seconds.
 
         Raises:
             Rejected: "missing image" when there are none; as `ImageFolder` for a frame that is no image.
@@ -58,8 +58,7 @@ class Frames:
         picks = sorted({round(i * (len(names) - 1) / max(count - 1, 1)) for i in range(count)})
         size: Sequence[int | None] = self._args.frame_size or (None, None)
         placed = [self._folder(names[i], *(size if self._args.images == "none" else (None, None))) for i in picks]
-        times = [round(i / self._args.fps, 3) for i in picks]
-        return [image for image, _ in placed], times, {image.path: file for image, file in placed}
+        return placed, [round(i / self._args.fps, 3) for i in picks]
 
     def _list(self, video: str, duration: float) -> list[str]:
         if self._args.images == "none":
@@ -79,43 +78,39 @@ def _number_first(path: Path) -> tuple[list[str | int], str]:
 
 
 def span_item(
-    frames: Frames,
-    *,
+    run: Conversion,
     id: str,
-    video: str,
-    duration: Any,
-    span: Sequence[Any],
-    sentence: Any,
-    source: str,
-    license: str,
-    split: Split,
-    meta: dict[str, str | int | float | bool | None] | None = None,
+    moment: tuple[Any, Any, Sequence[Any], Any],
+    *,
+    split: Split | None = None,
+    meta: Mapping[str, str] | None = None,
 ) -> Item:
     """The item of one described moment.
 
     Args:
-        duration: of the video in seconds; None when the source does not say (then the frames do).
-        span: start and end in seconds.
+        run: of a source whose `prepare` is `Frames`.
+        moment: the video, its duration in seconds (None when the source does not say: then the frames do), the
+            span's start and end in seconds, the sentence.
 
     Raises:
         Rejected: "not a number", "swapped corners" (start after end), "span outside", "missing image", ...
     """
+    video, duration, span, sentence = moment
     start, end = (number(value, "span") for value in span)
     if start > end:
         raise Rejected("swapped corners", f"span {start}..{end}")
     length = number(duration, "duration") if duration is not None else None
-    images, times, files = frames(video, length if length is not None else end)
+    pictures, times = run.prepared(video, length if length is not None else end)
     if length is not None:
         if start < 0 or start >= length or end > length + END_SLACK:
             raise Rejected("span outside", f"{start}..{end} of {length} s")
         end = min(end, length)
     if start == end:
         raise Rejected("empty span", f"{start}..{end}")
-    facts: dict[str, str | int | float | bool | None] = {
+    facts = {
         "video": video,
         "frame_times": " ".join(f"{time:g}" for time in times),
         **({"duration": length} if length is not None else {}),
         **(meta or {}),
     }
-    sample = Sample(id, tuple(images), instruction(sentence), Span(start, end), source, license, meta=facts)
-    return Item(sample, files, split)
+    return run.item(id, pictures, instruction(sentence), Span(start, end), split=split, meta=facts)

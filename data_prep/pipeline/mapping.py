@@ -21,11 +21,12 @@ from data_prep.pipeline.conversion import (
     point_from_xy,
 )
 from data_prep.pipeline.images import ImageFolder, from_bytes
+from data_prep.pipeline.presets import Conversion, Picture
 from data_prep.pipeline.readers import Row
 from data_prep.pipeline.spaces import Spaces
 from grounding.errors import UsageError
 from grounding.registry import nearest
-from grounding.sample import ImageRef, Sample
+from grounding.sample import ImageRef
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox
 
 _UNITS = {"percent": 100.0, "fraction": 1.0}
@@ -193,39 +194,30 @@ class Mapping:
             return [(where, Rejected("wrong format", f"{self.each} is not a list"))]
         return numbered(where, elements)
 
-    def converter(
-        self, args: Namespace, spaces: Spaces
-    ) -> Callable[[str, tuple[dict[str, Any], dict[str, Any]]], Iterator[Item]]:
-        """The function that makes the item of one of `explode`'s pairs; tells `spaces` all numbers."""
+    def run(self, args: Namespace, spaces: Spaces) -> Conversion:
+        """A run of the source that the mapping describes."""
         root = args.root if args.root is not None else Path()
         folder = ImageFolder(root / self.image_folder, check=args.images != "none", decode=args.decode)
+        return Conversion(self.name, self.license, args, folder, spaces)
 
-        def convert(where: str, pair: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[Item]:
-            whole, row = pair
-            stem = _stem(where)
-            values = lookup(row, self.image)
-            # width and height of an element are its own, those of the row its image's
-            size = whole if self.image in whole or self.each is None else row
-            placed = [
-                _image(value, f"{stem}-{index}" if index else stem, folder, size)
-                for index, value in enumerate(values if isinstance(values, list) else [values])
-            ]
-            thought = None if self.thought is None else lookup(row, self.thought)
-            if thought is not None and not isinstance(thought, str):
-                raise Rejected("wrong format", f"thought is {type(thought).__name__}")
-            sample = Sample(
-                id=where,
-                images=tuple(image for image, _ in placed),
-                instruction=instruction(fill(self.instruction, row)),
-                target=self.target.read(row, [image for image, _ in placed], spaces),
-                source=self.name,
-                license=self.license,
-                thought=thought,
-                meta={column: _scalar(lookup(row, column)) for column in self.meta},
-            )
-            yield Item(sample, {image.path: content for image, content in placed}, self._split(row))
-
-        return convert
+    def convert(self, run: Conversion, where: str, pair: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[Item]:
+        """The item of one of `explode`'s pairs; tells the run's `spaces` all numbers."""
+        whole, row = pair
+        stem = _stem(where)
+        values = lookup(row, self.image)
+        # width and height of an element are its own, those of the row its image's
+        size = whole if self.image in whole or self.each is None else row
+        pictures = [
+            _image(value, f"{stem}-{index}" if index else stem, run.folder, size)
+            for index, value in enumerate(values if isinstance(values, list) else [values])
+        ]
+        thought = None if self.thought is None else lookup(row, self.thought)
+        if thought is not None and not isinstance(thought, str):
+            raise Rejected("wrong format", f"thought is {type(thought).__name__}")
+        asked = instruction(fill(self.instruction, row))
+        target = self.target.read(row, [image for image, _ in pictures], run.spaces)
+        meta = {column: _scalar(lookup(row, column)) for column in self.meta}
+        yield run.item(where, pictures, asked, target, split=self._split(row), thought=thought, meta=meta)
 
     def _split(self, row: dict[str, Any]) -> Split:
         name = self.split if isinstance(self.split, str) else str(lookup(row, self.split["column"]))
@@ -293,7 +285,7 @@ def fill(template: str, row: dict[str, Any]) -> Any:
     return "".join(parts)
 
 
-def _image(value: Any, name: str, folder: ImageFolder, row: dict[str, Any]) -> tuple[ImageRef, Path | bytes]:
+def _image(value: Any, name: str, folder: ImageFolder, row: dict[str, Any]) -> Picture:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):

@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep import SPLITS
 from data_prep.pipeline.conversion import Rejected
 from grounding.errors import UsageError
 
@@ -45,6 +46,11 @@ def add_files(parser: ArgumentParser, annotations: str, images: str = ".") -> No
         help=f"files or patterns below --root ({annotations}); .json, .jsonl, .csv and .parquet are read",
     )
     parser.add_argument("--image-folder", default=images, help=f"folder of the images below --root ({images})")
+
+
+def split_argument(parser: ArgumentParser) -> None:
+    """Add `--as-split`, for files that do not say which split they are."""
+    parser.add_argument("--as-split", choices=SPLITS, default="train", help="file of the data set the rows go to")
 
 
 def annotation_files(args: Namespace) -> list[Path]:

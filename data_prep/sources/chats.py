@@ -1,4 +1,6 @@
-"""Any grounding conversations in LLaVA, ShareGPT or LLaMA-Factory shape: one sample per exchange.
+"""Grounding conversations in LLaVA, ShareGPT or LLaMA-Factory shape: one sample per exchange.
+
+`sharegpt` reads any of them; Jedi, Aguvis and MGrounding are presets of the same.
 
 The answers are read by the dialect they are written in (`--dialect`). With several images, the answer or else the
 question must name one ("the third image"); otherwise the exchange is rejected as "image not named". `<think>` chains
@@ -11,11 +13,10 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep import SPLITS, Item, Reject, source
-from data_prep.pipeline import spaces
+from data_prep import Item, Reject
 from data_prep.pipeline.conversations import (
     AnswerReader,
     Exchange,
@@ -27,25 +28,15 @@ from data_prep.pipeline.conversations import (
     without_bare_marks,
     without_references,
 )
-from data_prep.pipeline.conversion import Rejected, convert_rows, instruction, numbered
-from data_prep.pipeline.images import ImageFolder
-from data_prep.pipeline.readers import add_files, annotation_files, read_annotations
-from data_prep.pipeline.spaces import Spaces
+from data_prep.pipeline.conversion import Rejected, convert_rows, numbered
+from data_prep.pipeline.presets import Conversion, row_source
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import ImageRef, Sample
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    add_files(parser, "*.json*")
-    conversation_arguments(parser)
-    parser.add_argument("--dialect", required=True, help="how answers are written, for instance qwen2_vl")
-    parser.add_argument("--seen", choices=("original",), help="pixels in answers are those of the files, not resized")
-
-
-def conversation_arguments(parser: ArgumentParser) -> None:
-    """The flags of all sources that read conversations."""
-    parser.add_argument("--as-split", choices=SPLITS, default="train", help="file of the data set the rows go to")
+def question_arguments(parser: ArgumentParser) -> None:
+    """The flags of all sources whose questions and image names may need trimming."""
     parser.add_argument(
         "--strip",
         action="append",
@@ -54,73 +45,66 @@ def conversation_arguments(parser: ArgumentParser) -> None:
         help="remove what matches from questions: the prompt around the instruction (repeatable)",
     )
     parser.add_argument("--image-prefix", default="", help="remove this from the start of image names")
-    spaces.add_arguments(parser)
 
 
-@source(
-    "sharegpt",
-    reads="conversations of LLaVA / ShareGPT / LLaMA-Factory shape with boxes or points in the answers",
-    license="given by --license",
-    add_arguments=add_arguments,
-    inputs=annotation_files,
-)
-def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
-    return convert_conversations(args, "sharegpt", "unknown", args.dialect, original=args.seen == "original")
+def unwrapped(question: str, args: Namespace) -> str:
+    """The question without what `--strip` names."""
+    for pattern in args.strip:
+        question = re.sub(pattern, "", question, flags=re.DOTALL | re.IGNORECASE)
+    return question
 
 
-def convert_conversations(
-    args: Namespace, name: str, license: str, dialect: str, *, pick: str | None = None, original: bool = True
-) -> Iterator[Item | Sample | Reject]:
-    """Samples from conversations.
+def chat_source(
+    name: str,
+    *,
+    dialect: str | None = None,
+    pick: str | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    **about: Any,
+) -> None:
+    """Register a source of conversations.
 
     Args:
+        dialect: the words answers are written in; None where `--dialect`, one of `flags`, says it.
         pick: only exchanges whose answer matches this pattern are meant to point at something; others are passed
             over, not rejected.
-        original: pixels in answers are those of the image files.
+        about: as for `row_source`.
     """
-    folder = ImageFolder.of(args, args.image_folder)
-    wrapping = [re.compile(pattern, re.DOTALL | re.IGNORECASE) for pattern in args.strip]
-    wanted = re.compile(pick) if pick else None
-    statistics = Spaces(f"dialect {dialect}", args)
-    reader = AnswerReader(dialect, statistics)
-    in_pixels = reader.dialect.space.scale is None
 
-    def one(where: str, row: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
-        names = [image.removeprefix(args.image_prefix).lstrip("/") for image in image_names(row)]
-        images = [folder(image, row.get("width"), row.get("height")) for image in names]
-        sizes = _sizes([image for image, _ in images], row.get("seen"))
-        if in_pixels and not original and "seen" not in row:
+    def convert(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
+        reader: AnswerReader = run.prepared
+        names = [image.removeprefix(run.args.image_prefix).lstrip("/") for image in image_names(row)]
+        pictures = [run.folder(image, row.get("width"), row.get("height")) for image in names]
+        sizes = _sizes([image for image, _ in pictures], row.get("seen"))
+        original = vars(run.args).get("seen", "original") == "original"
+        if reader.dialect.space.scale is None and not original and "seen" not in row:
             raise UsageError(
-                f"{where}: dialect {dialect} answers in pixels of the resized image: give the row"
+                f"{where}: dialect {dialect or run.args.dialect} answers in pixels of the resized image: give the row"
                 ' "seen": [[width, height], ...], or --seen original where nothing was resized'
             )
         meta = {"task": row["task"]} if isinstance(row.get("task"), str) else {}
 
         def answered(where: str, exchange: Exchange) -> Iterator[Item]:
             answer = sound(exchange.answer)
-            if wanted and not wanted.search(answer):
+            if pick and not re.search(pick, answer):
                 return
-            question, count = placed(without_references(sound(exchange.question)), exchange.shown, len(images))
+            question, count = placed(without_references(sound(exchange.question)), exchange.shown, len(pictures))
             head, words = without_bare_marks(question)
-            for pattern in wrapping:
-                words = pattern.sub("", words)
-            asked = canonical(head + words, reader.dialect, sizes[:count], boxes_only=True)
+            asked = canonical(head + unwrapped(words, run.args), reader.dialect, sizes[:count], boxes_only=True)
             target, thought = reader(answer, question, sizes[:count])
-            sample = Sample(
-                id=where,
-                images=tuple(image for image, _ in images[:count]),
-                instruction=instruction(asked),
-                target=target,
-                source=name,
-                license=license,
-                thought=thought,
-                meta=meta,
-            )
-            yield Item(sample, {image.path: file for image, file in images[:count]}, args.as_split)
+            yield run.item(where, pictures[:count], asked, target, thought=thought, meta=meta)
 
         yield from convert_rows(numbered(where, exchanges(row)), answered)
 
-    return statistics.watch(convert_rows(read_annotations(args), one))
+    row_source(
+        name,
+        as_split=True,
+        arguments=question_arguments,
+        flags=flags,
+        space=lambda args: f"dialect {dialect or args.dialect}",
+        prepare=lambda run: AnswerReader(dialect or run.args.dialect, run.spaces),
+        **about,
+    )(convert)
 
 
 def _sizes(images: Sequence[ImageRef], seen: Any) -> list[ImageSize]:
@@ -139,3 +123,57 @@ def _seen(image: ImageRef, width: int, height: int) -> ImageSize:
     if min(width, height) <= 0:
         raise ValueError("a side that is not positive")
     return ImageSize(image.width, image.height, width, height)
+
+
+chat_source(
+    "sharegpt",
+    reads="conversations of LLaVA / ShareGPT / LLaMA-Factory shape with boxes or points in the answers",
+    license="given by --license",
+    noted="unknown",
+    annotations="*.json*",
+    flags={
+        "--dialect": {"required": True, "help": "how answers are written, for instance qwen2_vl"},
+        "--seen": {"choices": ("original",), "help": "pixels in answers are those of the files, not resized"},
+    },
+)
+
+# {"image": "images/a.png", "conversations": [system?, human, gpt]}: answers are computer_use tool calls with pixels
+# of the image, or pyautogui calls with fractions (`--dialect aguvis`); refusals are among them.
+chat_source(
+    "jedi",
+    reads="the conversations of Jedi (OSWorld-G)",
+    license="Apache-2.0 (annotations)",
+    noted="Apache-2.0",
+    home="https://huggingface.co/datasets/xlangai/Jedi",
+    annotations="*.json*",
+    flags={"--dialect": {"choices": ("qwen2_5_vl", "aguvis"), "default": "qwen2_5_vl"}},
+)
+
+# {"image": "a.png", "conversations": [..., {"from": "human", "value": "Click on ..."},
+#  {"from": "gpt", "recipient": "os", "value": "pyautogui.click(x=0.1234, y=0.5678)"}]}
+# Several exchanges a screenshot. Other calls (typing, keys, scrolling) do not point at one place and are passed over.
+chat_source(
+    "aguvis",
+    dialect="aguvis",
+    pick=r"pyautogui\.(?:click|moveTo|doubleClick|rightClick|middleClick|tripleClick)\(",
+    reads="the conversations of Aguvis stage 1 (and the pyautogui files of Jedi)",
+    license="Apache-2.0 (annotations); images: terms of their data sets",
+    noted="Apache-2.0",
+    home="https://huggingface.co/datasets/xlangai/aguvis-stage1",
+    annotations="*.json",
+    images="images",
+)
+
+# {"images": ["./MGrounding-630k/Common_Object/...jpg", ...], "conversations": [human, gpt, ...]}, answers with
+# <|object_ref_start|>...<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>, thousandths. Exchanges without a
+# box in the answer (they go from a box to words) are passed over.
+chat_source(
+    "mgrounding",
+    dialect="qwen2_vl",
+    pick=r"\d\s*\)\s*,\s*\(",
+    reads="MGrounding-630k.json (Migician), and UniVG-R1's files of the same shape",
+    license="Apache-2.0 (annotations); images: terms of their data sets",
+    noted="Apache-2.0",
+    home="https://huggingface.co/datasets/Michael4933/MGrounding-630k",
+    annotations="MGrounding-630k.json",
+)

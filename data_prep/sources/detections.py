@@ -1,4 +1,4 @@
-"""COCO detection and files in its format: every object of a category in an image is one target.
+"""Every instance of a thing in an image is one target: COCO detection, files in its format, PixMo-Points.
 
 Where annotations carry a caption (`caption`, `phrase`, `expression`; `--instruction KEY` for another field), that
 is what is asked for, with all boxes of the same caption as target. `--instruction category` asks for the categories
@@ -10,96 +10,118 @@ Annotations come in no order of images, so they are gathered first: some 80 byte
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from data_prep import SPLITS, Item, Reject, source
-from data_prep.pipeline.conversion import Rejected, box_from_xywh, convert_rows, in_pixels, instruction
-from data_prep.pipeline.images import ImageFolder
-from data_prep.pipeline.readers import add_files, annotation_files, read_json_array
-from grounding.sample import Sample
-from grounding.targets import Boxes, Target
+from data_prep import Item
+from data_prep.pipeline.conversion import Rejected, instruction, pixel_box, point_in, target_of
+from data_prep.pipeline.presets import Conversion, row_source
+from data_prep.pipeline.readers import annotation_files, read_json_array
 
 CAPTIONS = ("caption", "captions", "phrase", "expression", "referring_expression", "description", "sentence",
             "sentences")  # fmt: skip
 """Fields of an annotation that say in words which object it is."""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    add_files(parser, "annotations/instances_train2017.json", "train2017")
-    detection_arguments(parser)
-
-
-def detection_arguments(parser: ArgumentParser) -> None:
-    """The flags of all sources in COCO's detection format."""
-    parser.add_argument("--as-split", choices=SPLITS, default="train", help="file of the data set the rows go to")
-    parser.add_argument("--single", action="store_true", help="only what has one object in the image")
-    parser.add_argument(
-        "--instruction",
-        metavar="KEY",
-        help="field of an annotation that says what is asked for; 'category' for the category's name (a caption where"
-        " annotations have one, else the category)",
-    )
-
-
-@source(
-    "coco",
-    reads="instances_*.json of COCO, or any file in that format",
-    license="given by --license (COCO itself: CC-BY-4.0 for the annotations, images under COCO terms of use)",
-    home="https://cocodataset.org/#download",
-    add_arguments=add_arguments,
-    inputs=annotation_files,
-)
-def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
-    return convert_detection(args, "coco", "unknown", str)
-
-
-def convert_detection(
-    args: Namespace, name: str, license: str, file_name: Callable[[str], str]
-) -> Iterator[Item | Sample | Reject]:
-    """Samples from files in COCO's format.
+def detection_source(name: str, *, file_name: Callable[[str], str] = str, **about: Any) -> None:
+    """Register a source of files in COCO's detection format.
 
     Args:
         file_name: the annotation's file name -> path below the image folder.
+        about: as for `row_source`.
     """
-    folder = ImageFolder.of(args, args.image_folder)
+
+    def convert(run: Conversion, where: str, row: tuple[_Gathered, _Group]) -> Iterator[Item]:
+        found, group = row
+        if run.args.single and len(group.boxes) > 1:
+            return
+        if group.incomplete:
+            raise Rejected("incomplete", "another of its annotations was rejected")
+        file_of, width, height = _known(found.images, group.image, "image")
+        said = found.captions[group.caption] if group.caption >= 0 else None
+        category = None if group.category is None else _known(found.categories, group.category, "category")
+        picture = run.folder(file_name(file_of), width, height)
+        boxes = [pixel_box(box, picture[0], xywh=True, label=said or category) for box in group.boxes.tolist()]
+        asked = said or (category if len(boxes) == 1 else f"every {category}")
+        id = f"{name}-{group.image}-{group.category if said is None else f'caption-{group.caption}'}"
+        meta = {"image_id": group.image, **({"category": category} if category else {})}
+        yield run.item(id, [picture], asked, target_of(boxes), meta=meta)
+
+    row_source(name, as_split=True, flags=_FLAGS, rows=_groups, **about)(convert)
+
+
+_FLAGS = {
+    "--single": {"action": "store_true", "help": "only what has one object in the image"},
+    "--instruction": {
+        "metavar": "KEY",
+        "help": "field of an annotation that says what is asked for; 'category' for the category's name (a caption"
+        " where annotations have one, else the category)",
+    },
+}
+
+
+def _groups(args: Namespace) -> Iterator[tuple[str, tuple[_Gathered, _Group] | Rejected]]:
     for path in annotation_files(args):
         found = _Gathered.read(path, args.instruction)
         yield from found.rejects
+        for where, group in found.groups(path.name):
+            yield where, group if isinstance(group, Rejected) else (found, group)
 
-        def one(where: str, group: _Group, found: _Gathered = found) -> Iterator[Item]:
-            if args.single and len(group.boxes) > 1:
-                return
-            if group.incomplete:
-                raise Rejected("incomplete", "another of its annotations was rejected")
-            file_of, width, height = _known(found.images, group.image, "image")
-            said = found.captions[group.caption] if group.caption >= 0 else None
-            category = None if group.category is None else _known(found.categories, group.category, "category")
-            image, file = folder(file_name(file_of), width, height)
-            label = said or category
-            size = image.width, image.height
-            boxes = tuple(box_from_xywh(in_pixels(box, *size), *size, label=label) for box in group.boxes.tolist())
-            target: Target = boxes[0] if len(boxes) == 1 else Boxes(boxes)
-            asked = said or (category if len(boxes) == 1 else f"every {category}")
-            sample = Sample(
-                id=f"{name}-{group.image}-{group.category if said is None else f'caption-{group.caption}'}",
-                images=(image,),
-                instruction=instruction(asked),
-                target=target,
-                source=name,
-                license=license,
-                meta={"image_id": group.image, **({"category": category} if category else {})},
-            )
-            yield Item(sample, {image.path: file}, args.as_split)
 
-        yield from convert_rows(found.groups(path.name), one)
+detection_source(
+    "coco",
+    reads="instances_*.json of COCO, or any file in that format",
+    license="given by --license (COCO itself: CC-BY-4.0 for the annotations, images under COCO terms of use)",
+    noted="unknown",
+    home="https://cocodataset.org/#download",
+    annotations="annotations/instances_train2017.json",
+    images="train2017",
+)
+detection_source(
+    "objects365",
+    file_name=lambda name: "/".join(PurePosixPath(name).parts[-2:]),  # archives unpack to patch0/NAME.jpg
+    reads="zhiyuan_objv2_*.json of Objects365",
+    license="CC-BY-4.0 (annotations); images: Flickr terms",
+    noted="CC-BY-4.0",
+    home="https://www.objects365.org",
+    annotations="zhiyuan_objv2_train.json",
+)
+
+
+@row_source(
+    "pixmo_points",
+    reads="data/*.parquet of PixMo-Points, images fetched by their addresses",
+    license="ODC-BY-1.0 (annotations); images: terms of their sites",
+    noted="ODC-BY-1.0",
+    home="https://huggingface.co/datasets/allenai/pixmo-points",
+    annotations="data/*.parquet",
+    images="images",
+    flags={"--suffix": {"default": ".jpg", "help": "suffix of the image files (.jpg)"}},
+)
+def pixmo_points(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
+    """What to point at, and every instance of it.
+
+    {"image_url", "image_sha256", "label", "points": [{"x", "y"}, ...], "count"}; x and y are percent.
+
+    The data set has addresses only: fetch the images first (for instance with img2dataset) and name each file by the
+    SHA-256 in `image_sha256`. An empty list of points is an absent target.
+    """
+    name = row["image_sha256"]
+    if not isinstance(name, str) or not name.isalnum():
+        raise Rejected("wrong format", f"image_sha256 {name!r}")
+    picture = run.folder(name + run.args.suffix)
+    points = [point_in(100, (p["x"], p["y"])) for p in row["points"]]
+    if "count" in row and row["count"] is not None and row["count"] != len(points):
+        raise Rejected("count differs", f"{len(points)} points, count {row['count']}")
+    meta = {"method": str(row.get("collection_method") or "")}
+    yield run.item(where, [picture], row["label"], target_of(points), meta=meta)
 
 
 def _known(table: dict[Any, Any], key: Any, what: str) -> Any:
@@ -135,7 +157,7 @@ class _Gathered:
     images: dict[int, tuple[str, Any, Any] | None] = field(default_factory=dict)
     categories: dict[int, str | None] = field(default_factory=dict)
     captions: list[str] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: list[tuple[str, Rejected]] = field(default_factory=list)
     ids: array[int] = field(default_factory=lambda: array("q"))  # of every annotation; -1 where it has none
     keys: array[int] = field(default_factory=lambda: array("q"))  # image, category, caption, position in `ids`
     boxes: array[float] = field(default_factory=lambda: array("d"))
@@ -182,9 +204,9 @@ class _Gathered:
                         raise row
                     take(row)
                 except Rejected as error:
-                    found.rejects.append(Reject(where, error.reason, error.detail))
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
-                    found.rejects.append(Reject(where, "wrong format", repr(error)))
+                    found.rejects.append((where, error))
+                except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                    found.rejects.append((where, Rejected("wrong format", repr(error))))
 
         read("images", take_image)
         read("categories", take_category)

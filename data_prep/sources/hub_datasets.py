@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
             yield from _stream(mapping.hub)
 
     statistics = Spaces(f"{args.mapping}: target.unit {mapping.target.unit}", args)
-    return statistics.watch(convert_rows(mapping.explode(rows()), mapping.converter(args, statistics)))
+    one = partial(mapping.convert, mapping.run(args, statistics))
+    return statistics.watch(convert_rows(mapping.explode(rows()), one))
 
 
 def _stream(hub: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -48,6 +48,39 @@ def test_convert_then_view(tmp_path, capsys):
     assert json.loads((tmp_path / "o/manifest.json").read_text())["images"] == 1
 
 
+OWN_SOURCES = """
+from data_prep import Item, source
+from data_prep.pipeline.conversion import box_in
+from data_prep.pipeline.presets import row_source
+
+
+@source("own_whole", reads="nothing", license="MIT", needs_root=False)
+def whole(args):
+    raise ValueError("reached")
+
+
+@row_source("own_rows", reads="r.jsonl", license="MIT", annotations="r.jsonl")
+def rows(run, where, row):
+    yield run.item(where, [run.folder(row["file"])], row["text"], box_in(100, row["bbox"]))
+"""
+
+
+def test_a_source_of_another_project_needs_one_new_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_sources.py").write_text(OWN_SOURCES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))  # what it registers is gone afterwards
+    write_picture(tmp_path / "raw/a.jpg", 100, 50)
+    write_jsonl(tmp_path / "raw/r.jsonl", [{"file": "a.jpg", "text": "the cat", "bbox": [0, 0, 50, 25]}])
+    flags = ["--root", str(tmp_path / "raw"), "--out", str(tmp_path / "o")]
+    assert main(["own_sources.rows", *flags]) == 0
+    row = json.loads((tmp_path / "o/train.jsonl").read_text())
+    assert row["source"] == "own_rows" and row["target"]["regions"][0]["coords"] == [0, 0, 0.5, 0.25]
+    with pytest.raises(ValueError, match="reached"):
+        main(["own_sources.whole", *flags[2:], "--overwrite"])
+    assert main(["own_sources.box_in", *flags]) == 2
+    assert "own_sources.box_in is no data source" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [

@@ -218,6 +218,7 @@ def test_coco_detection_in_any_order(tmp_path):
                 {"image_id": 1, "category_id": 3, "bbox": [0, 0, 90, 90], "iscrowd": 1},
                 {"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1], "iscrowd": 0},
                 {"image_id": 1, "category_id": 1, "bbox": [0, 0, "x", 1]},
+                7,
             ],
             "images": [
                 {"id": 1, "file_name": "1.jpg", "width": 100, "height": 100},
@@ -231,7 +232,7 @@ def test_coco_detection_in_any_order(tmp_path):
     assert dog.instruction == "dog" and approx(dog.target, 0.1, 0.1, 0.4, 0.4)
     assert cats.instruction == "every cat" and approx(cats.target.items[1], 0.5, 0, 1, 0.5)
     assert cats.target.items[0].label == "cat"
-    assert reasons(rejects) == ["wrong format", "wrong format"]
+    assert reasons(rejects) == ["wrong format"] * 3
     single, _ = convert("coco", tmp_path, "--single")
     assert [item.sample.instruction for item in single] == ["dog"]
 

@@ -1,0 +1,89 @@
+"""Questions about an image, with the answer and the regions that show it: Visual-CoT, RefChartQA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+
+from data_prep import SPLITS, Item, Split
+from data_prep.pipeline.conversion import Rejected, box_from_xywh, pixel_box
+from data_prep.pipeline.presets import Conversion, row_source
+from grounding.targets import Target, TextBox
+
+_ASK = "Please provide the bounding box coordinate of the region"
+_SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+
+
+@row_source(
+    "viscot",
+    reads="viscot_363k.json, metadata/*.jsonl or benchmark_det/*.jsonl of Visual-CoT",
+    license="Apache-2.0 (annotations); images: terms of the twelve data sets",
+    noted="Apache-2.0",
+    home="https://huggingface.co/datasets/deepcs233/Visual-CoT, https://github.com/deepcs233/Visual-CoT",
+    annotations="viscot_363k.json",
+    flags={
+        "--folders": {
+            "nargs": "*",
+            "default": [],
+            "metavar": "DATASET=FOLDER",
+            "help": "where the images of a part lie below --image-folder, for the metadata files"
+            " (cub=CUB_200_2011/images)",
+        }
+    },
+    prepare=lambda run: dict(pair.split("=", 1) for pair in run.args.folders),
+)
+def viscot(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
+    """Boxes are pixels, xyxy.
+
+    metadata   {"question", "answer", "image", "width", "height", "bboxs": [...], "dataset", "split"}
+    363k file  {"image": [path, "path###[x1, y1, x2, y2]"], "conversations": [question, box, "<image>", answer], ...}
+    detection  {"img_path", "expression", "bbox", "width", "height"}: the region only, no answer
+    """
+    part = str(row.get("dataset", ""))
+    answer = None
+    if "conversations" in row:
+        name, _, box = row["image"][1].partition("###")
+        question = row["conversations"][0]["value"].removeprefix("<image>").split(_ASK)[0]
+        boxes, answer = [json.loads(box)], row["conversations"][3]["value"]
+    elif "expression" in row:
+        name, boxes, question = row["img_path"], [row["bbox"]], row["expression"]
+    else:
+        name, boxes, question, answer = row["image"], row["bboxs"], row["question"], str(row["answer"])
+    if part in run.prepared:
+        name = f"{run.prepared[part]}/{name}"
+    picture = run.folder(name, row.get("width"), row.get("height"))
+    regions = tuple(pixel_box(box, picture[0]) for box in boxes)
+    if not regions:
+        raise Rejected("empty box", "no region")
+    target: Target = regions[0] if answer is None else TextBox(answer, regions)
+    split = str(row.get("split", "train"))
+    meta = {"dataset": part, "split": split}
+    yield run.item(where, [picture], question, target, split=_SPLITS.get(split, "test"), meta=meta)
+
+
+@row_source(
+    "refchartqa",
+    reads="data/{train,validation,test}-*.parquet of RefChartQA",
+    license="AGPL-3.0 (annotations); images: ChartQA, GPL-3.0",
+    noted="AGPL-3.0",
+    home="https://huggingface.co/datasets/omoured/RefChartQA",
+    annotations="data/*.parquet",
+)
+def refchartqa(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
+    """{"id", "image": {"bytes"}, "query", "label", "type": "human" | "machine" | "pot",
+    "grounding_bboxes": [{"x", "y", "w", "h"}, ...]}, pixels.
+    """
+    picture = run.inside_row(where, row["image"])
+    size = picture[0].width, picture[0].height
+    boxes = ([box[key] for key in ("x", "y", "w", "h")] for box in row["grounding_bboxes"])
+    regions = tuple(box_from_xywh(box, *size) for box in boxes)
+    if not regions:
+        raise Rejected("empty box", "no region")
+    label = row["label"]
+    answer = ", ".join(map(str, label)) if isinstance(label, list) else str(label)
+    stem = PurePath(where).name.split("-")[0]
+    split: Split = next((split for split in SPLITS if stem.startswith(split)), "train")
+    meta = {"type": str(row.get("type", ""))}
+    yield run.item(f"{where}-{row['id']}", [picture], row["query"], TextBox(answer, regions), split=split, meta=meta)

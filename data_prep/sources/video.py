@@ -1,0 +1,142 @@
+"""Moments of videos that a sentence describes: ActivityNet Captions, Charades-STA, Time-R1. Images are frames."""
+
+from __future__ import annotations
+
+import csv
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_prep import Item
+from data_prep.pipeline.conversion import Rejected
+from data_prep.pipeline.frames import Frames, frame_arguments, span_item
+from data_prep.pipeline.presets import Conversion, row_source
+from data_prep.pipeline.readers import Row, annotation_files, read_json_object, require
+
+
+def _annotations(default: str) -> dict[str, dict[str, Any]]:
+    return {"--annotations": {"nargs": "+", "default": [default], "help": "files or patterns below --root"}}
+
+
+def _moments(args: Namespace) -> Iterator[Row]:
+    """(video, duration, span, sentence) for each moment of a video."""
+    for path in annotation_files(args):
+        for where, pair in read_json_object(path):
+            if isinstance(pair, Rejected):
+                yield where, pair
+                continue
+            video, entry = pair
+            try:
+                moments = list(zip(entry["timestamps"], entry["sentences"], strict=True))
+            except (KeyError, TypeError, ValueError) as error:
+                yield where, Rejected("wrong format", repr(error))
+                continue
+            for number, (span, sentence) in enumerate(moments, 1):
+                yield f"{path.name}:{video}-{number}", (video, entry.get("duration"), span, sentence)
+
+
+@row_source(
+    "activitynet",
+    reads="train.json / val_1.json / val_2.json of ActivityNet Captions; Charades-STA in that form",
+    license="research only",
+    home="https://cs.stanford.edu/people/ranjaykrishna/densevid/",
+    as_split=True,
+    arguments=frame_arguments,
+    flags=_annotations("train.json"),
+    rows=_moments,
+    prepare=Frames,
+)
+def activitynet(run: Conversion, where: str, row: tuple[Any, Any, Any, Any]) -> Iterator[Item]:
+    """{"v_uqiMw7tQ1Cc": {"duration": 55.15, "timestamps": [[0, 4.14], ...], "sentences": ["Two men ...", ...]}, ...}
+
+    Every other set in this form is read too: Charades-STA as JSON, the splits of Time-R1's training.
+    """
+    yield span_item(run, where, row)
+
+
+@row_source(
+    "time_r1",
+    reads="train_2k5.json (TimeRFT) or tvgbench.json of Time-R1; frames of the videos",
+    license="Apache-2.0 (annotations); videos: terms of their data sets",
+    noted="Apache-2.0",
+    home="https://github.com/xiaomi-research/time-r1",
+    as_split=True,
+    arguments=frame_arguments,
+    flags=_annotations("train_2k5.json"),
+    prepare=Frames,
+)
+def time_r1(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
+    """TimeRFT for training, TVGBench for evaluation.
+
+    train_2k5.json  [{"video": ".../QtWT8rxUuNk.mp4", "duration", "timestamp": [s, e], "sentence", "qid",
+                      "video_start", "video_end", "difficulty"}, ...]
+    tvgbench.json   [{"path": ".../KWZSA.mp4", "duration", "answer": "13.4-28.1", "question", "start", "end"}, ...]
+
+    Where a row gives the part of the video it is about (`video_start`, `start`), times count from the start of that
+    part, and the frames are those of the part: their folder is named VIDEO_START_END.
+    """
+    if "answer" in row:
+        path, sentence, part = row["path"], row["question"], (row.get("start"), row.get("end"))
+        span: Any = row["answer"].split("-")
+        facts = {"dataset": str(row.get("dataset_name", "")), "type": str(row.get("qsemtype", ""))}
+    else:
+        path, sentence, part = row["video"], row["sentence"], (row.get("video_start"), row.get("video_end"))
+        span = row["timestamp"]
+        difficulty = row.get("difficulty")
+        facts = {"qid": str(row.get("qid", "")), "difficulty": "" if difficulty is None else str(difficulty)}
+    if len(span) != 2:
+        raise Rejected("wrong format", f"span {span!r}")
+    video = PurePosixPath(path).stem
+    if part[0] is not None:
+        video = f"{video}_{part[0]:g}_{part[1]:g}"
+    yield span_item(run, where, (video, row["duration"], span, sentence), meta=facts)
+
+
+def _charades_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--annotations", nargs="+", default=["charades_sta_train.txt", "charades_sta_test.txt"])
+    parser.add_argument("--lengths", nargs="*", default=[], help="Charades_v1_*.csv below --root")
+    frame_arguments(parser)
+
+
+def _charades_rows(args: Namespace) -> Iterator[Row]:
+    """(file's name, duration by video, line) for each line."""
+    lengths: dict[str, str] = {}
+    for name in args.lengths:
+        with require(args.root / name).open(newline="") as stream:
+            lengths.update((row["id"], row["length"]) for row in csv.DictReader(stream))
+    for path in annotation_files(args):
+        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield f"{path.name}:{number}", (path.name, lengths, line)
+
+
+def _charades_inputs(args: Namespace) -> list[Path]:
+    return [*annotation_files(args), *(args.root / name for name in args.lengths)]
+
+
+@row_source(
+    "charades_sta",
+    reads="charades_sta_*.txt; frames of the Charades videos",
+    license="research only (Charades)",
+    home="https://github.com/jiyanggao/TALL, https://prior.allenai.org/projects/charades",
+    arguments=_charades_arguments,
+    inputs=_charades_inputs,
+    rows=_charades_rows,
+    prepare=Frames,
+)
+def charades_sta(run: Conversion, where: str, row: tuple[str, dict[str, str], str]) -> Iterator[Item]:
+    """charades_sta_train.txt, charades_sta_test.txt:  AO8RW 0.0 6.9##a person is putting a book on a shelf.
+
+    The text files do not give durations; `--lengths Charades_v1_train.csv` (column `length`) does. The JSON form of
+    the same annotations is read by `activitynet`.
+    """
+    name, lengths, line = row
+    head, mark, sentence = line.partition("##")
+    parts = head.split()
+    if not mark or len(parts) != 3:
+        raise Rejected("wrong format", line.strip()[:120])
+    video, *span = parts
+    split = "test" if "test" in name else "train"
+    yield span_item(run, where, (video, lengths.get(video), span, sentence), split=split)
