@@ -41,8 +41,8 @@ from credit.strategies import STRATEGIES, Signals, finish, signed
 from credit.tokens import annotate_response
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
+from grounding.fingerprint import derived
 from grounding.sample import from_row
-from grounding.seeds import derived
 
 WEIGHTS = "credit_weights"  # key of the finished weights in TRL's inputs
 RIVALS = ("coordinate", "entropy", "local_chunk", "global_anchor", "visual_anchor")  # whose choice is compared

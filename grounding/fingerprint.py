@@ -134,6 +134,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def derived(root: int, *use: str | int) -> int:
+    """A seed in [0, 2**63) for one use of a root seed: another for other words, ranks and steps.
+
+    It depends on its arguments alone, so a resumed run draws what an uninterrupted one would.
+
+    >>> derived(0, "noise", 0, 1) != derived(0, "noise", 1, 1)
+    True
+    """
+    return int(digest([root, *use]), 16) % 2**63
+
+
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """The keys, dotted, in which two fingerprints or settings differ; a missing key equals None.
 

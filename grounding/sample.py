@@ -19,7 +19,6 @@ from typing import Any
 
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow
-from grounding.pictures import MARK, timed, words_alone
 from grounding.targets import (
     TARGET_KINDS,
     Absent,
@@ -33,6 +32,7 @@ from grounding.targets import (
     TextBox,
     kind_of,
 )
+from grounding.wording import MARK, timed, words_alone
 
 SCHEMA_VERSION = 1
 COLUMNS = ("schema", "id", "images", "instruction", "target", "source", "license", "thought", "meta")
@@ -69,12 +69,12 @@ class Sample:
         id: unique within its data set.
         images: one or more; video is a list of frames.
         instruction: what to find, in the source's own words, without any prompt wrapping. Where the text says at
-            which places the images stand, it has one `<image>` mark for each (`grounding.pictures`).
+            which places the images stand, it has one `<image>` mark for each (`grounding.wording`).
         target: the right answer, canonical.
         source: name of the data source (`data_prep` registry) the row came from.
         license: SPDX identifier or the source's own words; "unknown" is a fact too.
         thought: verified reasoning that leads to the answer; coordinates in it are canonical, written as in
-            `grounding.thought` (dialects convert them).
+            `grounding.wording` (dialects convert them).
         meta: flat extra facts (split, group, ui_type, duration in seconds, ...); JSON scalars only. `frame_times`
             are the seconds of the images in their video, separated by blanks: the prompt tells them.
     """

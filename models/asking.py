@@ -14,7 +14,7 @@ from grounding.completion import check_grammar
 from grounding.decoding import render_chat
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
-from grounding.pictures import arrange
+from grounding.wording import arrange
 from models.profile import Profile
 
 
@@ -22,7 +22,7 @@ def question(profile: Profile, text: str, answer_kind: str, sizes: Sequence[Imag
     """The user's text: the profile's prompt template or the dialect's words, and the grammar's sentence.
 
     Args:
-        text: what to find (`Sample.question`); places in it (`grounding.thought`) are written in the dialect's
+        text: what to find (`Sample.question`); places in it (`grounding.wording`) are written in the dialect's
             numbers.
         answer_kind: what is asked for: box, point, ...
         sizes: of all images of the sample, as the model sees them.

@@ -1,8 +1,15 @@
-"""One pass of the vision tower for every distinct image of a batch.
+"""What the rollouts of a group have in common is computed once: pictures, prepared prompts, the prefill.
 
-The rollouts of a group look at the same picture, and several questions may share one, yet a batch carries a copy for
-each row and the model encodes every copy. Encoding each distinct image once and handing its features to all its rows
-changes nothing in values or gradients but the order of floating-point sums.
+The rows of a batch repeat their prompts and pictures. Three places compute each distinct one once and hand the result
+to all rows that share it:
+
+- `share_images`: the vision tower encodes every distinct picture once.
+- `PreparingOnce`: the processor resizes and tokenizes every distinct prompt once.
+- `share_prefill`: `generate` runs every distinct prompt once into its cache. There are as many forward passes as
+  before.
+
+Values and gradients change in nothing but the order of floating-point sums. `models.packing` does the same for a
+training pass.
 """
 
 from __future__ import annotations
@@ -12,13 +19,22 @@ from dataclasses import dataclass, fields, is_dataclass
 from itertools import accumulate, islice
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import BatchFeature, DynamicCache, PreTrainedModel
 
+from attention.text_attention import text_attention
 from grounding.errors import FoveaError
 
+FAMILIES = ("qwen3_vl", "qwen2_5_vl", "internvl", "qwen2", "qwen3", "llama")  # compared with the plain pass by tests
 TOWERS = ("visual", "vision_tower")  # their names in transformers' models
+PER_ROW = frozenset({"input_ids", "attention_mask", "mm_token_type_ids"})  # columns that a processor makes
+PIXELS = frozenset({"pixel_values", "image_grid_thw"})
+# Another attention function may remember something of every row it read
+PREFILL_KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+PREFILL_INPUTS = PER_ROW | PIXELS | {"position_ids", "mm_encoder_outputs", "cache", "past_key_values", "use_cache"}
+PREFILL_INPUTS |= {"logits_to_keep", "return_dict"}
 
 
 class ImageSharing:
@@ -41,7 +57,7 @@ class ImageSharing:
 
     def _keep_distinct(self, tower: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._source = None
-        tensors = {name for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
+        tensors = {name for name, value in kwargs.items() if isinstance(value, Tensor)}
         if tensors - {"grid_thw", "pixel_values"} or len(args) + ("pixel_values" in tensors) != 1:
             return None  # what was made for the whole batch beforehand (positions, lengths) would no longer fit
         pixels = args[0] if args else kwargs["pixel_values"]
@@ -67,7 +83,7 @@ class ImageSharing:
             return None
         return _map_tensors(output, self._expand)
 
-    def _expand(self, features: torch.Tensor) -> torch.Tensor:
+    def _expand(self, features: Tensor) -> Tensor:
         """Features (R, ...) of the distinct images to those of all images; R is a whole part of the patches."""
         kept = [index for index, first in enumerate(self._source) if index == first]
         merged = sum(self._lengths[index] for index in kept) // len(features)  # patches behind one row
@@ -95,7 +111,7 @@ class Pictures:
         starts: of each text's pictures, and the end of the last one's.
     """
 
-    parts: tuple[Sequence[torch.Tensor], ...]
+    parts: tuple[Sequence[Tensor], ...]
     shapes: Sequence[tuple[int, ...]]
     starts: tuple[int, ...]
 
@@ -133,6 +149,13 @@ class Pictures:
         """The indices of the pictures of some texts, in that order."""
         return [index for text in texts for index in range(self.starts[text], self.starts[text + 1])]
 
+    def pixels(self, texts: Sequence[int], fields: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`fields` as in `of_pixels`, of the pictures of some texts."""
+        chosen = self.of(texts)
+        made = {"pixel_values": torch.cat([self.parts[0][index] for index in chosen])}
+        grid = fields.get("image_grid_thw")
+        return made if grid is None else {**made, "image_grid_thw": grid[chosen]}
+
     def sources(self, texts: Sequence[int]) -> list[tuple[Any, ...]]:
         """The pictures of some texts, each by the index of the first one that is alike, part by part."""
         chosen = self.of(texts)
@@ -144,7 +167,7 @@ class Pictures:
         return [tuple(islice(source, self.starts[text + 1] - self.starts[text])) for text in texts]
 
 
-def image_tokens(config: Any, *tables: torch.Tensor) -> list[int]:
+def image_tokens(config: Any, *tables: Tensor) -> list[int]:
     """How many image tokens each text has: row by row of `tables` (B, ...), one after the other within a row."""
     token = getattr(config, "image_token_id", -1)
     return torch.stack([(table == token).sum(1) for table in tables], 1).flatten().tolist()
@@ -162,9 +185,7 @@ def _starts(counts: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...]:
     return tuple(starts)
 
 
-def distinct_prompts(
-    ids: torch.Tensor, valid: torch.Tensor, pictures: Sequence[tuple[Any, ...]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def distinct_prompts(ids: Tensor, valid: Tensor, pictures: Sequence[tuple[Any, ...]]) -> tuple[Tensor, Tensor]:
     """Which rows have the same prompt: tokens, padding and pictures.
 
     Args:
@@ -181,7 +202,7 @@ def distinct_prompts(
     return torch.tensor(first, device=ids.device), torch.tensor(group, device=ids.device)
 
 
-def first_alike(pictures: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
+def first_alike(pictures: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """For each picture, the index of the first one with the same shape (of its grid) and the same values."""
     # a sample of the rows tells most apart; one wait for the device
     sums = torch.stack([picture[:: max(1, len(picture) // 64)].sum() for picture in pictures]).tolist()
@@ -197,7 +218,7 @@ def first_alike(pictures: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ..
 
 
 def _map_tensors(output: Any, change: Any) -> Any:
-    if isinstance(output, torch.Tensor):
+    if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, (list, tuple)):
         return type(output)(_map_tensors(item, change) for item in output)
@@ -205,3 +226,151 @@ def _map_tensors(output: Any, change: Any) -> Any:
         values = {field.name: getattr(output, field.name) for field in fields(output)}
         return type(output)(**{name: _map_tensors(value, change) for name, value in values.items()})
     return output
+
+
+class PreparingOnce:
+    """Stands for a processor, and prepares every distinct prompt of a call once; everything else is the processor's.
+
+    Args:
+        processor: prepares text and pictures.
+        config: its model's configuration.
+    """
+
+    def __init__(self, processor: Any, config: Any):
+        self._processor, self._config = processor, config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+        if isinstance(text, str) or not isinstance(images, list | None):
+            return self._processor(images=images, text=text, **kwargs)
+        rows = [(own, None if images is None else images[index]) for index, own in enumerate(text)]
+
+        def prepare(chosen: Sequence[int]) -> Any:
+            shown = None if images is None else [images[index] for index in chosen]
+            return self._processor(images=shown, text=[text[index] for index in chosen], **kwargs)
+
+        return self._once(rows, prepare)
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        if not (kwargs.get("tokenize") and kwargs.get("return_dict") and isinstance(conversation[0], list)):
+            return self._processor.apply_chat_template(conversation, **kwargs)
+
+        def prepare(chosen: Sequence[int]) -> Any:
+            return self._processor.apply_chat_template([conversation[index] for index in chosen], **kwargs)
+
+        return self._once(conversation, prepare)
+
+    def _once(self, rows: Sequence[Any], prepare: Any) -> Any:
+        first, group = alike(rows)
+        prepared = prepare(first)
+        if prepared.keys() - PER_ROW - PIXELS:
+            return prepare(range(len(rows)))  # what else there is cannot be handed out
+        return BatchFeature(self._hand_out(prepared, group))
+
+    def _hand_out(self, prepared: Mapping[str, Any], group: Sequence[int]) -> dict[str, Any]:
+        """What was made of distinct prompts, row by row of the batch."""
+        output = {name: _rows(value, group) for name, value in prepared.items() if name in PER_ROW}
+        if "pixel_values" not in prepared:
+            return output
+        fields = {name: _tensor(prepared[name]) for name in PIXELS if name in prepared}
+        token = self._config.image_token_id
+        counts = [int((np.asarray(ids) == token).sum()) for ids in prepared["input_ids"]]
+        return {**output, **Pictures.of_pixels(self._config, counts, fields).pixels(group, fields)}
+
+
+def alike(rows: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """The first of each kind of row, and the index of every row's kind. Equal rows mostly stand together."""
+    first: list[int] = []
+    group: list[int] = []
+    for index, row in enumerate(rows):
+        known = next((place for place in reversed(range(len(first))) if rows[first[place]] == row), len(first))
+        if known == len(first):
+            first.append(index)
+        group.append(known)
+    return first, group
+
+
+def _rows(table: Any, group: Sequence[int]) -> Any:
+    return table[list(group)] if isinstance(table, Tensor) else [list(table[index]) for index in group]
+
+
+def _tensor(values: Any) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+
+
+class PrefillSharing:
+    """Hooks on a model that `generate` runs.
+
+    Attributes:
+        prompts: rows of the batches that were prefilled since the hooks were set.
+        run: how many of them went through the model.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.prompts = self.run = 0
+        self._group: Tensor | None = None
+        self._cache: DynamicCache | None = None
+        model.register_forward_pre_hook(self._keep_distinct, with_kwargs=True)
+        model.register_forward_hook(self._hand_out)
+
+    def _keep_distinct(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._group = None
+        given = {name: value for name, value in kwargs.items() if value is not None and value is not False}
+        ids, cache = given.get("input_ids"), given.get("cache", given.get("past_key_values"))
+        if ids is None or not isinstance(cache, DynamicCache) or min(ids.shape) < 2 or cache.get_seq_length():
+            return None
+        features = given.get("mm_encoder_outputs") or {}
+        known = given.keys() <= PREFILL_INPUTS and features.keys() <= {"image"}
+        if args or not known or not text_attention(model).endswith(PREFILL_KERNELS):
+            return None
+        counts = image_tokens(model.config, ids)
+        if features:
+            pictures = Pictures.of_features(counts, features["image"])
+        else:
+            pictures = Pictures.of_pixels(model.config, counts, given)
+        valid = given.get("attention_mask", torch.ones_like(ids))
+        first, group = distinct_prompts(ids, valid, pictures.sources(range(len(ids))))
+        self.prompts += len(ids)
+        self.run += len(first)
+        if len(first) == len(ids):
+            return None
+        self._group, self._cache = group, cache
+        changed = {name: given[name] for name in (*PER_ROW, "position_ids") if name in given}
+        for (
+            name,
+            table,
+        ) in changed.items():  # (B, P) or (axes, B, P); positions that all rows share have none to choose
+            changed[name] = table.index_select(-2, first) if table.shape[-2] == len(ids) else table
+        if features:
+            chosen = pictures.of(first.tolist())
+            changed["mm_encoder_outputs"] = {"image": _features(features["image"], chosen)}
+        elif "pixel_values" in given:
+            changed |= pictures.pixels(first.tolist(), given)
+        return args, {**kwargs, **changed}
+
+    def _hand_out(self, model: PreTrainedModel, args: tuple[Any, ...], output: Any) -> Any:
+        if self._group is None:
+            return None
+        self._cache.batch_select_indices(self._group)
+        output.logits = output.logits.index_select(0, self._group)
+        self._group = self._cache = None
+        return output
+
+
+def share_prefill(model: PreTrainedModel) -> PrefillSharing | None:
+    """Let `model` prefill every distinct prompt of a batch once; None for models that were not compared."""
+    return PrefillSharing(model) if model.config.model_type in FAMILIES else None
+
+
+def _features(features: Any, chosen: list[int]) -> Any:
+    """Those of some pictures."""
+    changed = {"pooler_output": _pick(features.pooler_output, chosen)}
+    if getattr(features, "deepstack_features", None):
+        changed["deepstack_features"] = [_pick(level, chosen) for level in features.deepstack_features]
+    return type(features)(**changed)
+
+
+def _pick(pictures: Any, chosen: list[int]) -> Any:
+    return pictures[chosen] if isinstance(pictures, Tensor) else [pictures[index] for index in chosen]

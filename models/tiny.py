@@ -2,7 +2,7 @@
 
 Transformers' own `Qwen3VLForConditionalGeneration`, processor classes and chat format, with about two million
 parameters: screens of 96x96 pixels become 36 image tokens, digits are tokenized one by one. `build` makes it with
-random weights (tests, pre-training); `assets/fovea-tiny` holds the pre-trained one, made by `models.pretrain`.
+random weights (tests, pre-training); `assets/fovea-tiny` holds the pre-trained one, made by `recipes.pretrain`.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from trl import SFTConfig, SFTTrainer
 from grounding.completion import Grammar, check_grammar
 from grounding.decoding import Decoder
 from grounding.errors import FoveaError
+from grounding.fingerprint import derived
 from grounding.journal import Journal, read_journals
-from grounding.seeds import derived
 from models.asking import encode, prompt_text
 from models.sampling import generation_config
 from recipes.checks import check_training

@@ -17,8 +17,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from attention.text_attention import pretrained
-from models.shared_processor import PreparingOnce
-from models.shared_prompts import pack, share_prompts, why_not
+from models.packing import pack, share_prompts, why_not
+from models.sharing import PreparingOnce
 
 log = logging.getLogger("fovea")
 
@@ -26,7 +26,7 @@ GROUP = "prompt_group"  # key of the rows' groups in TRL's inputs
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """TRL's GRPOTrainer over packed rows (`models.shared_prompts`), with the same numbers.
+    """TRL's GRPOTrainer over packed rows (`models.packing`), with the same numbers.
 
     Args:
         share_prompts: as in a recipe's `model` section; where the model cannot, the reason is logged once.

@@ -19,8 +19,7 @@ from grounding.errors import FoveaError, UsageError
 from grounding.io import replacing
 from grounding.settings import check_keys
 from models.loading import load_policy
-from models.shared_prefill import share_prefill
-from models.sharing import share_images
+from models.sharing import share_images, share_prefill
 from recipes.callbacks import Alarms, MetricsFile, NoStubs, ProgressBar, StageState, StopOnDivergence, StopOnSignal
 from recipes.checkpoints import last_checkpoint, state_of, sweep
 from recipes.data import build_dataset, check_data

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from grounding.errors import FoveaError
-from reports.build import build
+from reports.page import build
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from reports.charts import COLORS, Series, line_chart
-from reports.compare import score
-from reports.run import Evaluation, StageFolder
+from reports.comparison import score
+from reports.read_run import Evaluation, StageFolder
 from rewards.monitor import HELD_OUT
 
 # title, keys with the name of each in the legend, values are shares

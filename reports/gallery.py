@@ -1,20 +1,29 @@
-"""Which screens to show, and everything there is to say about each."""
+"""Which screens to show, what there is to say about each, and its picture as a data URI."""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from grounding.errors import FoveaError
+from grounding.io import open_image
+from grounding.sample import ImageRef
 from reports import places
-from reports.pictures import Picture, embed
 from reports.places import Shape
-from reports.run import Evaluation
+from reports.read_run import Evaluation
 
 MAX_CARDS = 150
 MAX_PICTURE_CHARACTERS = 3_500_000
 MAX_TEXT = 1500
+MAX_SIDE = 720  # pixels of an embedded picture
+_SMALL_PNG = 12_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +159,43 @@ def _said(row: Mapping[str, Any] | None, image: int) -> Said | None:
         thought=clip(row["prediction"].get("thought")),
         output=clip(row.get("output")),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of the page. Without `uri` only the marks are drawn, on an empty field of the same shape."""
+
+    width: int
+    height: int
+    uri: str = ""
+
+
+def fit(width: int, height: int) -> tuple[int, int]:
+    """The size scaled down to `MAX_SIDE`; never up."""
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def embed(root: Path | None, path: str, width: int, height: int) -> Picture:
+    """The image as a picture of the page; without its pixels when the file cannot be read or is not as stated."""
+    empty = Picture(*fit(width, height))
+    if root is None:
+        return empty
+    try:
+        image = open_image(root, ImageRef(path, width, height))
+    except (FoveaError, ValueError):
+        return empty
+    return Picture(*fit(*image.size), uri=data_uri(image))
+
+
+def data_uri(image: Image.Image) -> str:
+    """PNG while that is small (drawn screens), WebP otherwise (photographs)."""
+    size = fit(*image.size)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    for form, options in (("png", {"optimize": True}), ("webp", {"quality": 80})):
+        buffer = io.BytesIO()
+        image.save(buffer, form, **options)
+        if form == "webp" or buffer.tell() <= _SMALL_PNG:
+            break
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -8,9 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-from grounding.endpoint import Client, EndpointError, RequestLimits
 from grounding.errors import UsageError
-from grounding.replies import RepliesFolder
+from models.chat_client import Client, EndpointError, RepliesFolder, RequestLimits
 
 __all__ = ["EndpointError", "JudgeEndpoint", "Messages"]
 

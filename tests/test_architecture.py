@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "grounding": set(),
     "attention": {"grounding"},
-    "rewards": {"grounding", "attention"},  # attention rewards judge maps
-    "data_prep": {"grounding", "rewards"},  # curation scores answers
-    "models": {"grounding", "data_prep", "attention"},  # pre-training draws screens; shared prompts set the attention
+    "rewards": {"grounding", "attention", "models"},  # attention rewards judge maps; a judge is asked
+    "data_prep": {"grounding", "rewards", "models"},  # curation scores answers; a teacher is asked
+    "models": {"grounding", "attention"},  # shared prompts set the attention
     "credit": {"grounding", "attention", "models"},  # its commands load a policy
     "tools": {"grounding", "rewards", "models"},  # executed calls are what rewards read; replies become tokens
     "benchmarks": {"grounding", "models", "attention", "data_prep"},  # held-out screens and pages come from data_prep
@@ -38,7 +38,7 @@ LINES = 600
 LONG_FILES: dict[str, str] = {}  # path: why it is one file
 READS_ENVIRONMENT = {  # path: which variable, and why no argument can say it
     "recipes/exit_codes.py": "RANK, as launchers set it: who prints a wrong key, before torch is there to ask",
-    "grounding/endpoint.py": "the API key, from the variable that a recipe or command names: a secret stays outside",
+    "models/chat_client.py": "the API key, from the variable that a recipe or command names: a secret stays outside",
 }
 PRINTS = {  # path: why, beside the entry points and every `__main__`
     "recipes/minimal.py": "an entry point by itself: a whole run in one file, to be read and started",
@@ -48,10 +48,7 @@ IMPORTS_PICKLE = {  # path: why, and what keeps it safe
 }
 
 # Module names that packages still share: the list only shrinks
-STILL_TWICE = {
-    *("attention", "build", "compare", "config", "describe", "endpoint", "files", "hub", "judge", "pictures", "rows"),
-    *("run", "shared_prompts", "source", "thought"),
-}
+STILL_TWICE = {"attention", "config", "describe", "endpoint", "files", "judge", "rows", "source"}
 
 
 @cache

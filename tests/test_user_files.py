@@ -22,8 +22,7 @@ from benchmarks.harness import cli as evaluation
 from credit.__main__ import main as credit
 from data_prep.__main__ import main as data_prep
 from grounding.errors import FoveaError
-from grounding.folders import STAGING
-from grounding.locks import LOCK_NAME
+from grounding.folders import LOCK_NAME, STAGING
 from reports.__main__ import main as reports
 from rewards.__main__ import main as rewards
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from grounding.answer import Answer, OutOfBounds
 from grounding.targets import Box, Point
-from grounding.thought import rewrite_places, write_place
+from grounding.wording import rewrite_places, write_place
 
 Place = TypeVar("Place", Box, Point)
 
@@ -114,7 +114,7 @@ class Crop:
         )
 
     def thought(self, thought: str) -> str:
-        """A thought (`grounding.thought`) with its places in the crop's coordinates.
+        """A thought (`grounding.wording`) with its places in the crop's coordinates.
 
         Raises:
             ValueError: it names a place that the crop does not show.

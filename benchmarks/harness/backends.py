@@ -18,9 +18,9 @@ from benchmarks.harness.items import BenchmarkItem
 from benchmarks.harness.local import LocalModel
 from benchmarks.harness.vllm_backend import VllmModel
 from grounding.completion import check_grammar
-from grounding.endpoint import key_from
 from grounding.fingerprint import data_fingerprint, model_fingerprint
 from grounding.redact import redact
+from models.chat_client import key_from
 from models.loading import load_policy
 from models.profile import Profile
 

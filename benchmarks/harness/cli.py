@@ -26,7 +26,7 @@ from benchmarks.harness.rows import Place, Row, located_rows
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import owning
-from models.hub import find_model
+from models.find import find_model
 from models.profile import Profile, read_profile
 
 log = logging.getLogger("fovea.eval")

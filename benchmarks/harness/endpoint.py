@@ -13,12 +13,10 @@ from PIL import Image
 
 from benchmarks.harness.generate import Decoding, Output, Request
 from grounding.answer import ImageSize
-from grounding.endpoint import Client, EndpointError, RequestLimits
 from grounding.errors import FoveaError, UsageError
-from grounding.pictures import arrange
 from grounding.redact import redact
-from grounding.replies import Reply
-from grounding.resize import smart_resize
+from grounding.wording import arrange
+from models.chat_client import Client, EndpointError, Reply, RequestLimits
 
 log = logging.getLogger("fovea.eval")
 
@@ -132,11 +130,15 @@ class EndpointBackend:
         return tuple(ImageSize(i.width, i.height, *self._size(i)) for i in images)
 
     def _size(self, image: Any) -> tuple[int, int]:
+        # Seconds that asking a server without `pixels` should not cost
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize  # noqa: PLC0415
+
         low, high = self._pixels or (0, 0)
         try:
-            return smart_resize(image.width, image.height, min_pixels=low, max_pixels=high)
+            height, width = smart_resize(image.height, image.width, min_pixels=low, max_pixels=high)
         except ValueError as error:
-            raise FoveaError(f"an image cannot be sent: {error}") from error
+            raise FoveaError(f"an image of {image.width}x{image.height} cannot be sent: {error}") from error
+        return width, height
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self._pixels is None:

@@ -18,8 +18,7 @@ from grounding.decoding import Decoder
 from models.asking import encode, messages, prompt_text
 from models.loading import SeenSizes, processor_sizes
 from models.sampling import generation_config
-from models.shared_prefill import share_prefill
-from models.sharing import share_images
+from models.sharing import share_images, share_prefill
 
 
 class LocalModel:

@@ -28,7 +28,7 @@ from benchmarks.harness.samples import read_split
 from benchmarks.harness.scores import Scoreboard
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError
-from grounding.thought import read_places
+from grounding.wording import read_places
 from models.asking import question
 from models.profile import Profile
 

@@ -21,10 +21,9 @@ from data_prep.miniwob.solved_pages import page_mode, page_seed, png, to_box
 from data_prep.miniwob.task_page import CROPS, WINDOW, Outcome, TaskPage, html_folder
 from data_prep.web.browser import Browser, PageFailed
 from grounding.errors import UsageError
-from grounding.folders import claim
+from grounding.folders import claim, writing
 from grounding.io import replacing
 from grounding.journal import Journal, read_journal
-from grounding.locks import writing
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,9 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from grounding.phrases import request
 from grounding.sample import Sample, regions_of
 from grounding.targets import Absent, Box, Point, Polygon, Span
-from grounding.thought import write_place
+from grounding.wording import request, write_place
 
 EASY_AREA = 0.02  # share of the image from which a target is easy to see
 MARGIN = 0.15  # what a region of interest adds on each side

@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 
 from data_prep.pipeline.conversion import Rejected
 from grounding.completion import END_THINK, split_completion
-from grounding.endpoint import Client, EndpointError, RequestLimits, key_from
 from grounding.errors import UsageError
 from grounding.redact import redact
-from grounding.replies import RepliesFile
+from models.chat_client import Client, EndpointError, RepliesFile, RequestLimits, key_from
 
 T = TypeVar("T")
 

@@ -23,11 +23,9 @@ from grounding.completion import split_completion
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import check_new
-from grounding.phrases import quoted
-from grounding.pictures import arrange, split_head
 from grounding.sample import Sample, regions_of
 from grounding.targets import Absent, Box, Point, Span, TextBox
-from grounding.thought import write_place
+from grounding.wording import arrange, quoted, split_head, write_place
 
 _ASK = (
     "You write the reasoning of somebody who looks at the image for the first time and finds what is asked for."

@@ -12,7 +12,7 @@ from grounding.answer import Answer
 from grounding.geometry import iou, point_in_box
 from grounding.sample import Sample, regions_of
 from grounding.targets import Absent, Box, Point, Polygon
-from grounding.thought import read_places
+from grounding.wording import read_places
 
 MIN_WORDS, MAX_WORDS = 4, 400
 MIN_IOU = 0.5
@@ -31,7 +31,7 @@ def verify(thought: str, sample: Sample, form: Form) -> None:
     - "thought too short", "thought too long", "thought has control characters"
     - "leaks the answer format": tags, JSON, or words that betray that the answer was given
     - "does not name the target": no word of meaning in common with the instruction
-    - "unreadable place": a bracket of numbers that is not in the convention of `grounding.thought`
+    - "unreadable place": a bracket of numbers that is not in the convention of `grounding.wording`
     - "too few places": fewer than the form asks for
     - "place in a missing image"
     - "does not meet the target": the last place named is none of the target's regions

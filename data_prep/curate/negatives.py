@@ -21,10 +21,9 @@ from data_prep import Item, Reject
 from data_prep.pipeline.conversion import Rejected
 from data_prep.pipeline.dataset import dataset_source, derived, samples_of, transform
 from grounding.geometry import iou
-from grounding.phrases import quoted, thing
 from grounding.sample import Sample
 from grounding.targets import Absent, Box, TextBox
-from grounding.thought import write_place
+from grounding.wording import quoted, thing, write_place
 
 TRIES = 50
 _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)

@@ -31,7 +31,7 @@ from grounding.errors import BrokenRow
 from grounding.io import open_image
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, TextBox
-from grounding.thought import write_place
+from grounding.wording import write_place
 
 CLEAR = 0.05  # of the image's side: how far two centers must be apart to be told by position
 CLEARLY_LARGER = 1.3
@@ -193,7 +193,7 @@ def query_inference(args: Namespace) -> Iterator[Item | Sample | Reject]:
     """From a place to the instruction it answers, the pivot task of GUIPivot (arXiv 2503.00401).
 
     Every row with one box or point becomes its reverse: the place stands in the instruction, in the convention of
-    `grounding.thought`, and the answer is what the user would have said, with the place as evidence.
+    `grounding.wording`, and the answer is what the user would have said, with the place as evidence.
     """
 
     def reverse(sample: Sample) -> Iterator[Sample]:

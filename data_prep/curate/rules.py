@@ -9,7 +9,7 @@ from data_prep.curate.negatives import words_of
 from data_prep.pipeline.conversion import Rejected
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon, Span
-from grounding.thought import rewrite_places
+from grounding.wording import rewrite_places
 
 _MARKUP = re.compile(
     r"</?[a-z][^<>]{0,60}>|<\|[^|]*\|>|https?://|&[a-z]{2,6};|\{\{|\}\}|\\u[0-9a-f]{4}", re.IGNORECASE

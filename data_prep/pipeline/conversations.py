@@ -17,9 +17,8 @@ from data_prep.pipeline.spaces import Spaces
 from grounding.answer import Answer, ImageSize, Status
 from grounding.completion import ANSWER, END_ANSWER, END_THINK, THINK, split_completion
 from grounding.dialects import Dialect, get_dialect
-from grounding.pictures import MARK, split_head
 from grounding.targets import Absent, Box, Boxes, Point, Points, Target
-from grounding.thought import write_place
+from grounding.wording import MARK, split_head, write_place
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _REFERENCE = re.compile(r"<\|object_ref_start\|>(.*?)<\|object_ref_end\|>|<ref>(.*?)</ref>", re.DOTALL)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from data_prep import Item, Reject
-from grounding.pictures import words_alone
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Points
+from grounding.wording import words_alone
 
 
 class Rejected(ValueError):

@@ -25,7 +25,7 @@ from data_prep.screens.scenes import DIFFICULTIES, HELD_OUT, Element, Query, Sce
 from grounding.geometry import point_in_box
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Point
-from grounding.thought import read_places, rewrite_places, write_place
+from grounding.wording import read_places, rewrite_places, write_place
 
 THOUGHTS = ("place", "steps")
 ASKS = ("Click {}.", "Find {}.", "Where is {}?", "Point at {}.", "Locate {}.")

@@ -26,8 +26,8 @@ from data_prep.pipeline.conversion import (
 from data_prep.pipeline.presets import Conversion, row_source
 from data_prep.pipeline.readers import Row, read_annotations
 from data_prep.sources.chats import question_arguments, unwrapped
-from grounding.pictures import words_alone
 from grounding.sample import Sample
+from grounding.wording import words_alone
 
 
 @row_source(

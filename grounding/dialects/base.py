@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 from grounding.answer import Answer, ImageSize, OutOfBounds, Status
 from grounding.completion import THINK, Grammar, matches_grammar, split_completion
-from grounding.dialects.space import Space
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, normalize, numbers_in, without_typed
-from grounding.pictures import split_head
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
-from grounding.thought import rewrite_places
+from grounding.wording import rewrite_places, split_head
 
 _FAR = 1000.0  # image sizes; what is written further out is no place
 ONE = frozenset({"box", "point", "span"})  # kinds of which exactly one is asked for
@@ -47,6 +45,48 @@ _THINK_SENTENCE = {
     "think": " First think between <think> and </think>, then give only the answer.",
     "think_answer": " Think between <think> and </think>, then give the answer between <answer> and </answer>.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Canonical [0, 1] to the numbers of a model family and back.
+
+    Attributes:
+        scale: what 1.0 is written as; None for pixels of the image the model saw.
+        decimals: digits after the point.
+        bins: the numbers name `scale` equal cells, counted from 0; a cell stands for its center.
+        top: the largest number there is, where that is not `scale` (or `scale` - 1 with bins).
+    """
+
+    scale: int | None
+    decimals: int = 0
+    bins: bool = False
+    top: int | None = None
+
+    def encode(self, value: float, extent: int) -> str:
+        """A canonical coordinate as the family writes it. extent: width (for x) or height (for y) the model saw."""
+        scale = self.scale or extent
+        if self.bins:
+            return str(min(math.floor(value * scale), scale - 1))
+        number = round(value * scale, self.decimals)
+        if self.top is not None:
+            number = min(number, self.top)
+        return f"{number:.{self.decimals}f}"
+
+    def decode(self, number: float, extent: int) -> float:
+        """A number of the family as a canonical coordinate; outside [0, 1] when the number is out of range."""
+        scale = self.scale or extent
+        if self.bins:
+            return (number + 0.5) / scale if 0 <= number <= scale - 1 else math.inf
+        if self.top is not None and number > self.top:
+            return math.inf
+        return number / scale
+
+    def tolerance(self, extent: int) -> float:
+        """The largest error of decode(encode(v)), in canonical units."""
+        scale = self.scale or extent
+        half_step = 0.5 * 10.0**-self.decimals / scale
+        return max(half_step, 1 - (scale if self.top is None else self.top) / scale)
 
 
 class Found(NamedTuple):
@@ -155,7 +195,7 @@ class Dialect(ABC):
         return self._render_one(target, sizes)  # type: ignore[arg-type]  # a polygon is in no dialect's `kinds`
 
     def render_thought(self, thought: str, sizes: Sequence[ImageSize]) -> str:
-        """`thought` with its canonical places (`grounding.thought`) written as [n, n] in the dialect's numbers.
+        """`thought` with its canonical places (`grounding.wording`) written as [n, n] in the dialect's numbers.
 
         Raises:
             UsageError: the family has no thoughts, or a place lies in an image beyond `sizes`.
@@ -232,7 +272,7 @@ class Dialect(ABC):
         """The user's text that asks for `answer_kind` as the family was published with, plus the grammar's sentence.
 
         Args:
-            sizes: of all images of the sample; the places an instruction names (`grounding.thought`) are then
+            sizes: of all images of the sample; the places an instruction names (`grounding.wording`) are then
                 written in the dialect's numbers. Without, they stay as they are.
             template: a text with `{instruction}` in it, in place of the family's words. One that speaks of <think>
                 itself gets no sentence about the grammar.

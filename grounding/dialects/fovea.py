@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from grounding.answer import ImageSize
 from grounding.completion import Grammar
 from grounding.dialects import DIALECTS
+from grounding.dialects.base import Space
 from grounding.dialects.json_family import JsonDialect
-from grounding.dialects.space import Space
 
 
 class FoveaDialect(JsonDialect):

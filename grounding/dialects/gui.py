@@ -16,12 +16,11 @@ from itertools import islice
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
-from grounding.dialects.base import Dialect, Found, Reading, forms
+from grounding.dialects.base import Dialect, Found, Reading, Space, forms
 from grounding.dialects.markup import INT, MarkupDialect
-from grounding.dialects.space import Space
 from grounding.parsing import MAX_PLACES, NUMBER, numbers_in
-from grounding.phrases import quoted
 from grounding.targets import Box, Point
+from grounding.wording import quoted
 
 _POINTS_OR_BOX = frozenset({"box", "point", "points", "absent"})
 

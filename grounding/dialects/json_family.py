@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
-from grounding.dialects.base import Dialect, Found, Reading, forms
+from grounding.dialects.base import Dialect, Found, Reading, Space, forms
 from grounding.dialects.json_places import (
     BOX_KEYS,
     CORNER_KEYS,
@@ -29,13 +29,14 @@ from grounding.dialects.json_places import (
     WORD_KEYS,
     groups_of,
     paired,
+    prose_spans,
+    seconds,
+    span_found,
 )
-from grounding.dialects.space import Space
-from grounding.dialects.spans import prose_spans, seconds, span_found
 from grounding.dialects.xml_points import xml_points
 from grounding.parsing import Group, Scalar, Scan, scan, unquote
-from grounding.phrases import quoted
 from grounding.targets import Box, Point, Span, TextBox
+from grounding.wording import quoted
 
 _START_KEYS = ("start", "start_time", "begin", "from")
 _END_KEYS = ("end", "end_time", "stop", "to")

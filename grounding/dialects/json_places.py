@@ -1,4 +1,4 @@
-"""Where the places of a JSON answer stand: lists of numbers, numbers under names of their own, and pairs of corners.
+"""Where the places of a JSON answer stand: lists of numbers, numbers under names of their own, corners, times.
 
     {"bbox_2d": [12, 30, 45, 60]}   {"bbox_xywh": [12, 30, 33, 30]}   {"x1": 12, "y1": 30, "x2": 45, "y2": 60}
     {"x": 12, "y": 30, "width": 33, "height": 30}   {"top_left": [12, 30], "bottom_right": [45, 60]}
@@ -7,17 +7,22 @@
 All of these are one box. Two pairs of numbers that nobody calls corners, where nobody asked for a box, could be a box
 or two points: they are malformed, as is a corner without the other. What a corner alone would earn is not what was
 meant.
+
+Times are seconds, mm:ss or h:mm:ss, and, where a span is asked for, pairs of them in prose.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from grounding.dialects.spans import seconds
+from grounding.answer import Status
+from grounding.dialects.base import Found
 from grounding.parsing import Group, Scalar, Scan
+from grounding.targets import Span
 
 BOX_KEYS = frozenset({"bbox_2d", "bbox", "box_2d", "box", "bounding_box", "bboxes", "boxes", "bounding_boxes"})
 POINT_KEYS = frozenset({"point_2d", "point", "points", "coordinate", "coordinates", "click", "position", "center"})
@@ -152,3 +157,43 @@ def _belong_together(first: Group, second: Group, text: str) -> bool:
 def _tagged(text: str, group: Group) -> bool:
     """Whether a mark that opens a box stands right before a group."""
     return text[max(0, group.start - 20) : group.start].rstrip().endswith(_OPENS_BOX)
+
+
+_TIME = re.compile(r"(?<![0-9.:])(?:[0-9]++:){0,2}[0-9]++(?:\.[0-9]++)?+")
+_BETWEEN = re.compile(r"\s*+(?:s|sec|secs|seconds?)?\s*+(?:-|–|—|~|,|to|and|until)\s*+(?:the\s)?\s*+", re.IGNORECASE)
+
+
+def seconds(text: str) -> float:
+    """``"12.5"``, ``"12.5s"``, ``"01:12.5"`` or ``"1:01:12"`` in seconds; NaN for anything else."""
+    parts = text.strip().removesuffix("s").strip().split(":", 3)
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        return math.nan
+    if len(values) > 3 or (len(values) > 1 and min(values) < 0):
+        return math.nan
+    total = 0.0
+    for value in values:
+        total = total * 60 + value
+    return total
+
+
+def span_found(start: float, end: float, begin: int, stop: int, label: str | None = None) -> Found:
+    """A span in seconds as a finding at [begin, stop) of the text; NaN is malformed, disorder is out of range."""
+    if not (math.isfinite(start) and math.isfinite(end)):
+        return Found("span", Status.MALFORMED, begin, stop)
+    if not 0 <= start <= end:
+        return Found("span", Status.OUT_OF_RANGE, begin, stop)
+    return Found("span", Status.OK, begin, stop, Span(start, end, label))
+
+
+def prose_spans(text: str) -> list[Found]:
+    """Pairs of times with a dash, "to", "and" or a comma between: ``from 12.5 to 20 seconds``, ``00:12 - 00:20``."""
+    found, waiting = [], None
+    for match in _TIME.finditer(text):
+        if waiting is not None and _BETWEEN.fullmatch(text, waiting.end(), match.start()):
+            found.append(span_found(seconds(waiting.group()), seconds(match.group()), waiting.start(), match.end()))
+            waiting = None
+        else:
+            waiting = match
+    return found

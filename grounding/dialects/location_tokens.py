@@ -18,9 +18,8 @@ from itertools import islice
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
-from grounding.dialects.base import Dialect, Found, Reading, forms
+from grounding.dialects.base import Dialect, Found, Reading, Space, forms
 from grounding.dialects.markup import ANY_LABEL, writable_label
-from grounding.dialects.space import Space
 from grounding.parsing import MAX_PLACES, numbers_in
 from grounding.targets import Box, Point
 

@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from grounding.answer import ImageSize
 from grounding.dialects import DIALECTS
-from grounding.dialects.base import Dialect, forms
+from grounding.dialects.base import Dialect, Space, forms
 from grounding.dialects.markup import ANY_LABEL, INT, TaggedDialect
-from grounding.dialects.space import Space
 from grounding.targets import Box, Point
 
 

@@ -13,8 +13,7 @@ from itertools import islice
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
-from grounding.dialects.base import Dialect, Found, Reading, forms
-from grounding.dialects.space import Space
+from grounding.dialects.base import Dialect, Found, Reading, Space, forms
 from grounding.parsing import MAX_PLACES, NUMBER
 from grounding.targets import Box, Point
 

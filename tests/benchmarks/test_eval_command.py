@@ -16,8 +16,8 @@ from benchmarks.harness import run
 from benchmarks.harness.cli import main
 from benchmarks.screens import Screens
 from grounding.errors import UsageError
+from grounding.folders import writing
 from grounding.io import write_samples
-from grounding.locks import writing
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Point, Span, TextBox
 from tests.rewards.serving import chat, serve

@@ -27,7 +27,7 @@ from grounding.errors import FoveaError, UsageError
 from grounding.io import read_samples, write_samples
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Polygon, Span, TextBox
-from grounding.thought import read_places
+from grounding.wording import read_places
 from tests.data_prep.helpers_data import parse, picture
 
 BOX = Box(0.5, 0.5, 0.75, 0.75)

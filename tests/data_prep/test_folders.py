@@ -14,7 +14,7 @@ from data_prep.__main__ import main
 from data_prep.pipeline import writer
 from data_prep.pipeline.state import State
 from grounding.errors import FoveaError
-from grounding.replies import RepliesFile
+from models.chat_client import RepliesFile
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture
 
 GOOD = {"image": "a.png", "problem": "the red thing", "solution": [1, 1, 20, 20]}

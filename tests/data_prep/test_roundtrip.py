@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from data_prep import SOURCES
 from grounding.dialects import get_dialect
-from grounding.pictures import arrange
 from grounding.sample import regions_of
+from grounding.wording import arrange
 from tests.data_prep.helpers_data import convert, picture, write_json, write_jsonl, write_picture
 
 SIZES = [(400, 200), (64, 300)]

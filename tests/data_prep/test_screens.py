@@ -27,7 +27,7 @@ from data_prep.screens.scenes import (
 from grounding.io import open_image, read_samples
 from grounding.sample import from_row, to_row
 from grounding.targets import Absent, Box
-from grounding.thought import read_places
+from grounding.wording import read_places
 
 indices = st.integers(0, 10_000)
 difficulties = st.sampled_from(DIFFICULTIES)

@@ -21,7 +21,7 @@ from grounding.geometry import iou
 from grounding.io import read_samples, write_samples
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, TextBox
-from grounding.thought import read_places
+from grounding.wording import read_places
 from tests.data_prep.helpers_data import convert, parse, reasons, write_picture
 
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from grounding.answer import Answer, ImageSize, Status
 from grounding.dialects import DIALECTS, Dialect, get_dialect
-from grounding.dialects.base import Found
+from grounding.dialects.base import Found, Space
 from grounding.dialects.json_family import JsonDialect
-from grounding.dialects.space import Space
 from grounding.errors import UsageError
 from grounding.targets import Box, Point, Span
 

@@ -23,7 +23,7 @@ from grounding.targets import (
     TextBox,
     kind_of,
 )
-from grounding.thought import read_places, write_place
+from grounding.wording import read_places, write_place
 
 ALL = DIALECTS.names()
 SIDE = st.integers(1, 5000)

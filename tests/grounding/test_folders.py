@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from grounding.errors import FoveaError, UsageError
-from grounding.folders import LISTING, PAGE, check_apart, check_new, check_owned, claim, owning, rebuilding
+from grounding.folders import LISTING, LOCK_NAME, PAGE, check_apart, check_new, check_owned, claim, owning, rebuilding
 from grounding.journal import read_journal
-from grounding.locks import LOCK_NAME
 
 KIND = "test folder"
 FIRST = {"manifest.json": "1", "train.jsonl": "rows", "val.jsonl": "more", "images/a.png": "a", "images/d/b.png": "b"}

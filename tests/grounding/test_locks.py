@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from grounding.errors import FoveaError, UsageError
-from grounding.locks import LOCK_NAME, writing
+from grounding.folders import LOCK_NAME, writing
 
 HOLD = """
 import os, sys, time
-from grounding.locks import writing
+from grounding.folders import writing
 with writing(sys.argv[1]):
     if len(sys.argv) > 2 and os.fork() == 0:
         os.close(1)

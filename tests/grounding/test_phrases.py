@@ -4,7 +4,7 @@ import pytest
 
 from data_prep.curate.negatives import does_it_fit
 from grounding.dialects import get_dialect
-from grounding.phrases import quoted, request
+from grounding.wording import quoted, request
 
 LEFT, RIGHT = "\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"
 

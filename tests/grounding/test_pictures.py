@@ -4,9 +4,9 @@ import pytest
 
 from grounding.dialects import DIALECTS, get_dialect
 from grounding.errors import BrokenRow, UsageError
-from grounding.pictures import arrange, split_head, words_alone
 from grounding.sample import ImageRef, Sample, from_row, to_row
 from grounding.targets import Box, Span
+from grounding.wording import arrange, split_head, words_alone
 
 PAIR = "Image-1: <image>\nImage-2: <image>\nFind the dog in Image-2."
 INLINE = "Where in <image> is the thing shown in <image>?"

@@ -6,7 +6,7 @@ from grounding.answer import ImageSize
 from grounding.dialects import DIALECTS, get_dialect
 from grounding.errors import UsageError
 from grounding.targets import Box, Point
-from grounding.thought import read_places, write_place
+from grounding.wording import read_places, write_place
 
 SIZES = (ImageSize(200, 100, 400, 200), ImageSize(50, 50, 100, 100))  # the processor doubles every side
 ASKED = "What is at [0.250, 0.500, 0.750, 0.900], next to [0.100, 0.200]?"

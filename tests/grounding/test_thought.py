@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grounding.targets import Box, Point
-from grounding.thought import read_places, rewrite_places, write_place
+from grounding.wording import read_places, rewrite_places, write_place
 
 
 @pytest.mark.parametrize(

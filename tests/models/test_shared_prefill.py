@@ -9,10 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from models.loading import load_policy
-from models.shared_prefill import share_prefill
-from models.shared_prompts import share_prompts
-from models.sharing import share_images
-from tests.models.test_shared_prompts import make_batch, sharpen
+from models.packing import share_prompts
+from models.sharing import share_images, share_prefill
+from tests.models.test_packing import make_batch, sharpen
 from tests.recipes.tiny import DIALECTS, make_model
 
 ROWS = ["two", "long", "two others", "two", "plain", "two others", "long", "two", "plain"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models.loading import load_config, load_processor
-from models.shared_processor import PreparingOnce, alike
-from tests.models.test_shared_prompts import PROMPTS, picture
+from models.sharing import PreparingOnce, alike
+from tests.models.test_packing import PROMPTS, picture
 from tests.recipes.tiny import DIALECTS, make_model, placeholder
 
 ROWS = ["two", "two", "long", "two others", "plain", "long", "two others"]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.loading import load_policy, save_policy
-from models.pretrain import corpus
 from models.tiny import TEXT_TOKENS, build, train_tokenizer
+from recipes.pretrain import corpus
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grounding.errors import UsageError
-from grounding.locks import writing
+from grounding.folders import writing
 from recipes.run_folder import claim, environment, jobs_of, mark_done, open_run
 from recipes.runner import run_recipe
 from tests.recipes.test_checkpoints import write
@@ -107,9 +107,12 @@ def test_settings_that_cannot_be_read_are_named(places, tmp_path):
 
 def test_a_second_run_in_the_same_folder_is_refused(places, tmp_path):
     recipe = job_of(places, tmp_path).recipe
-    code = (
-        f"from grounding.locks import writing\nwith writing({str(recipe.folder)!r}):\n print(1, flush=True); input()"
-    )
+    code = f"""
+from grounding.folders import writing
+with writing({str(recipe.folder)!r}):
+    print(1, flush=True)
+    input()
+"""
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     other.stdout.readline()
     with pytest.raises(UsageError, match=rf"another run is writing here \(pid {other.pid}\)"):

@@ -7,9 +7,8 @@ from PIL import Image
 
 from reports import gallery as gallery_module
 from reports import places
-from reports.gallery import choose, clip, gallery
-from reports.pictures import MAX_SIDE, embed
-from reports.run import read_run
+from reports.gallery import MAX_SIDE, choose, clip, embed, gallery
+from reports.read_run import read_run
 
 
 def row(truth=(0.2, 0.2, 0.4, 0.4), boxes=(), points=(), correct=False, **changes):

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from reports.build import build
+from reports.page import build
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `web`: pip install -e .[web]")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

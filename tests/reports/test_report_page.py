@@ -3,9 +3,9 @@ import re
 import time
 
 from grounding.redact import redact
-from reports.build import build
-from reports.run import read_run
-from reports.signs import broken_numbers, signs
+from reports.page import build
+from reports.read_run import read_run
+from reports.reward_hacking import broken_numbers, signs
 
 HOSTILE = '</script><script>window.stolen = 1</script><img src=x onerror="window.stolen = 2">{{ 7 * 7 }}'
 

@@ -6,8 +6,8 @@ import pytest
 
 from grounding.errors import UsageError
 from reports.__main__ import main
-from reports.build import around, build
-from reports.run import read_run
+from reports.page import around, build
+from reports.read_run import read_run
 
 
 def test_a_complete_run_is_read_in_order(workshop):

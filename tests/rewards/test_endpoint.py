@@ -110,7 +110,7 @@ def test_what_cannot_get_better_is_not_tried_again(status):
 
 def test_pauses_grow_and_obey_the_server(monkeypatch):
     pauses = []
-    monkeypatch.setattr("grounding.endpoint.time.sleep", pauses.append)
+    monkeypatch.setattr("models.chat_client.time.sleep", pauses.append)
     with serve(
         (503, {}, b""),
         (503, {}, b""),

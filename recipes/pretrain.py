@@ -1,7 +1,7 @@
 """Pre-train `fovea-tiny` from nothing on generated screens. CPU only, resumable.
 
-    python -m models.pretrain --out .scratch/fovea-tiny                # about 75 minutes on one core
-    python -m models.pretrain --out .scratch/fovea-tiny --minutes 30   # anneals to the end at half an hour
+    python -m recipes.pretrain --out .scratch/fovea-tiny                # about 75 minutes on one core
+    python -m recipes.pretrain --out .scratch/fovea-tiny --minutes 30   # anneals to the end at half an hour
 
 What makes a two-million-parameter model bind words to places within minutes instead of days, in the order of
 what it brought:

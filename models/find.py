@@ -7,8 +7,8 @@ from pathlib import Path
 
 import requests
 
-from grounding.endpoint import within
 from grounding.errors import UsageError
+from models.chat_client import within
 
 _SECONDS = 1.5  # for the Hub to say whether it has a model; its client would try for half a minute
 _SMALL = ("*.json", "*.jinja")  # what says how a model is asked; not its weights

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from grounding.endpoint import Client, EndpointError, RequestLimits, Spent
 from grounding.errors import FoveaError, UsageError
-from grounding.replies import RepliesFile, RepliesFolder, Reply
+from models.chat_client import Client, EndpointError, RepliesFile, RepliesFolder, Reply, RequestLimits, Spent
 from tests.rewards.serving import serve
 
 QUICK = RequestLimits(timeout=5.0, retries=1, backoff=0.01)

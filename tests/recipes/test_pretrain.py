@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from data_prep.screens.scenes import HELD_OUT
-from models import pretrain
 from models.loading import load_policy
 from models.tiny import build, train_tokenizer
+from recipes import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_rate_warms_up_and_ends_at_zero():
 @pytest.mark.slow
 def test_the_command_writes_a_model_and_goes_on_from_a_checkpoint(tmp_path):
     def steps_after(minutes):
-        command = [sys.executable, "-m", "models.pretrain", "--out", tmp_path, "--minutes", str(minutes)]
+        command = [sys.executable, "-m", "recipes.pretrain", "--out", tmp_path, "--minutes", str(minutes)]
         subprocess.run(command, check=True)
         return torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
 

@@ -34,11 +34,10 @@ from attention.text_attention import (
     text_attention,
 )
 from grounding.errors import FoveaError
-from models.sharing import Pictures, distinct_prompts, image_tokens
+from models.sharing import FAMILIES, Pictures, distinct_prompts, image_tokens
 
 PREFIX = "shared_"
 KERNELS = ("sdpa", "eager")
-FAMILIES = ("qwen3_vl", "qwen2_5_vl", "internvl", "qwen2", "qwen3", "llama")  # compared with the plain pass by tests
 FIELDS = frozenset({"pixel_values", "image_grid_thw", "mm_token_type_ids", "num_images", "num_tiles"})
 
 

@@ -19,7 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from grounding.errors import FoveaError
 from models.loading import load_policy
-from models.shared_prompts import pack, share_prompts, why_not
+from models.packing import pack, share_prompts, why_not
 from recipes.shared_prompts import SharedPromptTrainer
 from tests.recipes.tiny import DIALECTS, make_model, placeholder
 

@@ -15,12 +15,12 @@ from markupsafe import Markup
 from grounding.folders import PAGE, check_new
 from grounding.io import replacing
 from grounding.redact import redact
-from reports import charts, compare
-from reports.compare import Difference, Score, ShownEvaluation
+from reports import charts, comparison
+from reports.comparison import Difference, Score, ShownEvaluation
 from reports.curves import Learning, main_charts, other_charts
 from reports.gallery import Gallery, GalleryCard, Said, gallery
-from reports.run import BASE, Evaluation, Run, StageFolder, number_or_nan, read_run
-from reports.signs import Sign, signs
+from reports.read_run import BASE, Evaluation, Run, StageFolder, number_or_nan, read_run
+from reports.reward_hacking import Sign, signs
 
 MAX_GROUPS = 40
 MAX_CHANGED = 6
@@ -77,7 +77,7 @@ def render(first: Run, second: Run | None = None) -> str:
     main = max(benchmarks, key=lambda name: sum(one.evaluation.benchmark == name for one in shown), default="")
     of_main = [one for one in shown if one.evaluation.benchmark == main]
     last = [group[-1] for group in ([o for o in of_main if o.dashed is dashed] for dashed in (False, True)) if group]
-    axes = compare.axes_of(of_main, MAX_GROUPS)
+    axes = comparison.axes_of(of_main, MAX_GROUPS)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -91,15 +91,15 @@ def render(first: Run, second: Run | None = None) -> str:
         runs=runs,
         overview=[(name, overview(run)) for name, run in zip(names, runs, strict=True)],
         tables=[_table([one for one in shown if one.evaluation.benchmark == name]) for name in benchmarks],
-        headline=[(one, compare.score(one.evaluation)) for one in last],
+        headline=[(one, comparison.score(one.evaluation)) for one in last],
         differences=_differences(of_main),
         stages=_stages(runs, names),
         sizes=charts.line_chart(
-            "By size of the target", compare.by_size(of_main), "side of the target, share of the screen", True
+            "By size of the target", comparison.by_size(of_main), "side of the target, share of the screen", True
         ),
-        places=[(one.title, compare.by_place(one.evaluation)) for one in last],
+        places=[(one.title, comparison.by_place(one.evaluation)) for one in last],
         grid=charts.heat_grid,
-        groups=[(axis, charts.interval_chart("", bars)) for axis, bars in compare.by_group(last, axes).items()],
+        groups=[(axis, charts.interval_chart("", bars)) for axis, bars in comparison.by_group(last, axes).items()],
         axes=axes,
         attention={id_: page for run in runs for id_, page in run.attention.items()},
         asked={row["id"]: row["instruction"] for one in last for row in one.evaluation.rows},
@@ -148,7 +148,7 @@ def changed(page: Gallery, shown: Sequence[ShownEvaluation], last: ShownEvaluati
         then, now = card.answers[first], card.answers[final]
         if card.picture and then and now and (then.verdict == "right") != (now.verdict == "right"):
             (won if now.verdict == "right" else lost).append((card, then, now))
-    total = compare.difference(shown[first], shown[final])
+    total = comparison.difference(shown[first], shown[final])
     if total is None or not (won or lost):
         return None
     share = total.lost / max(1, total.won + total.lost)
@@ -158,7 +158,7 @@ def changed(page: Gallery, shown: Sequence[ShownEvaluation], last: ShownEvaluati
 
 def _table(shown: Sequence[ShownEvaluation]) -> tuple[str, Markup, list[tuple[ShownEvaluation, Score]]]:
     """A benchmark's title, its chart of intervals, and the scores behind it."""
-    scores = [(one, compare.score(one.evaluation)) for one in shown]
+    scores = [(one, comparison.score(one.evaluation)) for one in shown]
     bars = [
         charts.Bar(one.title, s.value, s.low, s.high, f"{s.correct} of {s.n}", one.color, one.dashed)
         for one, s in scores
@@ -171,12 +171,12 @@ def _differences(shown: Sequence[ShownEvaluation]) -> list[Difference]:
     found = []
     for dashed in (False, True):
         of_run = [one for one in shown if one.dashed is dashed]
-        found += [compare.difference(a, b) for a, b in pairwise(of_run)]
+        found += [comparison.difference(a, b) for a, b in pairwise(of_run)]
         if len(of_run) > 2:
-            found.append(compare.difference(of_run[0], of_run[-1]))
+            found.append(comparison.difference(of_run[0], of_run[-1]))
     last = [group[-1] for group in ([o for o in shown if o.dashed is dashed] for dashed in (True, False)) if group]
     if len(last) == 2:
-        found.append(compare.difference(*last))
+        found.append(comparison.difference(*last))
     return [one for one in found if one is not None]
 
 

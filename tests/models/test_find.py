@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from grounding.errors import UsageError
-from models import hub
-from models.hub import find_model
+from models import find
+from models.find import find_model
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def test_a_folder_is_itself(folders):
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_name_the_hub_does_not_have_is_said(no_network, monkeypatch, status):
-    monkeypatch.setattr(hub.requests, "head", lambda *args, **kwargs: _response(status))
+    monkeypatch.setattr(find.requests, "head", lambda *args, **kwargs: _response(status))
     with pytest.raises(UsageError, match=r"has no such model \(or it is private or gated"):
         find_model("org/name")
 
 
 def test_a_hub_that_hangs_is_left(no_network, monkeypatch):
-    monkeypatch.setattr(hub.requests, "head", lambda *args, **kwargs: time.sleep(5))
+    monkeypatch.setattr(find.requests, "head", lambda *args, **kwargs: time.sleep(5))
     started = time.monotonic()
     with pytest.raises(UsageError, match="cannot be reached"):
         find_model("org/name")

@@ -10,7 +10,7 @@ from itertools import pairwise
 from benchmarks.harness.scores import interval, paired, row_cluster
 from reports import places
 from reports.charts import Bar, Series
-from reports.run import Evaluation, number_or_nan
+from reports.read_run import Evaluation, number_or_nan
 
 GRID = 3
 SIZE_BINS = 5

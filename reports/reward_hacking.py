@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness.scores import paired, row_cluster
 from reports import places
-from reports.run import Evaluation, StageFolder
+from reports.read_run import Evaluation, StageFolder
 from rewards.monitor import watch
 
 GRID = 5  # a place is a cell of this many by as many over the screen

@@ -1,0 +1,149 @@
+"""What stands inside the words of a question or a thought: image marks, places, other words in quotes.
+
+**Images** stand where a question has an `<image>` mark, one for each, in order. A text without marks leaves the
+place to whoever asks: before or after the text, numbered where there are several.
+
+    "Image-1: <image>\nImage-2: <image>\nFind the dog of Image-1 in Image-2."
+
+**Places** are canonical ([0, 1] of the image), written as [x, y] or [x1, y1, x2, y2] with three decimals. A dialect
+turns them into a model's numbers. They refer to the first image unless the words "image N " (counted from 1) stand
+right before the bracket. Anything else in brackets is left alone.
+
+    "the red circle at [0.250, 0.500] in image 2 [0.100, 0.100, 0.400, 0.900]"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from grounding.errors import UsageError
+from grounding.targets import Box, Point
+
+MARK = "<image>"
+_LABEL = r"(?:[^\n<>:?!]{1,40}:|<\d{1,9}(?:\.\d{1,9})? seconds>)"
+_HEAD = re.compile(rf"(?:{_LABEL}?\s*+{MARK}\s*+[,;]?\s*+)+")
+
+
+def split_head(text: str) -> tuple[str, str]:
+    """The marks that `text` begins with, with the labels before them ("Image-1:"), and the words after them."""
+    match = _HEAD.match(text)
+    end = match.end() if match else 0
+    return text[:end], text[end:]
+
+
+def words_alone(text: str) -> str:
+    """`text` for a reader who is not shown the images: no marks before the words, "image 2" for one among them."""
+    if MARK not in text:
+        return text.strip()
+    head, words = split_head(text)
+    first, *others = words.split(MARK)
+    start = head.count(MARK) + 1
+    return "".join([first, *(f"image {number}{part}" for number, part in enumerate(others, start))]).strip()
+
+
+def timed(times: Sequence[float]) -> str:
+    """Marks of a video's frames, each after its time in seconds, as Qwen3-VL's processor writes times."""
+    return "".join(f"<{_seconds(time)} seconds>{MARK}" for time in times) + "\n"
+
+
+def _seconds(time: float) -> str:
+    told = f"{time:.2f}"
+    return told[:-1] if told.endswith("0") else told
+
+
+def arrange(text: str, images: int, image_first: bool = True) -> list[str | None]:
+    """The parts of a question in order: its text, None where an image stands.
+
+    Args:
+        text: with one mark an image, or without marks.
+        images: how many images the question has.
+        image_first: images before a text without marks; otherwise after it.
+
+    Raises:
+        UsageError: another number of marks than of images.
+    """
+    marks = text.count(MARK)
+    if not marks and images:
+        placed = MARK if images == 1 else "\n".join(f"Image {number}: {MARK}" for number in range(1, images + 1))
+        gap = "\n" if images > 1 else ""
+        text = placed + gap + text if image_first else text + gap + placed
+    elif marks != images:
+        raise UsageError(f"{marks} {MARK} marks for {images} images in the question {text[:80]!r}")
+    parts: list[str | None] = []
+    for number, words in enumerate(text.split(MARK)):
+        parts += [None] if number else []
+        parts += [words] if words else []
+    return parts
+
+
+_UNIT = r"(?:0\.\d{3}|1\.000)"
+_PLACE = re.compile(
+    rf"(?P<image>\bimage (?P<number>\d{{1,4}}) )?\[(?P<coords>{_UNIT}, {_UNIT}(?:, {_UNIT}, {_UNIT})?)\]"
+)
+
+
+def write_place(region: Box | Point) -> str:
+    """A region in the convention; it loses its label and what lies beyond three decimals."""
+    coords = region.xyxy if isinstance(region, Box) else (region.x, region.y)
+    prefix = f"image {region.image + 1} " if region.image else ""
+    return f"{prefix}[{', '.join(f'{value:.3f}' for value in coords)}]"
+
+
+def read_places(thought: str) -> tuple[Box | Point, ...]:
+    """The regions a thought in the convention names, in order; boxes with swapped corners are left out."""
+    places = (_region(match) for match in _PLACE.finditer(thought))
+    return tuple(place for place in places if place is not None)
+
+
+def rewrite_places(thought: str, write: Callable[[Box | Point], str]) -> str:
+    """`thought` with every bracketed place replaced by `write(region)`; the words "image N " before it stay."""
+
+    def replace(match: re.Match[str]) -> str:
+        region = _region(match)
+        return match.group() if region is None else (match["image"] or "") + write(region)
+
+    return _PLACE.sub(replace, thought)
+
+
+def _region(match: re.Match[str]) -> Box | Point | None:
+    coords = [float(value) for value in match["coords"].split(", ")]
+    image = max(int(match["number"] or 1) - 1, 0)
+    if len(coords) == 2:
+        return Point(coords[0], coords[1], image)
+    x1, y1, x2, y2 = coords
+    return Box(x1, y1, x2, y2, image) if x1 <= x2 and y1 <= y2 else None
+
+
+_ASKS_FOR = re.compile(
+    r"(?:please\s+)?(?:(?:click|tap|press)(?:\s+on)?|find|locate|show\s+me|look\s+for|point\s+(?:at|to)"
+    r"|where\s+(?:is|are))\s+(?=(?:the|a|an|every|all)\s)(?P<thing>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, without the full stop at its end; of another kind than those in it."""
+    text = text.strip().removesuffix(".")
+    if '"' not in text:
+        return f'"{text}"'
+    return f"'{text}'" if "'" not in text else f"\N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def thing(instruction: str) -> str | None:
+    """What an instruction asks to find, without the asking: "the red star" of "Where is the red star?".
+
+    None where it is something else: a name ("left man"), a task ("open the file menu"), another question.
+    """
+    match = _ASKS_FOR.fullmatch(instruction.strip().rstrip(" .?!"))
+    return match["thing"] if match else None
+
+
+def request(instruction: str) -> str:
+    """A sentence that says what is asked for: "I look for the red star.", "The request is "open the file menu"."."""
+    named = thing(instruction)
+    if named is not None:
+        return f"I look for {named}."
+    if instruction.rstrip().endswith("?"):
+        return f"The question is {quoted(instruction)}"
+    return f"The request is {quoted(instruction)}."
