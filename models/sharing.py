@@ -6,7 +6,7 @@ to all rows that share it:
 - `share_images`: the vision tower encodes every distinct picture once.
 - `PreparingOnce`: the processor resizes and tokenizes every distinct prompt once.
 - `share_prefill`: `generate` runs every distinct prompt once into its cache. There are as many forward passes as
-  before.
+  before. The cache then grows in place (`GrowingLayer`), where transformers copies all of it for every token.
 
 Values and gradients change in nothing but the order of floating-point sums. `models.packing` does the same for a
 training pass.
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from attention.text_attention import text_attention
 from grounding.errors import FoveaError
@@ -300,6 +301,50 @@ def _tensor(values: Any) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
+class GrowingLayer(DynamicLayer):
+    """Keys and values (B, H, T, d): the beginning of a larger tensor, so that a new token is written behind them."""
+
+    SPARE = 64  # tokens
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens; returns all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if not self._fits(key_states, after):
+            shape = (*key_states.shape[:-2], after + max(self.SPARE, before // 8))
+            self._room = (
+                key_states.new_empty((*shape, key_states.shape[-1])),
+                value_states.new_empty((*shape, value_states.shape[-1])),
+            )
+            if before:
+                self._room[0][..., :before, :], self._room[1][..., :before, :] = self.keys, self.values
+        keys, values = self._room
+        keys[..., before:after, :], values[..., before:after, :] = key_states, value_states
+        self.keys, self.values = keys[..., :after, :], values[..., :after, :]
+        return self.keys, self.values
+
+    def _fits(self, states: Tensor, length: int) -> bool:
+        """Whether the tensor has room, and still is the one that the cache shows: choosing rows makes another."""
+        room = self._room and self._room[0]
+        return room is not None and len(room) == len(states) and room.shape[-2] >= length and self._is_in(room)
+
+    def _is_in(self, room: Tensor) -> bool:
+        return self.keys.data_ptr() == room.data_ptr() and self.keys.stride() == room.stride()
+
+
+def grow_in_place(cache: DynamicCache) -> None:
+    """Make an empty cache grow in place; layers that are not plain (sliding windows, states) stay as they are."""
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    if cache.layer_class_to_replicate is DynamicLayer:
+        cache.layer_class_to_replicate = GrowingLayer
+
+
 class PrefillSharing:
     """Hooks on a model that `generate` runs.
 
@@ -319,7 +364,11 @@ class PrefillSharing:
         self._group = None
         given = {name: value for name, value in kwargs.items() if value is not None and value is not False}
         ids, cache = given.get("input_ids"), given.get("cache", given.get("past_key_values"))
-        if ids is None or not isinstance(cache, DynamicCache) or min(ids.shape) < 2 or cache.get_seq_length():
+        if ids is None or not isinstance(cache, DynamicCache) or cache.get_seq_length():
+            return None
+        if not torch.is_grad_enabled():
+            grow_in_place(cache)
+        if min(ids.shape) < 2:
             return None
         features = given.get("mm_encoder_outputs") or {}
         known = given.keys() <= PREFILL_INPUTS and features.keys() <= {"image"}

@@ -41,7 +41,7 @@ from trl import GRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_prep.screens.generated import example
+from data_prep.screens import example
 from grounding.io import write_samples
 from models.loading import save_policy
 from models.tiny import build, train_tokenizer
@@ -245,8 +245,8 @@ def seconds(run: Callable[[], Any]) -> float:
     return _now()[0] - before
 
 
-def one_rollout(trainers: dict[str, GRPOTrainer], options: argparse.Namespace) -> list[float]:
-    """Ratios of an evaluation step with one rollout of each prompt."""
+def one_rollout(trainers: dict[str, GRPOTrainer], against: str, options: argparse.Namespace) -> list[float]:
+    """Ratios of an evaluation step with one rollout of each prompt, prompts shared to the variant `against`."""
     rows = [trainers["trl"].train_dataset[index] for index in range(16)]
 
     def evaluate(trainer: GRPOTrainer) -> float:
@@ -254,8 +254,7 @@ def one_rollout(trainers: dict[str, GRPOTrainer], options: argparse.Namespace) -
         torch.manual_seed(0)
         return seconds(lambda: trainer.prediction_step(trainer.model, rows, prediction_loss_only=True))
 
-    # both share images, so that what is left is what looking for shared prompts costs
-    pair = trainers["images"], trainers["prompts"]
+    pair = trainers[against], trainers["prompts"]
     ratios = []
     for index in range(options.steps + 2):
         first, second = (evaluate(trainer) for trainer in (pair if index % 2 else pair[::-1]))
@@ -374,8 +373,9 @@ def main() -> int:
         blank = " " * 22
         batch = trainers["trl"]._buffered_inputs[0]
         table.ratios("pass", "training pass, prompts shared", blank[1:], passes(trainers, batch, options))
-        if "images" in trainers:
-            table.ratios("one rollout", "one rollout, against images", blank, one_rollout(trainers, options))
+        for against in (name for name in ("trl", "images") if name in trainers):
+            title = f"one rollout, against {against}"
+            table.ratios("one rollout", title, blank, one_rollout(trainers, against, options))
         del trainers, clocks
         torch.save(batch, folder / "batch.pt")
         plain, shared = (peak(name, places, folder / "batch.pt", options) for name in ("trl", "prompts"))

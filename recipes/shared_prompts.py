@@ -7,11 +7,14 @@ run the model equally often.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
@@ -38,6 +41,13 @@ class SharedPromptTrainer(GRPOTrainer):
         if reason is not None:
             log.warning("model.share_prompts: every rollout runs its own prompt, since %s", reason)
         self._share_prompts = share_prompts and reason is None
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # A sharded weight cannot be added to, and in 16 bits the sum is rounded: rollouts of another policy.
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        merges = self._share_prompts and not sharded and not self.use_vllm
+        with merged_adapter(self.model) if merges else nullcontext():
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _why_not(self) -> str | None:
         if self.aux_loss_enabled:
@@ -108,6 +118,28 @@ class SharedPromptTrainer(GRPOTrainer):
             if compute_entropy:
                 entropies.append(packed.unpack(output.entropy))
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+
+@contextmanager
+def merged_adapter(model: Any) -> Iterator[None]:
+    """Add the adapter of a model in float32 to its weights meanwhile: two products less per layer and token.
+
+    Afterwards the weights are what they were, to the bit. Nothing happens without an adapter, or in another type.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    weights = [weight for layer in layers for weight in layer.get_base_layer().parameters(recurse=False)]
+    if not isinstance(model, PeftModel) or any(weight.dtype != torch.float32 for weight in weights):
+        yield
+        return
+    before = [weight.detach().clone() for weight in weights]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        with torch.no_grad():
+            for weight, was in zip(weights, before, strict=True):
+                weight.copy_(was)
 
 
 def keep_together(batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
 
 from models.loading import load_policy
 from models.packing import share_prompts
-from models.sharing import share_images, share_prefill
+from models.sharing import GrowingLayer, grow_in_place, share_images, share_prefill
 from tests.models.test_packing import make_batch, sharpen
 from tests.recipes.tiny import DIALECTS, make_model
 
@@ -80,3 +82,44 @@ def test_a_text_model_prefills_once():
     sharing = share_prefill(model)
     assert torch.equal(draw(model, inputs, pad_token_id=0), plain)
     assert (sharing.prompts, sharing.run) == (6, 2)
+
+
+CHANGES = {
+    "select": lambda cache, rows: cache.batch_select_indices(torch.arange(rows).flip(0)),
+    "more": lambda cache, rows: cache.batch_repeat_interleave(2),
+    "beams": lambda cache, rows: cache.reorder_cache(torch.zeros(rows, dtype=torch.long)),
+    "crop": lambda cache, rows: cache.crop(-2),
+}
+
+
+@given(st.lists(st.one_of(st.integers(1, 80), st.sampled_from(sorted(CHANGES))), min_size=1, max_size=12))
+def test_a_cache_that_grows_in_place_holds_what_transformers_does(steps):
+    plain, growing = DynamicCache(), DynamicCache()
+    grow_in_place(growing)
+    rows = 2
+    for step in [3, *steps]:
+        if isinstance(step, str):
+            if step == "more" and rows > 8:
+                continue
+            if plain.get_seq_length() > 2:
+                for cache in (plain, growing):
+                    CHANGES[step](cache, rows)
+            rows = len(plain.layers[0].keys)
+            continue
+        new = [torch.rand(rows, 2, step, 4) for _ in range(2)]
+        for layer in range(2):
+            told, seen = plain.update(*new, layer), growing.update(*new, layer)
+            assert all(torch.equal(one, other) for one, other in zip(told, seen, strict=True))
+    assert {type(layer) for layer in growing.layers} == {GrowingLayer}
+    assert plain.get_seq_length() == growing.get_seq_length()
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(plain.layers, growing.layers, strict=True))
+
+
+def test_a_token_is_written_where_it_stays():
+    cache = DynamicCache()
+    grow_in_place(cache)
+    places = set()
+    for _ in range(40):
+        keys, _ = cache.update(torch.rand(2, 1, 1, 4), torch.rand(2, 1, 1, 4), 0)
+        places.add(keys.data_ptr())
+    assert len(places) == 1

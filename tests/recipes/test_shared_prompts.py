@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from recipes.run_folder import jobs_of
-from recipes.shared_prompts import GROUP, keep_together
+from recipes.shared_prompts import GROUP, keep_together, merged_adapter
 from recipes.stage import STAGES
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
@@ -91,6 +91,29 @@ def test_rollouts_and_rewards_stay_the_same(places, tmp_path):
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5 if value.is_floating_point() else 0)
     assert not torch.equal(found["completion_ids"][0], found["completion_ids"][1])
+
+
+def test_the_adapter_is_merged_for_the_rollouts_and_leaves_no_trace(places, tmp_path):
+    model = make_trainer(places, tmp_path).model
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    model.eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    ids = torch.randint(10, 200, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with pytest.raises(KeyError), merged_adapter(model):
+            assert any(not torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+            torch.testing.assert_close(model(input_ids=ids).logits, plain, rtol=0, atol=2e-5)
+            raise KeyError
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, plain)
+    model.to(torch.bfloat16)
+    with merged_adapter(model):  # would draw from a rounded policy
+        assert not any(getattr(layer, "merged", False) for layer in model.modules())
 
 
 @pytest.fixture(scope="module")
