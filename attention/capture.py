@@ -1,7 +1,7 @@
 """Queries, keys and row log-sum-exp of chosen layers, out of the policy's own forward pass.
 
 transformers lets a model name the function that computes its attention (`AttentionInterface`). Attaching an
-`AttentionCapture` registers, under the name `credit_<what the model used>`, a function that calls the very
+`AttentionCapture` registers, under the name `captured_<what the model used>`, a function that calls the very
 implementation the model had; while the capture is open it also hands each chosen layer's queries and keys, and the
 log-sum-exp that fused kernels compute anyway, to a consumer. Numerics, gradients and memory of the policy stay as
 they are: the same kernels run with the same arguments.
@@ -46,7 +46,7 @@ from grounding.errors import FoveaError, UsageError
 
 log = logging.getLogger("fovea")
 
-PREFIX = "credit_"
+PREFIX = "captured_"
 REFUSED = {
     "sliding_window": "a sliding window",
     "softcap": "soft-capped scores",
@@ -89,7 +89,7 @@ class _Window:
 
 # Not a plain global: the backward pass of gradient checkpointing runs the forward again, on CUDA in another thread,
 # and must find nothing open there.
-_OPEN: ContextVar[_Window | None] = ContextVar("credit_capture", default=None)
+_OPEN: ContextVar[_Window | None] = ContextVar("attention_capture", default=None)
 
 
 class AttentionCapture:
@@ -105,7 +105,7 @@ class AttentionCapture:
             from transformers' registry.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[int], where: str = "credit"):
+    def __init__(self, model: nn.Module, layers: Sequence[int], where: str = "attention"):
         self._model = pretrained(model)
         self._where = where
         self._warned = False
@@ -187,7 +187,7 @@ def middle_layers(count: int, number: int = 5) -> tuple[int, ...]:
 
 
 def _register(implementation: str) -> None:
-    """Register `credit_<implementation>`, which calls `implementation`, with the same masks."""
+    """Register `captured_<implementation>`, which calls `implementation`, with the same masks."""
     name = PREFIX + implementation
 
     def attention(

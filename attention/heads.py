@@ -2,7 +2,7 @@
 
 local      lowest mean backward distance (30 % of the captured heads in the paper): they chunk phrases
 global     highest mean backward distance: they look far back, for anchors
-image      most attention on image tokens, sinks excluded
+image      most attention on image tokens, sinks and all
 receiver   highest kurtosis of sentence influence: they single out a few sentences (Thought Anchors: 20 heads)
 """
 
@@ -45,6 +45,11 @@ class HeadSelection:
     def of(self, role: str, layer: int) -> list[int]:
         """Heads of one role in one layer."""
         return [head for at, head in self.roles[role] if at == layer]
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that hold any of them."""
+        return sorted({at for heads in self.roles.values() for at, _ in heads})
 
     def count(self, role: str) -> int:
         return len(self.roles[role])

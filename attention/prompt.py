@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from attention.capture import REFUSED, AttentionCapture, LayerRows, attention_modules, middle_layers
-from attention.visual import ImageTokens, attention_over_image, image_cells
+from attention.capture import REFUSED
+from attention.reading import MAP, AttentionReader, ResponseBatch
+from attention.sinks import TAU, watching
+from attention.specification import AttentionSpec
+from attention.text_attention import attention_modules, set_text_attention, text_attention
+from attention.visual import image_cells
 from grounding.errors import UsageError
 
-TAU = 20.0  # a hidden state this many times its root mean square in one dimension makes a sink
 RHO, MASS, KEEP = 0.5, 0.2, 0.6  # of `redistribute`, as published
 FIRST_LAYER = 2  # sinks form in the first two layers
 _NAME = "fovea_var"
@@ -39,18 +43,6 @@ class PromptAttention:
     heads: np.ndarray
     sinks: np.ndarray
     grids: tuple[tuple[int, int], ...]
-
-
-def massive(hidden: Tensor, tau: float = TAU) -> Tensor:
-    """Tokens with a massive activation: (B, N, d) hidden states -> (B, N) bool.
-
-    A token is one when some dimension of its state, divided by the state's root mean square, exceeds `tau`: the
-    sinks of "See What You Are Told" (Kang et al. 2025, arXiv:2503.03321). The authors look at two dimensions they
-    list per language model; massive activations have not been seen in others, so every dimension is looked at here.
-    No state of fewer than tau^2 = 400 dimensions can have one.
-    """
-    states = hidden.float()
-    return states.abs().amax(-1) > tau * states.square().mean(-1).clamp(min=1e-12).sqrt()
 
 
 def redistribute(
@@ -102,32 +94,19 @@ def read_prompts(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequ
     if "image_grid_thw" not in inputs:
         raise UsageError(f"{type(model).__name__}: its processor gives no image_grid_thw, so its map has no rows")
     valid, ids = inputs["attention_mask"].bool(), inputs["input_ids"]
-    layers = middle_layers(model.config.get_text_config().num_hidden_layers)
-    shown: list[LayerRows] = []
-    capture = AttentionCapture(model, layers)
+    batch = ResponseBatch.of(ids, valid, valid[:, -1:], token, first=ids.shape[1] - 1)
+    reader = AttentionReader(model, AttentionSpec(), MAP, "attention")
     try:
-        with torch.no_grad(), _watching(model, layers) as sinks, capture.open(valid, ids.shape[1] - 1, shown.append):
+        with torch.no_grad(), reader.looking(batch, sinks=True) as shown:
             model(**inputs, logits_to_keep=1)
     finally:
-        capture.detach()
-    drawn = torch.stack([sinks[layer] for layer in layers]).any(0)
-    grids = image_cells(inputs["image_grid_thw"], merge)
-    found, first = [], 0
-    for row, count in enumerate(images):
-        own = tuple(grids[first : first + count])
-        first += count
-        columns = ((ids[row] == token) & valid[row]).nonzero().squeeze(-1)
-        tokens = ImageTokens(columns[None], torch.ones_like(columns[None], dtype=torch.bool), columns[None] * 0.0)
-        heads = [_row(one, row, tokens) for one in shown]
-        found.append(PromptAttention(np.concatenate(heads), drawn[row, columns].cpu().numpy(), own))
-    return found
-
-
-def _row(shown: LayerRows, row: int, tokens: ImageTokens) -> np.ndarray:
-    """(H, V) of one request in one layer."""
-    rows = shown.rows
-    part = type(rows)(rows.q[row : row + 1], rows.k[row : row + 1], rows.lse[row : row + 1], rows.scale, rows.first)
-    return attention_over_image(part, tokens)[0, :, 0].double().cpu().numpy()
+        reader.detach()
+    heads, sinks = shown.head_maps().double().cpu().numpy(), shown.sinks().cpu().numpy()
+    present, grids = batch.image.present.cpu().numpy(), iter(image_cells(inputs["image_grid_thw"], merge))
+    return [
+        PromptAttention(heads[row][:, own], sinks[row, own], tuple(islice(grids, images[row])))
+        for row, own in enumerate(present)
+    ]
 
 
 def image_token(model: Any) -> int:
@@ -136,30 +115,6 @@ def image_token(model: Any) -> int:
     if token is None:
         raise UsageError(f"{type(model).__name__}: its configuration has no image_token_id")
     return int(token)
-
-
-@contextmanager
-def _watching(model: nn.Module, layers: Sequence[int], tau: float = TAU) -> Iterator[dict[int, Tensor]]:
-    """Fills in, per layer, which tokens of the positions seen so far are `massive` on entering it: (B, N) bool."""
-    found: dict[int, Tensor] = {}
-    modules = attention_modules(model)  # type: ignore[arg-type]
-    blocks = {id(child): block for block in model.modules() for child in block.children()}
-
-    def watch(layer: int) -> Any:
-        def look(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            new = massive(hidden, tau)
-            # One position more is a step of generation, anything else a new prompt.
-            found[layer] = torch.cat([found[layer], new], 1) if new.shape[1] == 1 and layer in found else new
-
-        return blocks[id(modules[layer])].register_forward_pre_hook(look, with_kwargs=True)
-
-    handles = [watch(layer) for layer in layers]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -178,7 +133,7 @@ def redistribution(model: Any, tau: float = TAU) -> Iterator[None]:
         raise UsageError(
             f"--method var: {type(model).__name__} has {count} layers, at least {FIRST_LAYER + 2} are needed"
         )
-    token, before = image_token(model), model.config.get_text_config()._attn_implementation or "eager"
+    token, before = image_token(model), text_attention(model)
     image: list[Tensor] = []
 
     def remember(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -186,7 +141,7 @@ def redistribution(model: Any, tau: float = TAU) -> Iterator[None]:
         if ids is not None:
             image[:] = [torch.cat([*image, ids == token], 1) if ids.shape[1] == 1 and image else ids == token]
 
-    with _watching(model, layers, tau) as sinks:
+    with watching(model, layers, tau) as sinks:
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
@@ -205,21 +160,12 @@ def redistribution(model: Any, tau: float = TAU) -> Iterator[None]:
         AttentionInterface.register(_NAME, attention)
         AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
         handle = model.register_forward_pre_hook(remember, with_kwargs=True)
-        _set_attention(model, _NAME)
+        set_text_attention(model, _NAME)
         try:
             yield
         finally:
-            _set_attention(model, before)
+            set_text_attention(model, before)
             handle.remove()
-
-
-def _set_attention(model: Any, name: str) -> None:
-    """Let the text layers, and no others, use the attention registered as `name`."""
-    text = model.config.get_text_config()
-    keys = [key for key in model.config.sub_configs if getattr(model.config, key, None) is text]
-    model.set_attn_implementation({keys[0]: name} if keys else name)
-    if text._attn_implementation != name:
-        raise UsageError(f"--method var: {type(model).__name__} does not let its attention be set")
 
 
 def _softmax(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:

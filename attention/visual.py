@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attention.signals import Map, Rows, exclusion
+from attention.target import coverage
 from grounding.sample import Sample, regions_of
-from grounding.targets import Box, Point, Polygon
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class ImageTokens:
         index = self.columns[:, None, :, None].expand(-1, rows.k.shape[1], -1, rows.k.shape[3])
         return rows.k.gather(2, index)
 
+    def part(self, start: int, count: int) -> ImageTokens:
+        """Those of responses start .. start + count - 1."""
+        part = slice(start, start + count)
+        return ImageTokens(self.columns[part], self.present[part], self.coverage[part])
+
     def seen(self, positions: Tensor) -> Tensor:
         """(B, 1, R, V) bool: image tokens not after the row (an image a tool returned comes late)."""
         return (self.present.unsqueeze(1) & (self.columns.unsqueeze(1) <= positions[:, None])).unsqueeze(1)
@@ -58,35 +64,6 @@ def image_columns(ids: Tensor, valid: Tensor, image_token: int | None) -> tuple[
     return columns, image.gather(1, columns)
 
 
-def visual_sinks(
-    rows: Rows, image: ImageTokens, mask: Tensor, ratio: float = 8.0, *, heads: float = 0.5, sample: int = 64
-) -> Tensor:
-    """Image tokens that draw attention whatever the text says: (B, V) bool.
-
-    A token is a sink of the image when it is one (`sink_votes`) in at least the share `heads` of the heads.
-    """
-    return (sink_votes(rows, image, mask, ratio, sample=sample).float().mean(1) >= heads) & image.present
-
-
-def sink_votes(rows: Rows, image: ImageTokens, mask: Tensor, ratio: float = 8.0, *, sample: int = 64) -> Tensor:
-    """In which heads an image token draws attention whatever the text says: (B, H, V) bool.
-
-    In a head, a token is a sink when its attention, in the median over up to `sample` evenly spaced response rows,
-    is more than `ratio` times what an image token gets on average over these rows. The observation is from "See What
-    You Are Told: Visual Attention Sink in Large Multimodal Models" (ICLR 2025), which finds them by massive
-    activations of the hidden state; from attention alone, persistence over the text is what tells a sink from a token
-    that some words look at. Needs more than `ratio` image tokens to find any.
-    """
-    step = max(1, -(-len(rows) // sample))
-    picked = torch.arange(0, len(rows), step, device=rows.q.device)
-    some = rows.picked(picked)
-    block = _block(Map(some, image.keys(rows)), image, rows.first + picked, 0, len(picked))
-    block = torch.where(mask[:, None, picked, None], block, torch.nan)
-    median = block.nanmedian(dim=2).values  # (B, H, V)
-    average = block.nanmean(dim=2).sum(-1) / image.present.sum(-1).clamp(min=1).unsqueeze(1)
-    return (median > ratio * average.unsqueeze(-1)) & image.present.unsqueeze(1)
-
-
 @dataclass(frozen=True)
 class ImageAttention:
     """What `image_attention` returns, (B, H, R) each."""
@@ -98,7 +75,12 @@ class ImageAttention:
 
 
 def image_attention(
-    rows: Rows, image: ImageTokens, sinks: Tensor | None = None, chunk: int | None = None
+    rows: Rows,
+    image: ImageTokens,
+    sinks: Tensor | None = None,
+    chunk: int | None = None,
+    *,
+    keys: Tensor | None = None,
 ) -> ImageAttention:
     """Mass on the image, mass inside the target's region, and entropy within the image, per row and head.
 
@@ -108,9 +90,10 @@ def image_attention(
         everything_t = the mass with the sinks
 
     Args:
-        sinks: (B, V) bool of `visual_sinks`.
+        sinks: (B, V) bool, see `attention.sinks`.
+        keys: (B, Hkv, V, d) of the image tokens, where the rows no longer have those of all positions.
     """
-    attention = Map(rows, image.keys(rows))
+    attention = Map(rows, image.keys(rows) if keys is None else keys)
     positions = torch.arange(rows.first, rows.first + len(rows), device=rows.q.device)
     parts = []
     for low, high in rows.chunks(chunk or rows.affordable(len(image))):
@@ -143,10 +126,15 @@ def image_map(rows: Rows, image: ImageTokens, weights: Tensor, chunk: int | None
     return total
 
 
-def attention_over_image(rows: Rows, image: ImageTokens) -> Tensor:
+def attention_over_image(rows: Rows, image: ImageTokens, keys: Tensor | None = None) -> Tensor:
     """The attention itself, (B, H, R, V): for the viewer, which shows single tokens. Not for long responses."""
-    positions = torch.arange(rows.first, rows.first + len(rows), device=rows.q.device)
-    return _block(Map(rows, image.keys(rows)), image, positions, 0, len(rows))
+    return some_attention_over_image(rows, image, torch.arange(len(rows), device=rows.q.device), keys)
+
+
+def some_attention_over_image(rows: Rows, image: ImageTokens, picked: Tensor, keys: Tensor | None = None) -> Tensor:
+    """The same of some rows, by a tensor of their indices."""
+    attention = Map(rows.picked(picked), image.keys(rows) if keys is None else keys)
+    return _block(attention, image, rows.first + picked, 0, len(picked))
 
 
 def _block(attention: Map, image: ImageTokens, positions: Tensor, low: int, high: int) -> Tensor:
@@ -174,46 +162,17 @@ def region_coverage(ids: Tensor, image_token: int, grids: Sequence[tuple[int, in
         grids: (rows, columns) of image tokens per image; for a video frame by frame.
 
     Returns:
-        (P,) float32. A point fills the cell it lies in; overlapping targets add up to at most 1; a polygon counts as
-        its bounding box. All 0 when the image tokens do not match the grids (a truncated prompt).
+        (P,) float32. Regions as in `attention.target.coverage`; overlapping ones add up to at most 1. All 0 when the
+        image tokens do not match the grids (a truncated prompt).
     """
     cover = torch.zeros(len(ids))
-    places = (ids == image_token).nonzero().squeeze(-1)
-    if len(places) != sum(rows * columns for rows, columns in grids):
+    places = (ids == image_token).nonzero().squeeze(-1).cpu()
+    if not grids or len(places) != sum(rows * columns for rows, columns in grids):
         return cover
-    parts = [
-        sum(
-            (
-                _cells(region, rows, columns)
-                for region in regions_of(sample.target)
-                if getattr(region, "image", 0) == image
-            ),
-            torch.zeros(rows, columns),
-        ).clamp(max=1.0)
-        for image, (rows, columns) in enumerate(grids)
-    ]
-    if parts:
-        cover[places.cpu()] = torch.cat([part.flatten() for part in parts])
+    cells = [np.zeros(shape) for shape in grids]
+    for region in regions_of(sample.target):
+        image = getattr(region, "image", 0)
+        if image < len(grids):
+            cells[image] += coverage(*grids[image], region)
+    cover[places] = torch.from_numpy(np.concatenate([own.ravel() for own in cells])).clamp(max=1.0).float()
     return cover
-
-
-def _cells(region: Any, rows: int, columns: int) -> Tensor:
-    """(rows, columns) share of each cell inside the region."""
-    if isinstance(region, Polygon):
-        region = region.bounds
-    if isinstance(region, Point):
-        cover = torch.zeros(rows, columns)
-        cover[min(int(region.y * rows), rows - 1), min(int(region.x * columns), columns - 1)] = 1.0
-        return cover
-    if not isinstance(region, Box):
-        return torch.zeros(rows, columns)
-    across = _overlap(region.x1, region.x2, columns)
-    down = _overlap(region.y1, region.y2, rows)
-    return down[:, None] * across[None, :]
-
-
-def _overlap(low: float, high: float, count: int) -> Tensor:
-    """(count,) share of each of `count` equal cells of [0, 1] inside [low, high]."""
-    edges = torch.arange(count + 1, dtype=torch.float64) / count
-    inside = torch.minimum(edges[1:], torch.tensor(high)) - torch.maximum(edges[:-1], torch.tensor(low))
-    return (inside.clamp(min=0.0) * count).float()

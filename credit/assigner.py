@@ -30,15 +30,15 @@ from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes
 from torch import Tensor, nn
 
-from attention.capture import AttentionCapture, middle_layers, pretrained
-from attention.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch
-from attention.heads import FILE_NAME, HeadSelection, HeadStats, select_heads
+from attention.heads import FILE_NAME, HeadSelection
 from attention.masking import mask_patches
+from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass, ResponseBatch
 from attention.response import TextReader, answer_and_thought, decoder_of
+from attention.text_attention import pretrained
 from attention.visual import image_cells, merge_size, region_coverage
 from credit.config import CreditConfig
 from credit.strategies import STRATEGIES, Signals, finish, signed
-from credit.tokens import annotate_response
+from credit.tokens import own_tokens, spread, text_fields
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.fingerprint import derived
@@ -81,23 +81,15 @@ class CreditAssigner:
         self.needs: frozenset[str] = getattr(self._strategy, "needs", ATTENTION_FIELDS | TEXT_FIELDS | {"entropy"})
         self._dialect, self._grammar = dialect, grammar
         self._reader = TextReader(decoder_of(model, processor, grammar), self._read, self._read_piece)
-        base = pretrained(model).config
-        self._image_token = getattr(base, "image_token_id", None)
+        self._image_token = getattr(pretrained(model).config, "image_token_id", None)
         self._merge = merge_size(processor)
-        self._capture: AttentionCapture | None = None
-        self.heads: HeadSelection | None = None
+        self._attention: AttentionReader | None = None
         if self.needs & ATTENTION_FIELDS:
-            text = base.get_text_config()
-            layers = middle_layers(text.num_hidden_layers) if self.config.layers == "middle" else self.config.layers
-            self._capture = AttentionCapture(model, layers)
-            self._head_count = text.num_attention_heads
-            if self.config.heads.path is not None and self.config.heads.path.exists():
-                self.heads = HeadSelection.load(self.config.heads.path, self._capture.layers, self._head_count)
+            self._attention = AttentionReader(model, self.config, self.needs, "credit")
         if self.needs & (TEXT_FIELDS | {"target_mass"}) - {"sentence"} and dialect is None:
             raise UsageError(f"credit: strategy {self.config.strategy!r} reads the text and needs the dialect")
         self._seed, self._rank = seed, rank
-        self._passes = 0
-        self._gatherer: Gatherer | None = None
+        self._captured: CapturedPass | None = None
         self._logged: dict[str, list[float]] = defaultdict(list)
         self._seconds, self._since = 0.0, time.perf_counter()
 
@@ -129,17 +121,16 @@ class CreditAssigner:
         if not (self.needs & (TEXT_FIELDS | {"target_mass"}) or compared):
             return result
         device, ids, mask = output["prompt_ids"].device, output["completion_ids"], output["completion_mask"]
-        tokens = [own[kept.bool()].tolist() for own, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
         sizes = [[ImageSize(*numbers) for numbers in json.loads(row["sizes"])] for row in rows]
         if self.needs & (TEXT_FIELDS | {"target_mass"}):
             samples = [from_row(json.loads(row["sample"]), "sample column") for row in rows]
         if self.needs & TEXT_FIELDS:
-            notes = [annotate_response(self._reader, *given) for given in zip(tokens, sizes, samples, strict=True)]
-            for at, (name, empty) in enumerate((("coordinate", 0.0), ("claim", torch.nan), ("sentence", -1))):
-                result[f"credit_{name}"] = _spread([note[at] for note in notes], mask, empty)
+            noted = text_fields(self._reader, ids, mask, sizes, samples)
+            result |= {f"credit_{name}": values for name, values in noted.items()}
         elif compared:
-            found = [answer_and_thought(self._reader, *given)[0] for given in zip(tokens, sizes, strict=True)]
-            result["credit_coordinate"] = _spread(found, mask, 0.0)
+            tokens = zip(own_tokens(ids, mask), sizes, strict=True)
+            found = [answer_and_thought(self._reader, *given)[0] for given in tokens]
+            result["credit_coordinate"] = spread(found, mask, 0.0)
         if "target_mass" in self.needs and self._image_token is not None:
             result["credit_coverage"] = self._coverage(samples, output)
         self._seconds += time.perf_counter() - started
@@ -152,17 +143,22 @@ class CreditAssigner:
         Does nothing for strategies without attention, and when `inputs` holds its weights already. The model must be
         run on the whole batch once, without cache; several groups of responses in order are fine.
         """
-        if self._capture is None or WEIGHTS in inputs:
+        if self._attention is None or WEIGHTS in inputs:
             yield
             return
         started = time.perf_counter()
-        batch = ResponseBatch.from_inputs(inputs, self._image_token)
-        refresh = self.config.heads.refresh
-        stale = self.heads is None or (refresh > 0 and self._passes > 0 and self._passes % refresh == 0)
-        self._gatherer = Gatherer(self.config, self.needs, batch, None if stale else self.heads)
+        batch = ResponseBatch.of(
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
+            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+            _scored(inputs),
+            self._image_token,
+            coverage=inputs.get("credit_coverage"),
+            sentences=inputs.get("credit_sentence"),
+        )
         self._seconds += time.perf_counter() - started
-        with self._capture.open(batch.valid, batch.prompt - 1, self._timed_consume):
+        with self._attention.reading(batch) as self._captured:
             yield
+        self._seconds += self._attention.seconds
 
     def wants_masked_logps(self, inputs: Mapping[str, Any]) -> bool:
         """Whether `weights` will want the log-probabilities under partly masked images: one more forward pass,
@@ -196,13 +192,10 @@ class CreditAssigner:
         if WEIGHTS in inputs:
             return inputs[WEIGHTS]
         started = time.perf_counter()
-        mask = inputs["completion_mask"].bool()
-        if "tool_mask" in inputs:
-            mask = mask & inputs["tool_mask"].bool()
+        mask = _scored(inputs)
         signals, broken = self._signals(inputs, mask, logps, entropies, masked_logps)
         raw, weights, broken = self._weigh(signals, mask, broken)
         inputs[WEIGHTS] = weights
-        self._passes += 1
         self._log(raw, weights, mask, broken, signals)
         self._seconds += time.perf_counter() - started
         return weights
@@ -238,27 +231,29 @@ class CreditAssigner:
         self._seconds, self._since = 0.0, now
         return values
 
+    @property
+    def heads(self) -> HeadSelection | None:
+        """The heads listened to, once they are chosen."""
+        return None if self._attention is None else self._attention.heads
+
     def save(self, folder: Path | str) -> None:
         """Keep the selection of heads beside a checkpoint, as `credit_heads.json`; nothing when there is none yet."""
         if self.heads is not None:
             self.heads.save(Path(folder) / FILE_NAME)
 
     def state(self) -> dict[str, Any]:
-        """The heads chosen so far and the number of passes, in plain JSON types."""
-        return {"passes": self._passes, "heads": None if self.heads is None else self.heads.encode()}
+        """What `AttentionReader.state` tells, in plain JSON types."""
+        return {"passes": 0, "heads": None} if self._attention is None else self._attention.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned. Raises `UsageError` where it speaks of other layers or heads."""
-        self._passes = state["passes"]
-        if state["heads"] is not None and self._capture is not None:
-            found = HeadSelection.decode(state["heads"], "the checkpoint")
-            found.check(self._capture.layers, self._head_count, "the checkpoint")
-            self.heads = found
+        if self._attention is not None:
+            self._attention.restore(state)
 
     def detach(self) -> None:
         """Give the model its own attention implementation back."""
-        if self._capture is not None:
-            self._capture.detach()
+        if self._attention is not None:
+            self._attention.detach()
 
     def _signals(
         self,
@@ -271,13 +266,11 @@ class CreditAssigner:
         """The fields the strategy needs, and (B,) bool, which responses showed numbers that are not finite."""
         found: dict[str, Tensor | None] = {}
         broken = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        if self._gatherer is not None:
-            gatherer, self._gatherer = self._gatherer, None
-            if gatherer.waiting:
-                self._measure(gatherer, mask.device)
-            found.update(gatherer.result())
-            broken |= gatherer.broken
-        elif self._capture is not None:
+        if self._captured is not None:
+            captured, self._captured = self._captured, None
+            found.update(captured.signals())
+            broken |= captured.broken
+        elif self._attention is not None:
             raise RuntimeError("weights() without capturing() around the forward pass")
         given = {
             "noise": inputs.get("credit_noise"),
@@ -309,16 +302,6 @@ class CreditAssigner:
         weights = finish(raw, mask, self.config.normalize)
         part = slice(first, first + own)
         return raw[part, :length], weights[part, :length], broken[part]
-
-    def _measure(self, gatherer: Gatherer, device: torch.device) -> None:
-        stats = HeadStats(self._capture.layers, self._head_count)
-        gatherer.measure(stats)
-        own = self.config.heads
-        means = stats.means(device)
-        self.heads = select_heads(means, self._capture.layers, own.share, own.image_share, own.keys)
-        gatherer.settle(self.heads)
-        if own.path is not None:
-            self.heads.save(own.path)
 
     def _log(self, raw: Tensor, weights: Tensor, mask: Tensor, broken: Tensor, signals: Signals) -> None:
         """Collect what `metrics` reports, with one transfer from the device."""
@@ -360,11 +343,6 @@ class CreditAssigner:
             start += count
         return torch.stack(parts)
 
-    def _timed_consume(self, rows: Any) -> None:
-        started = time.perf_counter()
-        self._gatherer.consume(rows)
-        self._seconds += time.perf_counter() - started
-
     def _read(self, text: str, sizes: Sequence[ImageSize]) -> Any:
         return self._dialect.parse(text, sizes, grammar=self._grammar)
 
@@ -379,12 +357,10 @@ class CreditAssigner:
         return torch.Generator().manual_seed(derived(self._seed, "credit", use, self.config.seed, self._rank, step))
 
 
-def _spread(values: Sequence[Sequence[float]], mask: Tensor, empty: float) -> Tensor:
-    """One value per token of each response, (B, T) with `empty` in the padding."""
-    result = torch.full(mask.shape, empty)
-    for index, own in enumerate(values):
-        result[index, mask[index].bool().cpu()] = torch.tensor(own, dtype=result.dtype)
-    return result
+def _scored(inputs: Mapping[str, Any]) -> Tensor:
+    """(B, T) bool: response tokens, without padding and results of tools."""
+    mask = inputs["completion_mask"].bool()
+    return mask & inputs["tool_mask"].bool() if "tool_mask" in inputs else mask
 
 
 def _everywhere(values: Tensor) -> Tensor:

@@ -13,15 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.capture import AttentionCapture, middle_layers, pretrained
-from attention.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
-from attention.heads import MEASURES, ROLES, HeadSelection, HeadStats, select_heads
-from attention.response import TextReader, answer_and_thought
-from attention.visual import image_cells, merge_size, region_coverage
+from attention.heads import MEASURES, ROLES, HeadSelection
+from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass
+from attention.response import answer_and_thought
 from credit.config import CreditConfig
+from credit.policy import LookedAtPolicy
 from credit.strategies import STRATEGIES, Signals
-from credit.tokens import annotate_response
-from grounding.answer import ImageSize
+from credit.tokens import own_tokens, spread, text_fields
 from grounding.sample import Sample
 
 
@@ -78,74 +76,41 @@ class Describer:
     """Collects responses; `result` looks at all of them.
 
     Args:
-        model, processor: the policy.
-        reader: how it writes answers.
+        policy: the model.
         config: layers, horizon, windows and shares of heads; its strategy does not matter.
     """
 
-    def __init__(self, model: Any, processor: Any, reader: TextReader, config: CreditConfig):
-        self._model, self._reader, self._config = model, reader, config
-        base = pretrained(model).config
-        text = base.get_text_config()
-        self._layers = middle_layers(text.num_hidden_layers) if config.layers == "middle" else config.layers
-        self._heads, self._image_token = text.num_attention_heads, base.image_token_id
-        self._merge = merge_size(processor)
-        self._batches: list[tuple[Gatherer, dict[str, Tensor], Tensor]] = []
+    def __init__(self, policy: LookedAtPolicy, config: CreditConfig):
+        self._policy = policy
+        self._attention = AttentionReader(policy.model, config, ATTENTION_FIELDS, "credit")
+        self._batches: list[tuple[CapturedPass, dict[str, Tensor], Tensor]] = []
 
-    @torch.no_grad()
-    def add(
-        self,
-        inputs: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor,
-        samples: Sequence[Sample],
-        sizes: Sequence[Sequence[ImageSize]],
-    ) -> None:
+    def add(self, inputs: dict[str, Any], ids: Tensor, mask: Tensor, samples: Sequence[Sample]) -> None:
         """Run the model over prompts and their responses.
 
         Args:
-            inputs: the processor's output for B prompts, left-padded, one image each.
+            inputs: of `LookedAtPolicy.prompts`, for B samples of one image each.
             ids, mask: (B, T) responses.
         """
-        given = self._text(ids, mask, samples, sizes)
-        grids = image_cells(inputs["image_grid_thw"], self._merge)
-        coverage = [
-            region_coverage(prompt, self._image_token, [grid], sample)
-            for prompt, grid, sample in zip(inputs["input_ids"], grids, samples, strict=True)
-        ]
-        scored = {
-            "prompt_ids": inputs["input_ids"],
-            "prompt_mask": inputs["attention_mask"],
-            "completion_ids": ids,
-            "completion_mask": mask,
-            "credit_sentence": given["sentence"],
-            "credit_coverage": torch.stack(coverage),
-        }
-        batch = ResponseBatch.from_inputs(scored, self._image_token)
-        gatherer = Gatherer(self._config, ATTENTION_FIELDS, batch, None)
-        forward = prompt_and_response(inputs, ids, batch.valid)
-        capture = AttentionCapture(self._model, self._layers)
-        with capture.open(batch.valid, batch.prompt - 1, gatherer.consume):
-            logits = self._model(**forward).logits[:, batch.prompt - 1 : -1].float()
-        capture.detach()
-        logps = logits.log_softmax(-1)
+        reader, sizes = self._policy.reader, [self._policy.sizes(sample) for sample in samples]
+        given = text_fields(reader, ids, mask, sizes, samples)
+        tokens = zip(own_tokens(ids, mask), sizes, strict=True)
+        given["thought"] = spread([answer_and_thought(reader, *own)[1] for own in tokens], mask, 0.0)
+        how = {"sentences": given["sentence"], "settle": False, "logits": ids.shape[1] + 1}
+        captured, logits = self._policy.read(self._attention, inputs, ids, mask, samples, **how)
+        logps = logits[:, :-1].float().log_softmax(-1)
         given["entropy"] = -(logps.exp() * logps).sum(-1)
         given["gradient"] = 1 - (2 * logps).exp().sum(-1)
         given["noise"] = torch.rand(ids.shape, generator=torch.Generator().manual_seed(len(self._batches)))
-        self._batches.append((gatherer, given, batch.mask))
+        self._batches.append((captured, given, mask.bool()))
 
     def result(self) -> Description:
         """Choose the heads from all that was added, and apply every strategy that needs no further pass."""
-        stats = HeadStats(self._layers, self._heads)
-        for gatherer, _, _ in self._batches:
-            gatherer.measure(stats)
-        own = self._config.heads
-        heads = select_heads(stats.means(), self._layers, own.share, own.image_share, own.keys)
+        self._attention.settle([captured for captured, _, _ in self._batches])
         signals = []
-        for gatherer, given, mask in self._batches:
-            gatherer.settle(heads)
+        for captured, given, mask in self._batches:
             known = {name: value for name, value in given.items() if name not in ("thought", "gradient")}
-            signals.append((Signals(**{**known, **gatherer.result()}), given, mask))
+            signals.append((Signals(**{**known, **captured.signals()}), given, mask))
         raised = {}
         for name in sorted(STRATEGIES.names()):
             strategy = STRATEGIES.get(name)
@@ -161,28 +126,9 @@ class Describer:
             coordinates=sum(float(given["coordinate"].sum()) for _, given, _ in signals) / tokens,
             scored=sum(int((~s.fai.isnan() & mask).sum()) for s, _, mask in signals) / tokens,
             looking={part: _looking(signals, part) for part in ("thought", "coordinate")},
-            heads=heads,
+            heads=self._batches[0][0].heads,
             raised=raised,
         )
-
-    def _text(
-        self, ids: Tensor, mask: Tensor, samples: Sequence[Sample], sizes: Sequence[Sequence[ImageSize]]
-    ) -> dict[str, Tensor]:
-        """What the text says: coordinate, claim, sentence and thought, (B, T) each."""
-        fields = {
-            "coordinate": torch.zeros(ids.shape),
-            "claim": torch.full(ids.shape, torch.nan),
-            "sentence": torch.full(ids.shape, -1),
-            "thought": torch.zeros(ids.shape),
-        }
-        for index, sample in enumerate(samples):
-            own = mask[index].bool()
-            tokens = ids[index][own].tolist()
-            notes = annotate_response(self._reader, tokens, sizes[index], sample)
-            _, thought = answer_and_thought(self._reader, tokens, sizes[index])
-            for name, values in zip(fields, (*notes, thought), strict=True):
-                fields[name][index, own] = torch.tensor(values, dtype=fields[name].dtype)
-        return fields
 
 
 def _looking(batches: Sequence[tuple[Signals, dict[str, Tensor], Tensor]], part: str) -> tuple[float, float]:

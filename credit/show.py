@@ -8,22 +8,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 from torch import Tensor
 
-from attention.capture import AttentionCapture, LayerRows, middle_layers, pretrained
-from attention.gather import ATTENTION_FIELDS, Gatherer, ResponseBatch, prompt_and_response
-from attention.heads import HeadSelection, HeadStats, select_heads
-from attention.response import TextReader
-from attention.visual import attention_over_image, image_cells, merge_size, region_coverage, visual_sinks
+from attention.heads import HeadSelection
+from attention.reading import ATTENTION_FIELDS, AttentionReader
+from attention.visual import image_cells, merge_size
 from credit.config import CreditConfig
+from credit.policy import LookedAtPolicy
 from credit.strategies import select, waad_jumps
-from credit.tokens import annotate_response
-from grounding.answer import ImageSize
+from credit.tokens import text_fields
 from grounding.errors import UsageError
 from grounding.io import replacing
 from grounding.sample import Sample, regions_of
@@ -60,23 +57,16 @@ class ShownResponse:
     sinks: int
 
 
-@torch.no_grad()
 def examine(
-    model: Any,
-    processor: Any,
-    inputs: Any,
-    response: Sequence[int],
-    *,
+    policy: LookedAtPolicy,
     sample: Sample,
-    sizes: Sequence[ImageSize],
-    reader: TextReader,
+    response: Sequence[int],
     config: CreditConfig,
     heads: HeadSelection | None = None,
 ) -> ShownResponse:
-    """Run the model over a prompt and a response, and read every signal.
+    """Run the model over a question and a response, and read every signal.
 
     Args:
-        inputs: the processor's output for the prompt, one row.
         response: token ids.
         heads: a selection to use; without one it is made from this very response.
 
@@ -85,70 +75,36 @@ def examine(
     """
     if not len(response):
         raise UsageError("the response is empty: nothing to show")
-    base = pretrained(model).config
-    text_config = base.get_text_config()
-    layers = middle_layers(text_config.num_hidden_layers) if config.layers == "middle" else config.layers
+    inputs = policy.prompts([sample])
     ids = torch.tensor([list(response)], device=inputs["input_ids"].device)
-    prompt = inputs["input_ids"]
-    grids = image_cells(inputs["image_grid_thw"], merge_size(processor))
-    coordinate, _, sentence = annotate_response(reader, list(response), sizes, sample)
-    scored = {
-        "prompt_ids": prompt,
-        "prompt_mask": inputs["attention_mask"],
-        "completion_ids": ids,
-        "completion_mask": torch.ones_like(ids),
-        "credit_sentence": torch.tensor([sentence]),
-        "credit_coverage": region_coverage(prompt[0], base.image_token_id, grids, sample).unsqueeze(0),
-    }
-    batch = ResponseBatch.from_inputs(scored, base.image_token_id)
-    forward = prompt_and_response(inputs, ids, batch.valid)
-    shown: list[LayerRows] = []
-    capture = AttentionCapture(model, layers)
-    with capture.open(batch.valid, batch.prompt - 1, shown.append):
-        logits = model(**forward).logits[0, batch.prompt - 1 : -1].float()
-    capture.detach()
+    mask = torch.ones_like(ids)
+    said = text_fields(policy.reader, ids, mask, [policy.sizes(sample)], [sample])
+    attention = AttentionReader(policy.model, config, ATTENTION_FIELDS, "credit")
+    attention.heads = heads
+    given = {"sentences": said["sentence"], "logits": len(response) + 1}
+    captured, logits = policy.read(attention, inputs, ids, mask, [sample], **given)
+    attention.detach()
 
-    gatherer = Gatherer(config, ATTENTION_FIELDS, batch, None)
-    for one in shown:
-        gatherer.consume(one)
-    if heads is None:
-        stats = HeadStats(layers, text_config.num_attention_heads)
-        gatherer.measure(stats)
-        heads = select_heads(stats.means(), layers, config.heads.share, config.heads.image_share, config.heads.keys)
-    gatherer.settle(heads)
-    fields = gatherer.result()
-    logps = logits.log_softmax(-1)
-    fields["entropy"] = -(logps.exp() * logps).sum(-1)[None]
-    heat, sinks = _heat(shown, heads, batch, config.sink_ratio)
-    text, spans = reader.decoder.spans(list(response))
+    fields = captured.signals()
+    logps = logits[:, :-1].float().log_softmax(-1)
+    fields["entropy"] = -(logps.exp() * logps).sum(-1)
+    text, spans = policy.reader.decoder.spans(list(response))
     kept = [i for i, (start, end) in enumerate(spans) if end > start]
-    anchors = select(fields["fai"], batch.mask, SHARE)[0]
-    preplan = select(waad_jumps(fields["waad"], batch.mask), batch.mask, SHARE)[0]
+    marks = {
+        "anchors": select(fields["fai"], mask.bool(), SHARE),
+        "preplan": select(waad_jumps(fields["waad"], mask.bool()), mask.bool(), SHARE),
+        "coordinate": said["coordinate"] > 0,
+    }
     return ShownResponse(
         text=text,
         tokens=[text[slice(*spans[i])] for i in kept],
         signals={name: [values[0, i].item() for i in kept] for name, values in fields.items()},
-        anchors=[bool(anchors[i]) for i in kept],
-        preplan=[bool(preplan[i]) for i in kept],
-        coordinate=[coordinate[i] > 0 for i in kept],
-        heat=heat[kept],
-        grids=grids,
-        heads=heads,
-        sinks=sinks,
+        **{name: [bool(flags[0, i]) for i in kept] for name, flags in marks.items()},
+        heat=captured.heat(0)[kept],
+        grids=image_cells(inputs["image_grid_thw"], merge_size(policy.processor)),
+        heads=captured.heads,
+        sinks=int(captured.sinks().sum()),
     )
-
-
-def _heat(shown: Sequence[LayerRows], heads: HeadSelection, batch: ResponseBatch, ratio: float) -> tuple[Tensor, int]:
-    """(T, V) mean over the image-reading heads of the rows that predicted each token, and the number of sinks."""
-    total = torch.zeros(batch.mask.shape[1], len(batch.image))
-    found = torch.zeros_like(batch.image.present)
-    for one in shown:
-        if chosen := heads.of("image", one.layer):
-            rows = one.rows.part(0, len(one.rows) - 1).of(chosen)
-            sinks = visual_sinks(rows, batch.image, batch.mask, ratio)
-            total += (attention_over_image(rows, batch.image)[0].sum(0) * ~sinks[0]).float().cpu()
-            found |= sinks
-    return total / heads.count("image"), int(found.sum())
 
 
 def render(shown: ShownResponse, sample: Sample, images: Sequence[Image.Image], model: str) -> str:

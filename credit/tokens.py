@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from attention.response import Reader, TextReader, coordinate_flags
 from grounding.answer import Answer, ImageSize
@@ -92,3 +94,34 @@ def annotate_response(
         sentence.append(at if known else -1)
         claim.append(values[at] if known else float("nan"))
     return coordinate, claim, sentence
+
+
+def text_fields(
+    reader: TextReader,
+    ids: Tensor,
+    mask: Tensor,
+    sizes: Sequence[Sequence[ImageSize]],
+    samples: Sequence[Sample],
+) -> dict[str, Tensor]:
+    """`coordinate`, `claim` and `sentence` of `annotate_response` for each response: (B, T) on the CPU.
+
+    Args:
+        ids: (B, T) response tokens.
+        mask: (B, T) non-zero for tokens; what they are not has no coordinate (0), claim (NaN) or sentence (-1).
+    """
+    notes = [annotate_response(reader, *given) for given in zip(own_tokens(ids, mask), sizes, samples, strict=True)]
+    empty = {"coordinate": 0.0, "claim": torch.nan, "sentence": -1}
+    return {name: spread([note[at] for note in notes], mask, empty[name]) for at, name in enumerate(empty)}
+
+
+def own_tokens(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The tokens of each response, without padding."""
+    return [own[kept.bool()].tolist() for own, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
+
+
+def spread(values: Sequence[Sequence[float]], mask: Tensor, empty: float) -> Tensor:
+    """One value per token of each response, (B, T) with `empty` in the padding."""
+    result = torch.full(mask.shape, empty)
+    for index, own in enumerate(values):
+        result[index, mask[index].bool().cpu()] = torch.tensor(own, dtype=result.dtype)
+    return result

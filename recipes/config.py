@@ -29,7 +29,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
-from credit.config import CreditConfig, HeadConfig
+from attention.specification import HeadConfig, MapConfig
+from credit.config import CreditConfig
 from grounding.completion import Grammar
 from grounding.errors import UsageError
 from grounding.registry import nearest
@@ -125,11 +126,11 @@ class StageSpec(Section):
     eval: DataSpec | None = Field(None, description="samples of evaluations while training: split `val` of `data`")
     rewards: RewardSpecs = Field((), description="names, or mappings with the keys below")
     credit: CreditConfig | None = Field(None, description="credit per token; null is plain GRPO")
-    attention: FreeMapping | None = Field(
+    attention: MapConfig | None = Field(
         None, description="how attention is read for rewards on it; null is its defaults where they need it"
     )
 
-    @field_serializer("rewards", "credit")
+    @field_serializer("rewards", "credit", "attention")
     def _as_given(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return [spec.model_dump(mode="json", exclude_unset=True) for spec in value]
@@ -295,7 +296,7 @@ def _line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
 
 
-SECTIONS = (Recipe, ModelSpec, DataSpec, StageSpec, RewardSpec, CreditConfig, HeadConfig)
+SECTIONS = (Recipe, ModelSpec, DataSpec, StageSpec, RewardSpec, CreditConfig, HeadConfig, MapConfig)
 
 
 def with_key_tables(page: str) -> str:

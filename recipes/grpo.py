@@ -15,7 +15,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from attention.maps import AttentionMaps, MapConfig
+from attention.reading import layers_of
+from attention.rollout import COLUMNS, RolloutAttention
+from attention.specification import MapConfig
 from credit.assigner import CreditAssigner
 from credit.config import CreditConfig
 from grounding.completion import check_grammar
@@ -26,7 +28,7 @@ from models.loading import load_config
 from recipes.callbacks import StageState
 from recipes.checks import check_training
 from recipes.describe import describe_training
-from recipes.looking import COLUMNS, RolloutAttention
+from recipes.rollout_passes import TrainerPasses
 from recipes.shared_prompts import SharedPromptTrainer
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
@@ -45,7 +47,7 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
         self,
         *args: Any,
         credit: CreditConfig | Mapping[str, Any] | None = None,
-        attention: Mapping[str, Any] | None = None,
+        attention: MapConfig | Mapping[str, Any] | None = None,
         dialect: str | None = None,
         grammar: str = "think",
         **kwargs: Any,
@@ -63,10 +65,11 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
         self.looking: RolloutAttention | None = None
         read = columns_read(self.reward_funcs) & COLUMNS
         if read:
-            maps = AttentionMaps(attention or {}, policy, self.processing_class, reader, grammar)
-            self.looking = RolloutAttention(self, maps, general="general" in read)
+            passes = TrainerPasses(self)
+            given = (attention or {}, policy, self.processing_class, reader, grammar)
+            self.looking = RolloutAttention(*given, passes=passes, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
-        parts = {"credit": self.credit, "attention": None if self.looking is None else self.looking.maps}
+        parts = {"credit": self.credit, "attention": None if self.looking is None else self.looking.reader}
         self.add_callback(StageState({name: part for name, part in parts.items() if part is not None}))
         self.add_callback(WholeBatches(self))
 
@@ -245,7 +248,7 @@ class PolicyStage(Stage):
         maps = self._maps(self.rewards())
         if maps is not None:
             path, trust = self.job.recipe.model.path, self.job.recipe.model.trust_remote_code
-            layers = ", ".join(map(str, maps.layers_of(load_config(path, trust_remote_code=trust))))
+            layers = ", ".join(map(str, layers_of(maps.layers, load_config(path, trust_remote_code=trust))))
             lines.append(
                 (
                     "attention",
@@ -258,7 +261,7 @@ class PolicyStage(Stage):
     def _maps(self, functions: Sequence[RewardFunction]) -> MapConfig | None:
         """How attention is read, where a reward does."""
         if columns_read(functions) & COLUMNS:
-            return MapConfig.from_mapping(self.job.spec.attention or {})
+            return self.job.spec.attention or MapConfig()
         if self.job.spec.attention is not None:
             raise UsageError(
                 f"{self.job.where}: no reward reads the attention; remove the section, or add attention_in_target"

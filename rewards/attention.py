@@ -2,8 +2,8 @@
 
 Maps are over the grid of image tokens of the target's image: (rows, columns), row 0 on top, any positive scale; what
 the answer's tokens attended to. They come as columns of the batch: `attention`, for the contrast `general` (the same
-for a query that names no target), and `sinks`, a grid of truth values for image tokens that draw attention whatever
-the text, which must be left out before a mass means anything ("See What You Are Told", arXiv 2503.03321).
+for a query that names no target), and `sinks`, a grid of truth values for attention sinks (`attention.sinks`), which
+must be left out before a mass means anything.
 """
 
 from __future__ import annotations
@@ -11,32 +11,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from attention.target import mass_inside
 from grounding.answer import Answer
 from grounding.errors import FoveaError, UsageError
 from grounding.geometry import FloatArray
 from grounding.sample import Sample
-from grounding.targets import Box
 from rewards import reward
 from rewards.read import SINGLE, target_box
-
-
-def coverage(rows: int, columns: int, box: Box) -> FloatArray:
-    """Share of every cell of a grid that lies in a box: (rows, columns) in [0, 1]."""
-
-    def shared(n: int, low: float, high: float) -> FloatArray:
-        edges = np.arange(n + 1) / n
-        share: FloatArray = np.maximum(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0) * n
-        return share
-
-    return np.outer(shared(rows, box.y1, box.y2), shared(columns, box.x1, box.x2))
-
-
-def mass_inside(attention: FloatArray, box: Box) -> float:
-    """Share of the attention that falls into a box, spread evenly within a cell; 0 when there is none at all."""
-    total = attention.sum()
-    if total <= 0.0:
-        return 0.0
-    return float(min(1.0, (attention * coverage(attention.shape[0], attention.shape[1], box)).sum() / total))
 
 
 def _grid(

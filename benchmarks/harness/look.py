@@ -80,7 +80,7 @@ class Sampler:
         if kind_of(region) not in self._dialect.kinds:
             region = Box(0.25, 0.25, 0.75, 0.75) if isinstance(region, Point) else Point(0.5, 0.5)
         text = self._dialect.render(region, size)
-        where = self._dialect.parse(text, size, grammar="bare").where or (0, 0)
+        where = self._dialect.parse(text, size, grammar="bare").char_span or (0, 0)
         return text[: where[0]] + (_OPEN.match(text[where[0] :]) or [""])[0]
 
     def say(self, region: Box | Point, like: Output, request: Request) -> str:

@@ -149,7 +149,7 @@ def test_the_vision_tower_is_left_alone_and_detach_restores(build: Build) -> Non
     model = build()
     capture = AttentionCapture(model, (1,))
     assert model.config.vision_config._attn_implementation == "sdpa"
-    assert model.config.get_text_config()._attn_implementation == "credit_sdpa"
+    assert model.config.get_text_config()._attn_implementation == "captured_sdpa"
     again = AttentionCapture(model, (2,))  # a second one does not wrap the first
     assert again.implementation == "sdpa"
     capture.detach()
@@ -160,7 +160,7 @@ def test_the_saved_model_does_not_know(build: Build, tmp_path: Any) -> None:
     model = build(dtype=torch.float32)
     AttentionCapture(model, (1,))
     model.save_pretrained(tmp_path)
-    assert "credit_" not in (tmp_path / "config.json").read_text()
+    assert "captured_" not in (tmp_path / "config.json").read_text()
     assert type(model).from_pretrained(tmp_path).config.get_text_config()._attn_implementation == "sdpa"
 
 

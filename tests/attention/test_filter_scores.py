@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-import torch
 
-from attention.filter_scores import target_scores
+from attention.target import target_scores
 from credit.__main__ import main
 from data_prep.__main__ import main as data_prep
 from data_prep.screens.generated import example
@@ -32,13 +32,13 @@ def screens(tmp_path_factory):
 
 
 def test_the_figures_by_hand():
-    attention = torch.tensor([0.1, 0.4, 0.2, 0.1])
-    scores = target_scores(attention, torch.tensor([0.0, 0.5, 1.0, 0.0]))
+    attention = np.array([0.1, 0.4, 0.2, 0.1])
+    scores = target_scores(attention, np.array([0.0, 0.5, 1.0, 0.0]))
     assert scores == pytest.approx({"peak": 1.0, "inside": (0.5 * 1 + 1 * 0.5) / 1.5, "overall": 0.5})
-    scores = target_scores(attention, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    scores = target_scores(attention, np.array([1.0, 0.0, 0.0, 0.0]))
     assert scores == pytest.approx({"peak": 0.25, "inside": 0.25, "overall": 0.5})
-    assert target_scores(torch.zeros(4), torch.ones(4)) == {"peak": 0.0, "inside": 0.0, "overall": 0.0}
-    assert target_scores(attention, torch.zeros(4))["peak"] == 0.0
+    assert target_scores(np.zeros(4), np.ones(4)) == {"peak": 0.0, "inside": 0.0, "overall": 0.0}
+    assert target_scores(attention, np.zeros(4))["peak"] == 0.0
 
 
 def test_a_trained_model_looks_at_the_target_and_curation_keeps_what_it_looks_at(screens, tmp_path):

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from attention.maps import AttentionMaps, MapConfig
+from attention.reading import ResponseBatch
+from attention.rollout import RolloutAttention
+from attention.specification import MapConfig
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
@@ -30,12 +32,15 @@ def run(model: Any, scene: Any) -> None:
         model(**{**scene.forward, "pixel_values": scene.forward["pixel_values"].to(dtype)})
 
 
-def look_at(maps: AttentionMaps, model: Any, scene: Any, weights: torch.Tensor, **more: Any) -> Any:
-    forward, mask = scene.forward, scene.inputs["completion_mask"].bool()
-    given = {"mask": mask, **more}
-    with maps.capturing(forward["input_ids"], forward["attention_mask"], weights, **given) as look:
+def look_at(maps: RolloutAttention, model: Any, scene: Any, weights: torch.Tensor) -> Any:
+    with maps.reader.reading(batch_of(scene, weights)) as look:
         run(model, scene)
     return look
+
+
+def batch_of(scene: Any, weights: torch.Tensor) -> ResponseBatch:
+    ids, valid = scene.forward["input_ids"], scene.forward["attention_mask"]
+    return ResponseBatch.of(ids, valid, scene.inputs["completion_mask"], IMAGE, weights=weights)
 
 
 def some_weights(scene: Any) -> torch.Tensor:
@@ -49,11 +54,11 @@ def some_weights(scene: Any) -> torch.Tensor:
 def test_grids_equal_full_maps(build: Any, scene: Any, alone_scenes: Any, eager_maps: Any) -> None:
     """Left padding, grouped heads, two images in the first prompt; float64 maps of each response alone."""
     model = build()
-    maps = AttentionMaps({"rows": "response", "sink_ratio": 1e9}, model, Processor())
+    maps = RolloutAttention({"rows": "response", "sink_ratio": 1e9}, model, Processor())
     weights = some_weights(scene)
     for _ in range(2):  # heads chosen from this very batch, then known
         look = look_at(maps, model, scene, weights)
-        heads = maps.heads.roles["image"]
+        heads = maps.reader.heads.roles["image"]
         for wanted, shapes in (([0, 0], [(2, 3), (2, 2)]), ([1, 0], [(2, 2), (2, 2)])):
             found = maps.grids(look, scene.inputs["image_grid_thw"], [2, 1], wanted, ["a", "b"])
             for index, single in enumerate(alone_scenes):
@@ -67,12 +72,12 @@ def test_grids_equal_full_maps(build: Any, scene: Any, alone_scenes: Any, eager_
                 assert grid.shape == shapes[index] and not sinks.any()
                 expected = expected[begin : begin + grid.size].reshape(grid.shape)
                 torch.testing.assert_close(torch.from_numpy(grid), expected, rtol=1e-5, atol=1e-12)
-    assert len(heads) == round(0.2 * 4 * len(maps.config.layers_of(model.config)))
+    assert len(heads) == round(0.2 * 4 * len(maps.reader.layers))
 
 
 def test_image_heads_are_those_with_most_mass(build: Any, alone_scenes: Any, eager_maps: Any) -> None:
     model, single = build(), alone_scenes[0]
-    maps = AttentionMaps({"rows": "response", "layers": [0, 2]}, model, Processor())
+    maps = RolloutAttention({"rows": "response", "layers": [0, 2]}, model, Processor())
     look_at(maps, model, single, some_weights(single))
     full = eager_maps(build(), single)
     image = (single.forward["input_ids"][0] == IMAGE).double()
@@ -81,18 +86,18 @@ def test_image_heads_are_those_with_most_mass(build: Any, alone_scenes: Any, eag
         for layer in (0, 2)
         for head in range(4)
     }
-    assert set(maps.heads.roles["image"]) == set(sorted(mass, key=mass.get)[-2:])
+    assert set(maps.reader.heads.roles["image"]) == set(sorted(mass, key=mass.get)[-2:])
 
 
 def test_splitting_the_batch_does_not_matter(build: Any, scene: Any) -> None:
     model, weights = build(), some_weights(scene)
-    maps = AttentionMaps({"rows": "response", "sink_ratio": 1.01}, model, Processor())
+    maps = RolloutAttention({"rows": "response", "sink_ratio": 1.01}, model, Processor())
     whole = look_at(maps, model, scene, weights)
     patches = scene.inputs["image_grid_thw"].prod(-1).cumsum(0).tolist()
-    forward, mask = scene.forward, scene.inputs["completion_mask"].bool()
+    forward = scene.forward
     for fresh in (False, True):
-        maps = AttentionMaps(maps.config, model, Processor()) if fresh else maps
-        with maps.capturing(forward["input_ids"], forward["attention_mask"], weights, mask) as look:
+        maps = RolloutAttention(maps.config, model, Processor()) if fresh else maps
+        with maps.reader.reading(batch_of(scene, weights)) as look:
             for index, images in enumerate((slice(0, 2), slice(2, 3))):
                 pixels = slice(0, patches[1]) if index == 0 else slice(patches[1], patches[2])
                 part = {name: values[index : index + 1] for name, values in forward.items() if values.dim() == 2}
@@ -102,35 +107,36 @@ def test_splitting_the_batch_does_not_matter(build: Any, scene: Any) -> None:
                 }
                 with torch.no_grad():
                     model(**part)
-        torch.testing.assert_close(look.values, whole.values)
-        assert torch.equal(look.sinks, whole.sinks)
-    assert whole.sinks.any() and not whole.sinks.all()
+        torch.testing.assert_close(look.map(), whole.map())
+        assert torch.equal(look.sinks(), whole.sinks())
+    assert whole.sinks().any() and not whole.sinks().all()
 
 
 def test_the_last_prompt_token_looks_for_a_query_without_response(
     build: Any, alone_scenes: Any, eager_maps: Any
 ) -> None:
     model, single = build(), alone_scenes[1]
-    maps = AttentionMaps({"rows": "response"}, model, Processor())
-    ids = single.forward["input_ids"]
-    with pytest.raises(RuntimeError, match="heads are chosen on responses"):
-        look_at(maps, model, single, torch.ones(1, 1), mask=None, first=ids.shape[1] - 1)
+    maps = RolloutAttention({"rows": "response"}, model, Processor())
+    ids, valid = single.forward["input_ids"], single.forward["attention_mask"]
+    with pytest.raises(RuntimeError, match="heads are chosen on responses"), maps.looking(ids, valid):
+        run(model, single)
     look_at(maps, model, single, some_weights(single))
-    look = look_at(maps, model, single, torch.ones(1, 1), mask=None, first=ids.shape[1] - 1)
+    with maps.looking(ids, valid) as look:
+        run(model, single)
     full = eager_maps(build(), single)
-    expected = torch.stack([full[layer][0, head, -1] for layer, head in maps.heads.roles["image"]]).mean(0)
-    torch.testing.assert_close(look.values[0], expected[ids[0] == IMAGE], rtol=1e-5, atol=1e-12)
-    assert look.sinks is None
+    expected = torch.stack([full[layer][0, head, -1] for layer, head in maps.reader.heads.roles["image"]]).mean(0)
+    torch.testing.assert_close(look.map()[0], expected[ids[0] == IMAGE], rtol=1e-5, atol=1e-12)
+    assert not look.wants_sinks
 
 
 def test_padding_with_nan_and_rows_nobody_wants_leave_no_trace(build: Any, scene: Any) -> None:
     """An answer that cannot be read has an empty map, which a reward takes for no attention at all."""
     model, weights = build(), some_weights(scene)
     weights[1] = 0.0
-    maps = AttentionMaps({"rows": "response"}, model, Processor())
+    maps = RolloutAttention({"rows": "response"}, model, Processor())
     look = look_at(maps, model, scene, weights)
-    assert (look.values[1] == 0).all() and (look.values[0] > 0).any() and look.values.isfinite().all()
-    assert (look_at(maps, model, scene, torch.zeros_like(weights)).values == 0).all()
+    assert (look.map()[1] == 0).all() and (look.map()[0] > 0).any() and look.map().isfinite().all()
+    assert (look_at(maps, model, scene, torch.zeros_like(weights)).map() == 0).all()
 
 
 def test_a_row_s_tokens_are_found_in_its_text(build: Any) -> None:
@@ -145,7 +151,7 @@ def test_a_row_s_tokens_are_found_in_its_text(build: Any) -> None:
     mask = torch.tensor([[1] * len(ids) + [0], [0] + [1] * len(ids)])
     sizes = [[ImageSize(96, 96)]] * 2
     for wanted, holds, holds_not in (("answer", "4567", "square"), ("thought", "red square", "bbox_2d")):
-        maps = AttentionMaps({"rows": wanted}, build(), WithTokenizer(), dialect)
+        maps = RolloutAttention({"rows": wanted}, build(), WithTokenizer(), dialect)
         weights = maps.row_weights(rows, mask, sizes)
         torch.testing.assert_close(weights.sum(-1), torch.ones(2))
         torch.testing.assert_close(weights[0, :-1], weights[1, 1:])
@@ -173,16 +179,16 @@ def test_a_recipe_s_mistakes_are_named(mapping: dict[str, Any], message: str) ->
 
 def test_a_model_that_cannot_show_its_attention_is_refused(build: Any) -> None:
     with pytest.raises(UsageError, match=r"attention\.layers: 9 is outside the model, which has layers 0 to 3"):
-        AttentionMaps({"rows": "response", "layers": [9]}, build(), Processor())
+        RolloutAttention({"rows": "response", "layers": [9]}, build(), Processor())
     with pytest.raises(UsageError, match=r"attention\.rows: 'answer' reads the text and needs the dialect"):
-        AttentionMaps({}, build(), Processor())
+        RolloutAttention({}, build(), Processor())
     with pytest.raises(UsageError, match="has no image tokens"):
-        AttentionMaps({"rows": "response"}, build().model.language_model, Processor())
+        RolloutAttention({"rows": "response"}, build().model.language_model, Processor())
 
 
 def test_a_prompt_that_was_cut_off_is_named(build: Any, scene: Any) -> None:
     model = build()
-    maps = AttentionMaps({"rows": "response"}, model, Processor())
+    maps = RolloutAttention({"rows": "response"}, model, Processor())
     look = look_at(maps, model, scene, some_weights(scene))
     with pytest.raises(FoveaError, match="sample 'b' holds 4 image tokens, its images have 8 cells"):
         grids = torch.tensor([[1, 4, 6], [1, 4, 4], [1, 4, 8]])

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from attention.rollout import general_prompt
 from grounding.errors import UsageError
 from grounding.io import open_image
 from grounding.sample import from_row
 from models.loading import load_policy
 from recipes.callbacks import read_metrics
-from recipes.looking import general_prompt
 from recipes.run_folder import jobs_of
 from recipes.runner import dry_run, run_recipe
 from recipes.stage import STAGES
@@ -156,7 +156,7 @@ def test_nothing_is_captured_where_no_reward_reads_attention(model: Any, data: A
     (job,) = jobs_of(recipe)
     trainer = STAGES.get("grpo")(job).trainer()
     assert trainer.looking is None
-    assert not trainer.model.config.get_text_config()._attn_implementation.startswith("credit")
+    assert not trainer.model.config.get_text_config()._attn_implementation.startswith("captured")
 
 
 def test_dry_run_tells_what_is_looked_at(model: Any, data: Any, tmp_path: Any) -> None:
@@ -182,9 +182,9 @@ def test_dry_run_tells_what_is_looked_at(model: Any, data: Any, tmp_path: Any) -
 def test_what_cannot_be_is_said_before_training(
     grpo: Any, message: str, model: Any, data: Any, tmp_path: Any
 ) -> None:
-    (job,) = jobs_of(a_recipe(model, data, tmp_path, **grpo))
-    stage = STAGES.get("grpo")(job)
     with pytest.raises(UsageError, match=message):
+        (job,) = jobs_of(a_recipe(model, data, tmp_path, **grpo))
+        stage = STAGES.get("grpo")(job)
         stage.check()
         stage.trainer()
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from attention.prompt import TAU, massive, redistribute, redistribution
+from attention.prompt import redistribute, redistribution
+from attention.sinks import TAU, massive
 from benchmarks.harness import attention
 from benchmarks.harness.generate import Decoding, Gaze, Request
 from benchmarks.harness.local import LocalModel

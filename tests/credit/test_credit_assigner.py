@@ -206,7 +206,7 @@ def test_heads_are_measured_again_on_request(build: Any, scene: Any) -> None:
     for expected in (True, False):
         inputs = dict(scene.inputs)
         with credit.capturing(inputs):
-            run_model = credit._capture._model
+            run_model = credit._attention._model
             run(run_model, scene)
         credit.weights(inputs)
         assert (credit.heads is first) == expected
@@ -238,7 +238,7 @@ def test_overlap_with_other_strategies_comes_from_signals_that_are_there(build: 
     coordinate = (torch.arange(shape[1]) > 5).float().expand(shape)
     inputs = {**scene.inputs, "credit_coordinate": coordinate}
     with credit.capturing(inputs):
-        run(credit._capture._model, scene)
+        run(credit._attention._model, scene)
     raised = (credit.weights(inputs, entropies=entropies) > 1) & mask
     found = credit.metrics()
     unsure = select(entropies, mask, 0.4, "top", 8)

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from attention.target import coverage
 from grounding.errors import FoveaError, UsageError
 from grounding.targets import Box
-from rewards.attention import attention_contrast, attention_in_target, coverage
+from rewards.attention import attention_contrast, attention_in_target
 from tests.rewards.making import ABSENT, a_sample
 
 QUARTER = a_sample(Box(0.0, 0.0, 0.5, 0.5))

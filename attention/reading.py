@@ -1,0 +1,421 @@
+"""One reader of attention, for credit, rewards, curation and inference methods: captured passes to signals and maps.
+
+`AttentionReader` captures forward passes of one model and keeps the choice of heads to listen to; each pass it hands
+out, a `CapturedPass`, knows the signals of the response's tokens and their map over the image.
+
+Rows are taken from one position before the response: WAAD, FAI and sentences read a token's own row (as published),
+image signals the row that *predicted* the token, since that is where the model looked to write it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attention.capture import AttentionCapture, LayerRows, middle_layers
+from attention.heads import HeadSelection, HeadStats, select_heads
+from attention.signals import Rows, fai, kurtosis, mean_distance, sentence_influence, sentence_map, waad
+from attention.sinks import agreed, persistent, watching
+from attention.specification import AttentionSpec
+from attention.text_attention import pretrained
+from attention.visual import ImageTokens, attention_over_image, image_attention, image_columns, image_map
+
+IMAGE_FIELDS = frozenset({"image_mass", "target_mass", "image_entropy", "text_mass"})
+ATTENTION_FIELDS = IMAGE_FIELDS | {"waad", "fai", "sentence"}
+MAP = frozenset({"map"})  # one map over the image per response, by `ResponseBatch.weights`
+ROLE = {"waad": "local", "fai": "global", "sentence": "receiver"}  # of the heads a field reads; else "image"
+
+
+@dataclass(frozen=True)
+class ResponseBatch:
+    """What is read of a pass over B sequences of N tokens: their last R tokens, or the last token of a prompt.
+
+    Attributes:
+        valid: (B, N) bool, prompt and response without padding.
+        mask: (B, R) bool, response tokens that are scored (no padding, no tool results).
+        first: position of the row that predicts the first of them; its row and the R that follow are captured.
+        image: the image tokens.
+        sentences: (B, R) long, index of each token's sentence, -1 for none.
+        weights: (B, R), how much each token counts in the map.
+    """
+
+    valid: Tensor
+    mask: Tensor
+    first: int
+    image: ImageTokens
+    sentences: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        ids: Tensor,
+        valid: Tensor,
+        mask: Tensor,
+        image_token: int | None,
+        *,
+        first: int | None = None,
+        coverage: Tensor | None = None,
+        sentences: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> ResponseBatch:
+        """From (B, N) `ids`; `coverage` is (B, up to N), 0 where it is left out; `weights` are even by default."""
+        columns, present = image_columns(ids, valid, image_token)
+        if coverage is None:
+            cover = torch.zeros(present.shape, device=ids.device)
+        else:
+            padding = (0, ids.shape[1] - coverage.shape[1])
+            cover = torch.nn.functional.pad(coverage.to(ids.device), padding).gather(1, columns)
+        if sentences is None:
+            sentences = torch.full(mask.shape, -1)
+        first = ids.shape[1] - mask.shape[1] - 1 if first is None else first
+        weights = mask / mask.sum(-1, keepdim=True).clamp(min=1) if weights is None else weights
+        image = ImageTokens(columns, present, cover)
+        return cls(valid.bool(), mask.bool(), first, image, sentences.to(ids.device), weights)
+
+    def part(self, start: int, count: int) -> ResponseBatch:
+        """Responses start .. start + count - 1."""
+        part = slice(start, start + count)
+        return replace(
+            self,
+            valid=self.valid[part],
+            mask=self.mask[part],
+            image=self.image.part(start, count),
+            sentences=self.sentences[part],
+            weights=self.weights[part],
+        )
+
+
+@dataclass(frozen=True)
+class _ImageRows:
+    """What some heads of a layer showed of the image, for a group of b responses from `start` on.
+
+    `rows` are only kept for signals, with the keys of the image tokens alone; `maps` (b, h, V) for the map; `votes`
+    (b, h, V), which tokens are sinks, where they are wanted.
+    """
+
+    layer: int
+    start: int
+    rows: Rows | None
+    maps: Tensor | None
+    votes: Tensor | None
+
+    def of(self, heads: Sequence[int]) -> _ImageRows:
+        """Some of the heads; of maps and votes alone."""
+        chosen = {name: getattr(self, name) for name in ("maps", "votes")}
+        return replace(self, **{name: own if own is None else own[:, list(heads)] for name, own in chosen.items()})
+
+
+class CapturedPass:
+    """Consumer of one forward pass.
+
+    With heads known, each layer's signals are computed the moment it is captured. Of the image-reading heads, whose
+    sinks are decided by all layers together, queries and the keys of the image stay until then. Without heads, what
+    they are chosen by is measured at once, and the captured rows (for maps: the maps of all heads) wait for `settle`.
+
+    Attributes:
+        batch: what was asked of it.
+        broken: (B,) bool, responses with numbers that are not finite.
+        wants_sinks: whether `sinks` can tell them.
+    """
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        needs: frozenset[str],
+        batch: ResponseBatch,
+        heads: HeadSelection | None,
+        sinks: bool,
+    ):
+        self.batch, self.heads = batch, heads
+        self._spec, self._needs, self.wants_sinks = spec, needs, sinks
+        self._measured: list[tuple[str, int, Tensor]] = []
+        self._kept: list[LayerRows] = []
+        self._image: list[_ImageRows] = []
+        self._sums: dict[str, Tensor] = {}
+        self._massive: Tensor | None = None
+        self.broken = torch.zeros(len(batch.mask), dtype=torch.bool, device=batch.mask.device)
+
+    def consume(self, shown: LayerRows) -> None:
+        count = len(shown.rows.q)
+        batch = self.batch.part(shown.start, count)
+        finite = shown.rows.lse.isfinite().all(1)  # (b, rows)
+        tokens = batch.mask.shape[1]
+        self.broken[shown.start : shown.start + count] |= (~finite[:, -tokens:] & batch.mask).any(-1)
+        if self.heads is not None:
+            self._add(shown, batch, self.heads)
+            return
+        if self._needs == MAP:
+            self._image.append(self._read_image(shown, batch, None))
+        else:
+            self._kept.append(shown)
+        self._measure(shown, batch)
+
+    def measure(self, stats: HeadStats) -> None:
+        """Add what heads are chosen by to the running means of all heads."""
+        for name, layer, values in self._measured:
+            stats.add(name, layer, values)
+
+    def settle(self, heads: HeadSelection) -> None:
+        """Compute what waited for the choice of heads."""
+        self.heads = heads
+        self._image = [one.of(chosen) for one in self._image if (chosen := heads.of("image", one.layer))]
+        for shown in self._kept:
+            self._add(shown, self.batch.part(shown.start, len(shown.rows.q)), heads)
+        self._kept.clear()
+        self._measured.clear()
+
+    def signals(self) -> dict[str, Tensor]:
+        """The fields asked for, (B, R) float32, means over the heads of each role."""
+        heads = self._settled()
+        fields = {name: total / heads.count(ROLE[name]) for name, total in self._sums.items()}
+        if "fai" in fields:
+            fields["fai"] = _tail(fields["fai"], self.batch.mask, self._spec.tail)
+        if self._needs & IMAGE_FIELDS:
+            fields |= {name: total / heads.count("image") for name, total in self._image_fields().items()}
+        return {name: values.float() for name, values in fields.items()}
+
+    def map(self) -> Tensor:
+        """(B, V) attention on each image token of all rows by their weights, mean over the image-reading heads."""
+        total = torch.zeros(self.batch.image.present.shape, device=self.batch.mask.device)
+        for one in filter(lambda one: one.maps is not None, self._image):
+            total = total.to(one.maps.dtype)
+            total[one.start : one.start + len(one.maps)] += one.maps.sum(1)
+        return total / self._settled().count("image")
+
+    def head_maps(self) -> Tensor:
+        """(B, K, V) the maps of all heads of all layers, where none were chosen."""
+        layers = sorted({one.layer for one in self._image})
+        return torch.cat([torch.cat([one.maps for one in self._image if one.layer == layer]) for layer in layers], 1)
+
+    def heat(self, index: int) -> Tensor:
+        """(R, V) attention of every row of one response, mean over the image-reading heads, sinks left out."""
+        total = torch.zeros(self.batch.mask.shape[1], len(self.batch.image))
+        for one in self._image:
+            if one.start <= index < one.start + len(one.rows.q):
+                batch = self.batch.part(one.start, len(one.rows.q))
+                own = attention_over_image(one.rows, batch.image, one.rows.k)[index - one.start].sum(0)
+                total += (own * ~self.sinks()[index]).float().cpu()
+        return total / self._settled().count("image")
+
+    def sinks(self) -> Tensor:
+        """(B, V) bool, see `attention.sinks`."""
+        image = self.batch.image
+        if self._massive is not None:
+            return self._massive.gather(1, image.columns) & image.present
+        votes = torch.zeros(image.present.shape, device=image.present.device)
+        for one in filter(lambda one: one.votes is not None, self._image):
+            votes[one.start : one.start + len(one.votes)] += one.votes.sum(1)
+        return agreed(votes, self._settled().count("image")) & image.present
+
+    def _settled(self) -> HeadSelection:
+        if self.heads is None:
+            raise RuntimeError("heads are not settled")
+        return self.heads
+
+    def _measure(self, shown: LayerRows, batch: ResponseBatch) -> None:
+        own, before = self._rows(shown, batch)
+        found = {}
+        if self._needs != MAP:
+            for name, keys in (("distance", "all"), ("response_distance", "response")):
+                found[name] = mean_distance(own, batch.valid, batch.mask, keys)
+        if len(batch.image):
+            found["image_mass"] = _mean_over_rows(image_attention(before, batch.image).mass, batch.mask)
+        if "sentence" in self._needs and (number := int(batch.sentences.max()) + 1):
+            maps = sentence_map(own, batch.sentences, number)
+            found["kurtosis"] = kurtosis(sentence_influence(maps, batch.sentences, self._spec.sentence_skip))
+        self._measured += [(name, shown.layer, values) for name, values in found.items()]
+
+    def _add(self, shown: LayerRows, batch: ResponseBatch, heads: HeadSelection) -> None:
+        """Take one layer, of the heads in their roles."""
+        own, spec = self._rows(shown, batch)[0], self._spec
+        if "waad" in self._needs and (chosen := heads.of("local", shown.layer)):
+            self._accumulate(self._sums, "waad", shown.start, waad(own.of(chosen), batch.valid, spec.window))
+        if "fai" in self._needs and (chosen := heads.of("global", shown.layer)):
+            self._accumulate(self._sums, "fai", shown.start, fai(own.of(chosen), batch.mask, *spec.horizon))
+        if "sentence" in self._needs and (chosen := heads.of("receiver", shown.layer)):
+            self._accumulate(self._sums, "sentence", shown.start, self._influence(own.of(chosen), batch.sentences))
+        if self._needs & (IMAGE_FIELDS | MAP) and (chosen := heads.of("image", shown.layer)):
+            self._image.append(self._read_image(shown, batch, chosen))
+
+    def _rows(self, shown: LayerRows, batch: ResponseBatch) -> tuple[Rows, Rows]:
+        """The tokens' own rows, and the rows that predicted them."""
+        count = batch.mask.shape[1]
+        return shown.rows.part(1, len(shown.rows)), shown.rows.part(0, count)
+
+    def _read_image(self, shown: LayerRows, batch: ResponseBatch, heads: Sequence[int] | None) -> _ImageRows:
+        rows, image, needs = self._rows(shown, batch)[1], batch.image, self._needs
+        rows = rows if heads is None else rows.of(heads)
+        there = len(image) > 0
+        return _ImageRows(
+            shown.layer,
+            shown.start,
+            rows=replace(rows, k=image.keys(rows)) if needs & IMAGE_FIELDS else None,
+            maps=image_map(rows, image, batch.weights) if there and needs & MAP else None,
+            votes=persistent(rows, image, batch.mask, self._spec.sink_ratio) if there and self.wants_sinks else None,
+        )
+
+    def _image_fields(self) -> dict[str, Tensor]:
+        names, sums = ("image_mass", "target_mass", "image_entropy", "text_mass"), {}
+        sinks = self.sinks() if len(self.batch.image) else None
+        for one in self._image:
+            count = len(one.rows.q)
+            if sinks is None:
+                values = (torch.full_like(one.rows.lse, torch.nan),) * 4  # no image, no score
+            else:
+                own, image = sinks[one.start : one.start + count], self.batch.image.part(one.start, count)
+                looking = image_attention(one.rows, image, own, keys=one.rows.k)
+                values = (looking.mass, looking.target, looking.entropy, 1.0 - looking.everything)
+            for name, value in zip(names, values, strict=True):
+                self._accumulate(sums, name, one.start, value)
+        return sums
+
+    def _influence(self, rows: Rows, sentences: Tensor) -> Tensor:
+        """(B, H, R) influence of each token's sentence, NaN for none."""
+        number = int(sentences.max()) + 1
+        if not number:
+            return torch.full_like(rows.lse, torch.nan)
+        influence = sentence_influence(sentence_map(rows, sentences, number), sentences, self._spec.sentence_skip)
+        index = sentences.clamp(min=0).unsqueeze(1).expand(-1, influence.shape[1], -1)
+        return torch.where(sentences.unsqueeze(1) >= 0, influence.gather(2, index), torch.nan)
+
+    def _accumulate(self, sums: dict[str, Tensor], name: str, start: int, values: Tensor) -> None:
+        """Add (b, h, R) summed over heads."""
+        if name not in sums:
+            sums[name] = torch.zeros(self.batch.mask.shape, dtype=values.dtype, device=values.device)
+        sums[name][start : start + len(values)] += values.sum(1)
+
+
+class AttentionReader:
+    """Captures passes of a model, and keeps the choice of heads to listen to.
+
+    Args:
+        model: the policy; may be wrapped (PEFT, DDP, DeepSpeed). Its text layers' attention is taken over.
+        spec: layers, heads, windows and sinks.
+        needs: the fields of `CapturedPass.signals`, or `MAP`.
+        where: the recipe's section that asks for it, for messages.
+
+    Attributes:
+        heads: the heads chosen; None before the first pass they are chosen by.
+        seconds: what the last pass took beyond the model's own time.
+
+    Raises:
+        UsageError: layers that cannot be captured, or a file of heads of another model.
+    """
+
+    def __init__(self, model: nn.Module, spec: AttentionSpec, needs: frozenset[str], where: str):
+        self._model, self._spec, self._needs = pretrained(model), spec, needs
+        config = self._model.config
+        self._capture = AttentionCapture(model, layers_of(spec.layers, config), where)
+        self.layers, self._head_count = self._capture.layers, config.get_text_config().num_attention_heads
+        self.image_token: int | None = getattr(config, "image_token_id", None)
+        self.heads: HeadSelection | None = None
+        if spec.heads.path is not None and spec.heads.path.exists():
+            self.heads = HeadSelection.load(spec.heads.path, self.layers, self._head_count)
+        self.seconds, self._passes = 0.0, 0
+
+    @contextmanager
+    def reading(self, batch: ResponseBatch, *, settle: bool = True) -> Iterator[CapturedPass]:
+        """Around one forward pass over the whole batch, in groups or not, without cache.
+
+        Heads are chosen by it on leaving, where there are none yet or it is their turn, unless `settle` is off:
+        then `settle` is called for this and other passes together.
+
+        Raises:
+            FoveaError: on leaving, when the model did not show what was expected of it.
+        """
+        refresh = self._spec.heads.refresh
+        stale = settle and refresh > 0 and self._passes > 0 and self._passes % refresh == 0
+        found = CapturedPass(self._spec, self._needs, batch, None if stale else self.heads, sinks=True)
+        with self._capturing(found):
+            yield found
+        if settle:
+            self._passes += 1
+            self.settle([found])
+
+    @contextmanager
+    def looking(self, batch: ResponseBatch, *, sinks: bool = False) -> Iterator[CapturedPass]:
+        """The same for prompts without a response, whose map is wanted: heads are those chosen, or all of them
+        (`CapturedPass.head_maps`); `sinks` wants massive ones."""
+        found = CapturedPass(self._spec, MAP, batch, self.heads, sinks=False)
+        with watching(self._model, self.layers) if sinks else nullcontext({}) as drawn, self._capturing(found):
+            yield found
+        if sinks:
+            found._massive = torch.stack([drawn[layer] for layer in self.layers]).any(0)
+
+    def settle(self, passes: Sequence[CapturedPass]) -> None:
+        """Choose heads by passes that have none, and compute their signals. A collective call in a distributed run,
+        where all processes choose the same heads."""
+        started = time.perf_counter()
+        waiting = [one for one in passes if one.heads is None]
+        if waiting:
+            stats = HeadStats(self.layers, self._head_count)
+            for one in waiting:
+                one.measure(stats)
+            own = self._spec.heads
+            means = stats.means(waiting[0].batch.mask.device)
+            heads = select_heads(means, self.layers, own.share, own.image_share, own.keys)
+            for one in waiting:
+                one.settle(heads)
+            # Heads that no image was there to be chosen by are used, and chosen again
+            if not self._needs & (IMAGE_FIELDS | MAP) or means["image_mass"].isfinite().any():
+                self.heads = heads
+                if own.path is not None:
+                    heads.save(own.path)
+        self.seconds += time.perf_counter() - started
+
+    def state(self) -> dict[str, Any]:
+        """The heads chosen so far and the number of passes, in plain JSON types."""
+        return {"passes": self._passes, "heads": None if self.heads is None else self.heads.encode()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned. Raises `UsageError` where it speaks of other layers or heads."""
+        self._passes = state["passes"]
+        if state["heads"] is not None:
+            found = HeadSelection.decode(state["heads"], "the checkpoint")
+            found.check(self.layers, self._head_count, "the checkpoint")
+            self.heads = found
+
+    def detach(self) -> None:
+        """Give the model its own attention implementation back."""
+        self._capture.detach()
+
+    @contextmanager
+    def _capturing(self, found: CapturedPass) -> Iterator[None]:
+        self.seconds = 0.0
+
+        def consume(shown: LayerRows) -> None:
+            started = time.perf_counter()
+            found.consume(shown)
+            self.seconds += time.perf_counter() - started
+
+        with self._capture.open(found.batch.valid, found.batch.first, consume):
+            yield
+
+
+def _mean_over_rows(values: Tensor, mask: Tensor) -> Tensor:
+    """(B, H, R) -> (B, H) over response tokens, NaN for none."""
+    count = mask.sum(-1, keepdim=True)
+    total = torch.where(mask.unsqueeze(1), values, 0.0).sum(-1)
+    return total / torch.where(count > 0, count, torch.nan)
+
+
+def _tail(scores: Tensor, mask: Tensor, rule: str) -> Tensor:
+    """What tokens without a future get: no score (neutral), the highest (amplify), or 0 (zero, as published)."""
+    if rule == "neutral":
+        return scores
+    value = 0.0 if rule == "zero" else torch.inf
+    return torch.where(scores.isnan() & mask, value, scores)
+
+
+def layers_of(layers: str | Sequence[int], model_config: Any) -> tuple[int, ...]:
+    """Layer indices, in a model of this transformers configuration."""
+    if layers == "middle":
+        return middle_layers(model_config.get_text_config().num_hidden_layers)
+    return tuple(int(layer) for layer in layers)

@@ -1,0 +1,122 @@
+"""The model a command of credit looks at: how it is asked, what it answers, and what its attention shows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention.reading import AttentionReader, CapturedPass, ResponseBatch
+from attention.response import TextReader, decoder_of
+from attention.visual import image_cells, merge_size, region_coverage
+from grounding.dialects import get_dialect
+from grounding.errors import UsageError
+from grounding.io import open_image
+from grounding.sample import Sample
+from models.asking import encode, messages, prompt_text, question
+from models.loading import SeenSizes, load_policy
+from models.profile import read_profile
+from models.sampling import generation_config
+
+SUFFIXES = (".jsonl", ".parquet")
+
+
+class LookedAtPolicy:
+    """A policy, how it is spoken to, and the file its samples come from.
+
+    Args:
+        args: the command line's `model`, `data`, and what overrides the model folder's profile.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.file = samples_file(args.data)
+        self._profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
+        dialect, grammar = get_dialect(self._profile.dialect), self._profile.grammar
+        self.model, self.processor = load_policy(args.model)
+        self.model.eval()
+        self.reader = TextReader(
+            decoder_of(self.model, self.processor, grammar),
+            partial(dialect.parse, grammar=grammar),
+            partial(dialect.parse, grammar="bare"),
+        )
+        self._seen, self._merge = SeenSizes(self.processor), merge_size(self.processor)
+
+    def images(self, sample: Sample) -> list[Any]:
+        return [open_image(self.file.parent, image) for image in sample.images]
+
+    def sizes(self, sample: Sample) -> Any:
+        return self._seen.of(sample.images)
+
+    def prompts(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The processor's output for the samples, left-padded."""
+        texts, how = [], self._profile
+        for sample in samples:
+            asked = question(how, sample.question, sample.answer_kind, self.sizes(sample))
+            chat = messages(asked, len(sample.images), image_first=how.image_first, system=how.system)
+            texts.append(prompt_text(self.processor, chat))
+        return dict(encode(self.processor, texts, [self.images(sample) for sample in samples]))
+
+    def generate(self, inputs: dict[str, Any], tokens: int, temperature: float = 0.0) -> tuple[Tensor, Tensor]:
+        """(B, T) response tokens, and (B, T) long: 1 for those of the response, its first end included."""
+        config = generation_config(self.model, max_new_tokens=tokens, temperature=temperature)
+        with torch.no_grad():
+            ids = self.model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :]
+        mask = torch.zeros_like(ids)
+        for row, own in enumerate(ids.tolist()):
+            mask[row, : self.reader.decoder.length(own)] = 1
+        return ids, mask
+
+    def read(
+        self,
+        attention: AttentionReader,
+        inputs: dict[str, Any],
+        ids: Tensor,
+        mask: Tensor,
+        samples: Sequence[Sample],
+        *,
+        sentences: Tensor | None = None,
+        settle: bool = True,
+        logits: int = 1,
+    ) -> tuple[CapturedPass, Tensor]:
+        """One more pass, over prompts and responses: what attention shows, and the last `logits` rows of logits.
+
+        Args:
+            inputs: of `prompts`.
+            ids, mask, sentences: (B, T).
+            settle: see `AttentionReader.reading`.
+        """
+        grids, parts, start = image_cells(inputs["image_grid_thw"], self._merge), [], 0
+        for prompt, sample in zip(inputs["input_ids"], samples, strict=True):
+            own = grids[start : start + len(sample.images)]
+            start += len(own)
+            parts.append(region_coverage(prompt, self.model.config.image_token_id, own, sample))
+        valid = torch.cat([inputs["attention_mask"], mask], 1)
+        whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], ids], 1), "attention_mask": valid}
+        if "mm_token_type_ids" in inputs:
+            whole["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
+        batch = ResponseBatch.of(
+            whole["input_ids"],
+            valid,
+            mask,
+            attention.image_token,
+            coverage=torch.stack(parts),
+            sentences=sentences,
+        )
+        with torch.no_grad(), attention.reading(batch, settle=settle) as captured:
+            output = self.model(**whole, logits_to_keep=logits)
+        return captured, output.logits
+
+
+def samples_file(path: Path) -> Path:
+    """`--data` as a file of samples."""
+    if path.is_file():
+        return path
+    for suffix in SUFFIXES:
+        if (path / f"test{suffix}").is_file():
+            return path / f"test{suffix}"
+    raise UsageError(f"--data {path}: no such file, or a folder without test.jsonl or test.parquet")
