@@ -39,11 +39,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 CLOCK = 1_735_689_600_000  # 2025-01-01, in ms: what Date says in every page
-# Numbers that look random and are the same each time (mulberry32), so that pages draw the same again.
-FIXED = """
-(() => { let s = 1; Math.random = () => { s = s + 0x6D2B79F5 | 0; let t = Math.imul(s ^ s >>> 15, 1 | s);
-  t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t; return ((t ^ t >>> 14) >>> 0) / 4294967296; }; })();
-"""
+FIXED = Path(__file__).with_name("fixed_random.js").read_text(encoding="utf-8")
 BLANK_REACH = 3  # device pixels beside an element where its surroundings are looked at
 BLANK_STEP = 12  # of 255 in R, G or B: a smaller difference is nothing that can be seen
 QUIET = "*, *::before, *::after { transition: none !important; animation: none !important; caret-color: transparent }"
