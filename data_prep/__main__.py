@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -53,9 +54,26 @@ def build_parser(spec: Source) -> argparse.ArgumentParser:
         help=f"stop when more than this share of the rows is rejected ({spec.max_rejects:g})",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another data set in --out")
+    parser.set_defaults(benchmark_reader=read_benchmark)
     if spec.add_arguments:
         spec.add_arguments(parser.add_argument_group(f"{spec.name} only"))  # type: ignore[arg-type]
     return parser
+
+
+def read_benchmark(name: str, root: Path) -> Iterator[tuple[Path, list[str], str]]:
+    """Images and instruction of every item of a benchmark's official files; see `BenchmarkReader`."""
+    from benchmarks import BENCHMARKS  # noqa: PLC0415  above this package; loaded only when one is named
+
+    benchmark = BENCHMARKS.get(name)()
+    for split in benchmark.splits:
+        try:
+            items = list(benchmark.read(root, split))
+        except UsageError:
+            if split == benchmark.splits[0]:
+                raise
+            continue  # only the first split has to be there
+        for item in items:
+            yield benchmark.image_root(root), [image.path for image in item.images], item.instruction
 
 
 def _positive(text: str) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -39,6 +38,10 @@ class HeldOut:
 
 Shown = tuple[str, Path, list[str], str]
 """Name, folder of the images, path of each, instruction."""
+
+BenchmarkReader = Callable[[str, Path], Iterator[tuple[Path, list[str], str]]]
+"""(name of a benchmark, folder of its files) -> for each item the folder of the images, path of each as the adapter
+says it, instruction. Benchmarks build on this package, so the command hands it in: `args.benchmark_reader`."""
 
 
 def read_held_out(args: Namespace) -> HeldOut:
@@ -96,24 +99,11 @@ def _shown(args: Namespace) -> Iterator[Shown]:
         name, mark, folder = pair.partition("=")
         if not mark:
             raise UsageError(f"--benchmark {pair}: give NAME=DIR")
-        yield from _benchmark(name, Path(folder))
-
-
-def _benchmark(name: str, root: Path) -> Iterator[Shown]:
-    # Benchmarks build on this package; they are looked up by name, and only when the user names one.
-    benchmark = importlib.import_module("benchmarks").BENCHMARKS.get(name)()
-    find: _Finder | None = None
-    for split in benchmark.splits:
-        try:
-            items = list(benchmark.read(root, split))
-        except UsageError:
-            if split == benchmark.splits[0]:
-                raise
-            continue  # only the first split has to be there
-        folder = benchmark.image_root(root)
-        find = find or _Finder(folder)
-        for item in items:
-            yield name, folder, [path for image in item.images for path in find(image.path)], item.instruction
+        reader: BenchmarkReader = args.benchmark_reader
+        finders: dict[Path, _Finder] = {}
+        for images, paths, instruction in reader(name, Path(folder)):
+            find = finders.setdefault(images, _Finder(images))
+            yield name, images, [found for path in paths for found in find(path)], instruction
 
 
 class _Finder:

@@ -22,8 +22,8 @@ REJECTS = "rejects.jsonl"
 NAMES = (*(f"{split}.jsonl" for split in SPLITS), REJECTS)
 """The files rows are appended to."""
 
-NOT_IDENTITY = {"out", "max_rejects", "overwrite", "start"}
-"""Arguments that do not change what a run produces."""
+NOT_IDENTITY = {"out", "max_rejects", "overwrite", "start", "benchmark_reader"}
+"""Arguments that do not change what a run produces, and what the command hands in."""
 
 
 @dataclass(slots=True)
