@@ -1,156 +1,17 @@
-"""Every page of MiniWoB++ and what it takes to solve it.
+"""Every page of MiniWoB++ and what it takes to solve it: `tasks.yaml`, which the survey checks by clicking.
 
-Which tasks one click solves was found by clicking, not by reading the pages' source:
-`python -m data_prep.miniwob.survey` tries a click on every element of 30 problems of each page and checks this table.
+SINGLE_CLICK  tasks of which every problem is solved by one click on something that can be seen
+SOMETIMES     tasks of which some problems are, and when
+OTHERS        tasks that no single click solves, and why
 """
 
 from __future__ import annotations
 
-SINGLE_CLICK = (
-    "buy-ticket",
-    "click-button",
-    "click-color",
-    "click-dialog",
-    "click-dialog-2",
-    "click-link",
-    "click-shape",
-    "click-tab",
-    "click-tab-2-easy",
-    "click-tab-2-medium",
-    "click-test",
-    "click-test-2",
-    "click-test-transfer",
-    "click-widget",
-    "count-shape",
-    "count-sides",
-    "email-inbox-delete",
-    "email-inbox-important",
-    "focus-text",
-    "focus-text-2",
-    "grid-coordinate",
-    "identify-shape",
-    "unicode-test",
-)
-"""Tasks of which every problem is solved by one click on something that can be seen."""
+from pathlib import Path
 
-SOMETIMES = {
-    "choose-list": "solved by Submit alone when the right entry is selected already; else a list must be opened",
-    "click-checkboxes": "Submit alone is rewarded in part, for the boxes rightly left empty",
-    "click-checkboxes-soft": "Submit alone is rewarded in part, for the boxes rightly left empty",
-    "click-checkboxes-transfer": "Submit alone is rewarded in part, for the boxes rightly left empty",
-    "click-menu": "solved when the entry is in the menu's first level; else submenus must be opened",
-    "click-tab-2": "solved when the link is on the open tab; else the tab must be changed first",
-    "click-tab-2-hard": "solved when the link is on the open tab; else the tab must be changed first",
-    "drag-cube": "Submit alone is right when the cube happens to lie right",
-    "drag-shapes": "Submit alone is right when there is nothing to drag",
-    "drag-sort-numbers": "Submit alone is right when the numbers happen to be in order",
-    "email-inbox": "solved when the task is to star or delete a visible mail; else it is to reply or forward",
-    "email-inbox-nl-turk": "solved when the task is to star or delete a visible mail; else it is to reply or forward",
-    "email-inbox-noscroll": "solved when the task is to star or delete; else it is to reply or forward",
-    "email-inbox-star-reply": "solved when the task is to star; else it is to reply",
-    "generate-number": "Submit alone is right when the number shown happens to be",
-    "hot-cold": "a lucky click is rewarded in part; the place cannot be seen on a screenshot",
-    "navigate-tree": "solved when the file is on the first level; else folders must be opened",
-    "phone-book": "solved when the contact asked for is on the first page of the book; else pages must be turned",
-    "sign-agreement": "solved when the task is to cancel; else a text must be scrolled and signed",
-    "social-media": "solved when the button stands below the post; else it is in a menu",
-    "stock-market": "Buy at once is right when the price happens to be low enough; else it must be waited for",
-    "use-slider": "Submit alone is right when the slider happens to stand right",
-    "use-spinner": "Submit alone is right when the number happens to be right",
-}
-"""Tasks of which some problems are solved by one click, and when."""
+import yaml
 
-TYPE = "needs typing"
-CLICKS = "needs several clicks"
-DRAG = "needs dragging"
-OPEN = "needs a list or menu to be opened first"
-SCROLL = "needs scrolling"
-TIME = "needs timing: it moves, or rewards after a while"
-
-OTHERS = {
-    "ascending-numbers": CLICKS,
-    "bisect-angle": CLICKS,
-    "book-flight": TYPE,
-    "book-flight-nodelay": TYPE,
-    "button-delay": TIME,
-    "chase-circle": TIME,
-    "choose-date": OPEN,
-    "choose-date-easy": OPEN,
-    "choose-date-medium": OPEN,
-    "choose-date-nodelay": OPEN,
-    "circle-center": CLICKS,
-    "click-button-sequence": CLICKS,
-    "click-checkboxes-large": CLICKS,
-    "click-collapsible": CLICKS,
-    "click-collapsible-2": CLICKS,
-    "click-collapsible-2-nodelay": CLICKS,
-    "click-collapsible-nodelay": CLICKS,
-    "click-menu-2": OPEN,
-    "click-option": CLICKS,
-    "click-pie": OPEN,
-    "click-pie-nodelay": OPEN,
-    "click-scroll-list": SCROLL,
-    "click-shades": CLICKS,
-    "copy-paste": TYPE,
-    "copy-paste-2": TYPE,
-    "daily-calendar": TYPE,
-    "drag-box": DRAG,
-    "drag-circle": DRAG,
-    "drag-items": DRAG,
-    "drag-items-grid": DRAG,
-    "drag-shapes-2": DRAG,
-    "drag-single-shape": DRAG,
-    "draw-circle": DRAG,
-    "draw-line": DRAG,
-    "email-inbox-forward": TYPE,
-    "email-inbox-forward-nl": TYPE,
-    "email-inbox-forward-nl-turk": TYPE,
-    "email-inbox-reply": TYPE,
-    "enter-date": TYPE,
-    "enter-password": TYPE,
-    "enter-text": TYPE,
-    "enter-text-2": TYPE,
-    "enter-text-dynamic": TYPE,
-    "enter-time": TYPE,
-    "find-greatest": CLICKS,
-    "find-midpoint": CLICKS,
-    "find-word": TYPE,
-    "form-sequence": DRAG,
-    "form-sequence-2": TYPE,
-    "form-sequence-3": OPEN,
-    "guess-number": TYPE,
-    "highlight-text": DRAG,
-    "highlight-text-2": DRAG,
-    "hover-shape": TIME,
-    "login-user": TYPE,
-    "login-user-popup": TYPE,
-    "moving-items": TIME,
-    "multi-layouts": TYPE,
-    "multi-orderings": TYPE,
-    "number-checkboxes": CLICKS,
-    "odd-or-even": CLICKS,
-    "order-food": CLICKS,
-    "read-table": TYPE,
-    "read-table-2": TYPE,
-    "resize-textarea": DRAG,
-    "right-angle": CLICKS,
-    "scroll-text": TYPE,
-    "scroll-text-2": SCROLL,
-    "search-engine": TYPE,
-    "simon-says": TIME,
-    "simple-algebra": TYPE,
-    "simple-arithmetic": TYPE,
-    "social-media-all": CLICKS,
-    "social-media-some": CLICKS,
-    "terminal": TYPE,
-    "text-editor": DRAG,
-    "text-transform": TYPE,
-    "tic-tac-toe": CLICKS,
-    "use-autocomplete": TYPE,
-    "use-autocomplete-nodelay": TYPE,
-    "use-colorwheel": OPEN,
-    "use-colorwheel-2": OPEN,
-    "use-slider-2": DRAG,
-    "visual-addition": TYPE,
-}
-"""Tasks that no single click solves, and why. The three FlightWoB pages of the package need typing too."""
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SINGLE_CLICK: tuple[str, ...] = tuple(_TABLE["single_click"])
+SOMETIMES: dict[str, str] = _TABLE["sometimes"]
+OTHERS: dict[str, str] = _TABLE["others"]
