@@ -241,7 +241,7 @@ def test_a_server_that_drips_for_ever_is_left(tmp_path):
 
 
 def test_rate_limit_holds_back_the_next_minute(tmp_path, monkeypatch):
-    from grounding import endpoint as module
+    from models import chat_client as module
 
     clock = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
