@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.harness.generate import Decoding, Request
-from benchmarks.harness.local import LocalModel
-from benchmarks.screens import Screens
+from benchmarks.fovea_data import Screens
+from benchmarks.harness.backends.generate import Decoding, Request
+from benchmarks.harness.backends.local_model import LocalModel
 from grounding.dialects import get_dialect
 from grounding.io import open_image
 from grounding.sample import ImageRef
@@ -50,7 +50,7 @@ def given(model: str, data: Path) -> tuple[LocalModel, list[Request]]:
     dialect = get_dialect(profile.dialect)
     requests = [
         Request(
-            dialect.prompt(item.instruction, item.asks, profile.grammar),
+            dialect.prompt(item.instruction, item.answer_kind, profile.grammar),
             tuple(open_image(data, ImageRef(p.path, p.width, p.height)) for p in item.images),
         )
         for item in Screens().read(data, "test")[:N]

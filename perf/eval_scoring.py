@@ -19,25 +19,27 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import BENCHMARKS
+from benchmarks.harness.io.predictions import PredictionFormat, match_rows
+from benchmarks.harness.io.results import result_row, write_results
+from benchmarks.harness.io.row_files import read_rows
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
-from benchmarks.harness.predictions import PredictionFormat, match_rows
-from benchmarks.harness.results import result_row, write_results
-from benchmarks.harness.rows import read_rows
-from benchmarks.harness.scores import Scoreboard
+from benchmarks.harness.scoring.intervals import Scoreboard
 
 CLAIM = 20_000
 N = 20_000
 REPEATS = 3
 
 
-def questions(asks: str) -> list[BenchmarkItem]:
+def questions(answer_kind: str) -> list[BenchmarkItem]:
     rng = random.Random(0)
     items = []
     for number in range(N):
         x, y = rng.randrange(1800), rng.randrange(900)
         truth = Truth(boxes=((float(x), float(y), x + 80.0, y + 40.0),))
         groups = {"group": str(number % 6), "type": ("text", "icon")[number % 2]}
-        items.append(BenchmarkItem(str(number), (ItemImage("a.png", 1920, 1080),), "click it", truth, asks, groups))
+        items.append(
+            BenchmarkItem(str(number), (ItemImage("a.png", 1920, 1080),), "click it", truth, answer_kind, groups)
+        )
     return items
 
 
@@ -78,7 +80,7 @@ def main() -> int:
     slow = False
     for name, benchmark, kind, reading in cases:
         bench = BENCHMARKS.get(benchmark)()
-        items = questions(bench.asks)
+        items = questions(bench.answer_kind)
         rows = [("row", row) for row in answers(items, kind)]
 
         def score(bench=bench, items=items, rows=rows, reading=reading):

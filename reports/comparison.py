@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.harness.scores import interval, paired, row_cluster
+from benchmarks.harness.scoring.intervals import interval, paired, row_cluster
 from reports import places
 from reports.charts import Bar, Series
 from reports.read_run import Evaluation, number_or_nan

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.scores import paired, row_cluster
+from benchmarks.harness.scoring.intervals import paired, row_cluster
 from reports import places
 from reports.read_run import Evaluation, StageFolder
 from rewards.monitor import watch

@@ -51,7 +51,7 @@ IMPORTS_PICKLE = {  # path: why, and what keeps it safe
 }
 
 # Module names that packages still share: the list only shrinks
-STILL_TWICE = {"attention", "config", "describe", "endpoint", "judge"}
+STILL_TWICE = {"config", "describe"}
 
 
 @cache

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.harness import judge
 from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Verdict
+from benchmarks.harness.scoring import decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Scored:
         return zip(self.items, self.answers, strict=True)
 
 
-_JUDGES = {"point": judge.clicks, "box": judge.boxes, "span": judge.spans}
+_JUDGES = {"point": decide.clicks, "box": decide.boxes, "boxes": decide.box_sets, "span": decide.spans}
 
 
 class Benchmark:
@@ -36,13 +36,13 @@ class Benchmark:
     not simply a click inside, an IoU, or a temporal IoU.
 
     Attributes:
-        asks: what every item asks for ("point", "box", "boxes", "points", "span", "text_box").
+        answer_kind: what every item asks for ("point", "box", "boxes", "points", "span", "text_box").
         rule: the official rule.
         splits: names of the splits, the default first.
         card: where it comes from, its license, published numbers.
     """
 
-    asks: ClassVar[str]
+    answer_kind: ClassVar[str]
     rule: ClassVar[Rule] = Rule()
     splits: ClassVar[tuple[str, ...]] = ("test",)
     card: ClassVar[Card]
@@ -73,14 +73,14 @@ class Benchmark:
 
     def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         """A verdict per item; pure, and the same for any split of the items into batches."""
-        return _JUDGES[self.asks](items, predictions, rule)
+        return _JUDGES[self.answer_kind](items, predictions, rule)
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         """Official figures beyond accuracy: JSON scalars, counts as integers. Default: the IoU thresholds.
 
         Where a subclass does not override this, `scored` has verdicts only, so that memory does not grow with items.
         """
-        if self.asks == "point":
+        if self.answer_kind == "point":
             return {}
         return thresholds(scored.verdicts, scored.rule)
 
@@ -89,7 +89,7 @@ def thresholds(verdicts: Sequence[Verdict], rule: Rule) -> dict[str, Any]:
     """Count of `value` reaching each threshold, and the mean value."""
     counted = [v for v in verdicts if not v.skipped]
     figures: dict[str, Any] = {
-        f"correct@{threshold:g}": sum(judge.reaches(v.value, threshold, rule.iou_op) for v in counted)
+        f"correct@{threshold:g}": sum(decide.reaches(v.value, threshold, rule.iou_op) for v in counted)
         for threshold in rule.thresholds
     }
     figures["mean_iou"] = sum(v.value for v in counted) / len(counted) if counted else 0.0

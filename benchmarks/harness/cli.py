@@ -15,14 +15,15 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import peers, run, tables
+from benchmarks.harness import run, tables
+from benchmarks.harness.backends.generate import Decoding, forget_generations
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.compare import compare
-from benchmarks.harness.generate import Decoding, forget_generations
+from benchmarks.harness.io import external_formats as formats
+from benchmarks.harness.io.predictions import SPACES, PredictionFormat, Predictions, SpaceCheck
+from benchmarks.harness.io.results import ItemReply
+from benchmarks.harness.io.row_files import Place, Row, located_rows
 from benchmarks.harness.items import RULE_CHOICES, BenchmarkItem, Rule
-from benchmarks.harness.predictions import SPACES, PredictionFormat, Predictions, SpaceCheck
-from benchmarks.harness.results import ItemReply
-from benchmarks.harness.rows import Place, Row, located_rows
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import owning
@@ -109,7 +110,7 @@ def _run_parser(prog: str) -> argparse.ArgumentParser:
     file.add_argument("--predictions", type=Path, help="JSONL: id, and output | point | box | boxes | span ...")
     file.add_argument("--space", choices=SPACES, help="unit of the file's coordinates; declared, never guessed")
 
-    file.add_argument("--format", choices=peers.FORMATS, help="whose file it is; default: what its keys say")
+    file.add_argument("--format", choices=formats.FORMATS, help="whose file it is; default: what its keys say")
 
     words = parser.add_argument_group("how answers are worded")
     words.add_argument("--dialect", help="how coordinates are worded; default: what the model folder says")
@@ -138,7 +139,7 @@ def _items(args: argparse.Namespace) -> int:
         raise UsageError("--data DIR is needed: the benchmark's folder")
     for item in run.stream_items(_benchmark(args), args.data, args.split, args.limit):
         images = [{"path": p.path, "width": p.width or None, "height": p.height or None} for p in item.images]
-        line = {"id": item.id, "images": images, "instruction": item.instruction, "asks": item.asks}
+        line = {"id": item.id, "images": images, "instruction": item.instruction, "asks": item.answer_kind}
         _say(json.dumps(line, ensure_ascii=False))
     return 0
 
@@ -172,7 +173,7 @@ def _facts(benchmark: Benchmark, args: argparse.Namespace, **more: Any) -> dict[
 
 
 def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any]:
-    name = args.format or peers.format_of(args.predictions)
+    name = args.format or formats.format_of(args.predictions)
     items = None if args.data is None else _items_to_score(benchmark, args)
     reading = PredictionFormat(args.space, args.dialect, args.grammar or "bare")
     facts = _facts(
@@ -186,7 +187,7 @@ def _score_file(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, Any
         warning=None,
         file_says=None,
     )
-    if name in peers.LOGS:
+    if name in formats.LOGS:
         replies = _log_replies(benchmark, args, name, items, reading, facts=facts)
     elif items is None:
         raise UsageError(f"--data DIR is needed: {args.predictions} holds no annotations")
@@ -218,12 +219,12 @@ def _log_replies(
     facts: dict[str, Any],
 ) -> Replies:
     """The replies of a log; adds to `facts` what the log says of itself, and a warning."""
-    entries = peers.read_log(args.predictions, name, benchmark.asks, args.space)
+    entries = formats.read_log(args.predictions, name, benchmark.answer_kind, args.space)
     entries = entries[: args.limit if items is None else None]
-    facts["file_says"] = peers.claimed(entries)
+    facts["file_says"] = formats.claimed(entries)
     if args.dialect is None:
-        facts["warning"] = peers.log_warning(entries)
-    return peers.score_log(entries, reading) if items is None else peers.match_log(entries, list(items), reading)
+        facts["warning"] = formats.log_warning(entries)
+    return formats.score_log(entries, reading) if items is None else formats.match_log(entries, list(items), reading)
 
 
 def _replies(
@@ -239,7 +240,7 @@ def _replies(
         rows: Iterable[tuple[Row, Place | None]] = located_rows(args.predictions)
     else:
         items = list(items)
-        rows = ((row, None) for row in peers.prediction_rows(args.predictions, name, items))
+        rows = ((row, None) for row in formats.prediction_rows(args.predictions, name, items))
     check = SpaceCheck(args.space) if args.space else None
     yield from Predictions(rows, args.predictions).replies(items, reading, check)
     facts["warning"] = check.warning() if check else None
@@ -263,7 +264,7 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
     )
     _check_backend(args, profile)
     # SciPy: a second that the wrong name of a model should not cost
-    from benchmarks.harness import methods  # noqa: PLC0415
+    from benchmarks.harness.test_time import methods  # noqa: PLC0415
 
     image_root = args.images or benchmark.image_root(args.data)
     items = run.read_items(benchmark, args.data, args.split, args.limit)
@@ -274,15 +275,15 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
     rule = _rule(benchmark, args)
     decoding = Decoding(args.max_new_tokens, args.samples, args.temperature, args.top_p, args.seed)
     # torch and transformers: seconds that scoring a file should not cost
-    from benchmarks.harness import backends  # noqa: PLC0415
+    from benchmarks.harness.backends import opening  # noqa: PLC0415
 
-    share, wait = backends.processes()
+    share, wait = opening.processes()
     with owning(args.out, "evaluation") if share[0] == 0 else nullcontext():
-        backend = backends.open_backend(args, profile, source)
+        backend = opening.open_backend(args, profile, source)
         seen = backend.seen
-        settings = backends.fingerprint(args, backend, profile, items, image_root)
+        settings = opening.fingerprint(args, backend, profile, items, image_root)
         if args.method:
-            backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].asks)
+            backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].answer_kind)
         if args.restart and share[0] == 0:
             forget_generations(args.out)
         wait()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.harness.results import read_results
-from benchmarks.harness.scores import paired, row_cluster
+from benchmarks.harness.io.results import read_results
+from benchmarks.harness.scoring.intervals import paired, row_cluster
 from grounding.errors import UsageError
 
 

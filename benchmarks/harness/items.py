@@ -68,7 +68,7 @@ class BenchmarkItem:
         images: what is shown; frames for video, empty when only spans are scored.
         instruction: the official words.
         truth: what is right.
-        asks: what is asked for: "point", "box", "boxes", "points", "span", "text_box". It belongs to the
+        answer_kind: what is asked for: "point", "box", "boxes", "points", "span", "text_box". It belongs to the
             benchmark, never to the item's ground truth.
         groups: sub-group per axis, for instance ``{"ui_type": "icon", "group": "CAD"}``.
         frame: unit of the coordinates in `truth`: "pixel" of the original image, or "unit" in [0, 1].
@@ -79,7 +79,7 @@ class BenchmarkItem:
     images: tuple[ItemImage, ...]
     instruction: str
     truth: Truth
-    asks: str
+    answer_kind: str
     groups: Mapping[str, str] = field(default_factory=dict)
     frame: str = "pixel"
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -13,19 +13,19 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.harness.benchmark import Benchmark, Scored
-from benchmarks.harness.generate import (
+from benchmarks.harness.backends.generate import (
     Backend,
     Decoding,
     Generated,
     generate,
     read_generations,
 )
+from benchmarks.harness.benchmark import Benchmark, Scored
+from benchmarks.harness.io.data_sets import read_split
+from benchmarks.harness.io.predictions import PredictionFormat, read_output
+from benchmarks.harness.io.results import ItemReply, result_row, write_results
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Verdict, sizes_of
-from benchmarks.harness.predictions import PredictionFormat, read_output
-from benchmarks.harness.results import ItemReply, result_row, write_results
-from benchmarks.harness.samples import read_split
-from benchmarks.harness.scores import Scoreboard
+from benchmarks.harness.scoring.intervals import Scoreboard
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError
 from grounding.wording import read_places
@@ -53,8 +53,8 @@ def stream_items(
     if not root.exists():
         raise UsageError(f"--data {root}: no such folder or file; get it from {benchmark.card.get}")
     # Videos are converted to frames once, by data_prep; the benchmark's own rule judges those too
-    converted = benchmark.asks == "span" and (root / "manifest.json").is_file()
-    items = read_split(root, split, benchmark.asks) if converted else benchmark.read(root, split)
+    converted = benchmark.answer_kind == "span" and (root / "manifest.json").is_file()
+    items = read_split(root, split, benchmark.answer_kind) if converted else benchmark.read(root, split)
     ids: set[str] = set()
     for item in islice(items, limit):
         if item.id in ids:
@@ -68,7 +68,7 @@ def stream_items(
 def check_pictures(items: Sequence[BenchmarkItem], image_root: Path, name: str) -> None:
     """Raise `UsageError` for videos: a model is shown their frames."""
     for item in items:
-        if item.asks == "span" and not all((image_root / p.path).is_file() for p in item.images):
+        if item.answer_kind == "span" and not all((image_root / p.path).is_file() for p in item.images):
             raise UsageError(
                 f"{image_root}: item {item.id!r} is a video, a model needs its frames; make them with "
                 f"`python -m data_prep {name} --out DIR` and give --data DIR"
@@ -137,7 +137,7 @@ def answer_items(
     def text_of(item: BenchmarkItem) -> str:
         words = benchmark.prompt(item)
         sizes = seen(item.images) if seen is not None and read_places(words) else sizes_of(item)
-        return question(profile, words, item.asks, sizes)
+        return question(profile, words, item.answer_kind, sizes)
 
     with tqdm(total=mine, desc=backend.name, unit="item", disable=quiet or share[0] != 0) as bar:
 

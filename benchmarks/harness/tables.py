@@ -68,7 +68,7 @@ def catalog() -> str:
         cls = BENCHMARKS.get(name)
         if isinstance(cls, type) and issubclass(cls, Benchmark):
             splits = ", ".join(cls.splits)
-            lines.append(f"{name:<20}{cls.asks:<10}{splits[:42]:<44}{cls.card.title}")
+            lines.append(f"{name:<20}{cls.answer_kind:<10}{splits[:42]:<44}{cls.card.title}")
     return "\n".join(lines)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks import BENCHMARKS
 from benchmarks.harness import run
 from benchmarks.harness.benchmark import Benchmark, Scored
+from benchmarks.harness.io.results import ItemReply
 from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
-from benchmarks.harness.results import ItemReply
 from benchmarks.miniwob.live import Episode, play, read_episodes
 from data_prep.miniwob.task_page import Outcome
 from grounding.answer import Answer, Status
@@ -30,7 +30,7 @@ from grounding.targets import Point
 class MiniWoB(Benchmark):
     """Success is a positive raw reward of the page after one real click; time does not count."""
 
-    asks = "box"
+    answer_kind = "box"
     rule = Rule(pick="only")
     splits = ("test",)
     card = Card(
@@ -84,7 +84,7 @@ def item_of(episode: Episode) -> BenchmarkItem:
         images=(ItemImage(episode.image, *episode.size),),
         instruction=episode.instruction,
         truth=Truth(boxes=episode.regions),  # type: ignore[arg-type]
-        asks=MiniWoB.asks,
+        answer_kind=MiniWoB.answer_kind,
         groups={"task": episode.task},
         frame="unit",
         meta={"episode": episode},

@@ -10,11 +10,11 @@ from PIL import Image
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark, Scored
+from benchmarks.harness.io.predictions import PredictionFormat, match_rows
 from benchmarks.harness.items import Prediction
-from benchmarks.harness.judge import SKIPPED
-from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
-from benchmarks.harness.words import relaxed_match
+from benchmarks.harness.scoring.decide import SKIPPED
+from benchmarks.harness.scoring.text_match import relaxed_match
 from grounding.answer import Status
 from grounding.errors import BrokenRow, UsageError
 
@@ -318,7 +318,7 @@ def test_every_benchmark_says_where_it_comes_from_and_survives_no_answer():
         card = entry.card
         assert all((card.title, card.paper, card.get, card.license, card.files, card.rule)), name
         assert entry.splits
-        assert entry.asks in ("point", "points", "box", "boxes", "span", "text_box"), name
+        assert entry.answer_kind in ("point", "points", "box", "boxes", "span", "text_box"), name
         assert entry().judge([], [], entry.rule) == []
         assert Prediction(Status.NO_ANSWER).failed
 

@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw
 
 from attention.prompt import redistribute, redistribution
 from attention.sinks import TAU, massive
-from benchmarks.harness import attention
-from benchmarks.harness.generate import Decoding, Gaze, Request
-from benchmarks.harness.local import LocalModel
-from benchmarks.harness.look import Sampler, around, cropped, outward, snapped
-from benchmarks.harness.methods import wrap
+from benchmarks.harness.backends.generate import Decoding, Gaze, Request
+from benchmarks.harness.backends.local_model import LocalModel
+from benchmarks.harness.test_time import attention_guided as attention
+from benchmarks.harness.test_time.methods import wrap
+from benchmarks.harness.test_time.sampler import Sampler, around, cropped, outward, snapped
 from data_prep.screens import generated as screens
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
@@ -228,12 +228,12 @@ class TestModels:
             wrap(random_local, "attend+voting", "qwen3_vl", "bare", "box")
 
     @pytest.mark.parametrize(
-        ("dialect", "asks", "opening"),
+        ("dialect", "answer_kind", "opening"),
         [("fovea", "box", '{"bbox_2d": ['), ("qwen3_vl", "point", '{"point_2d": ['), ("paligemma", "box", ""),
          ("florence2", "box", "")],
     )  # fmt: skip
-    def test_the_opening_ends_before_the_first_coordinate(self, random_local, dialect, asks, opening):
-        assert Sampler(random_local, Decoding(), dialect, "bare", asks)._opening() == opening
+    def test_the_opening_ends_before_the_first_coordinate(self, random_local, dialect, answer_kind, opening):
+        assert Sampler(random_local, Decoding(), dialect, "bare", answer_kind)._opening() == opening
 
     def test_attend_finds_targets_far_above_chance_on_the_embedded_model(self, tiny):
         samples = [screens.example(n, seed=7, split="test", difficulty=3, size=96) for n in range(24)]

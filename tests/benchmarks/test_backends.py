@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from benchmarks.harness.endpoint import EndpointBackend
-from benchmarks.harness.generate import Decoding, Request
+from benchmarks.harness.backends.generate import Decoding, Request
+from benchmarks.harness.backends.served_model import EndpointBackend
 from grounding.answer import ImageSize
 from grounding.errors import FoveaError, UsageError
 from models.chat_client import RequestLimits
@@ -94,7 +94,7 @@ def test_failures_are_one_line_that_says_what_to_do(server):
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_missing_vllm_is_named(random_model):
-    from benchmarks.harness.vllm_backend import VllmModel
+    from benchmarks.harness.backends.vllm_model import VllmModel
 
     with pytest.raises(UsageError, match=r"pip install -e '.\[vllm\]'"):
         VllmModel(str(random_model))

@@ -1,4 +1,4 @@
-"""eval.py with a model: what it refuses before it runs, what it asks, and when old answers count."""
+"""eval.py with a model: what it refuses before it runs, what it answer_kind, and when old answers count."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from benchmarks.fovea_data import Screens
 from benchmarks.harness import run
 from benchmarks.harness.cli import main
-from benchmarks.screens import Screens
 from grounding.errors import UsageError
 from grounding.folders import writing
 from grounding.io import write_samples
@@ -190,7 +190,7 @@ def mixed(screens, tmp_path):
 
 
 def test_each_row_is_asked_for_its_own_kind_and_judged_by_it(mixed, jsonl, evaluate):
-    assert [item.asks for item in Screens().read(mixed, "test")] == ["box", "point", "text_box", "span", "box"]
+    assert [item.answer_kind for item in Screens().read(mixed, "test")] == ["box", "point", "text_box", "span", "box"]
     right = [
         {"id": "box", "box": [0.1, 0.1, 0.2, 0.2]},
         {"id": "point", "point": [0.1, 0.1]},
@@ -232,4 +232,4 @@ def test_videos_are_asked_about_by_their_frames(random_model, mixed, tmp_path):
     ask(random_model, mixed, tmp_path / "out", "--benchmark", "charades_sta")
     header = json.loads((tmp_path / "out" / "generations.jsonl").read_text().splitlines()[0])["header"]
     assert set(header["data"]) == {"images"}
-    assert [item.asks for item in run.read_items(Screens(), mixed, "test")] == ["span"]
+    assert [item.answer_kind for item in run.read_items(Screens(), mixed, "test")] == ["span"]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.harness.generate import (
+from benchmarks.fovea_data import Screens
+from benchmarks.harness.backends.generate import (
     Decoding,
     Output,
     Request,
@@ -23,9 +24,8 @@ from benchmarks.harness.generate import (
     plan,
     read_generations,
 )
+from benchmarks.harness.backends.local_model import LocalModel
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
-from benchmarks.harness.local import LocalModel
-from benchmarks.screens import Screens
 from grounding.errors import BrokenRow, UsageError
 from models.loading import load_policy
 
@@ -156,7 +156,7 @@ def test_a_sampled_run_keeps_its_batches_because_the_seed_belongs_to_them(tmp_pa
 KILLED = """
 import sys, time
 from pathlib import Path
-from benchmarks.harness.generate import Decoding, Output, generate
+from benchmarks.harness.backends.generate import Decoding, Output, generate
 from benchmarks.harness.items import BenchmarkItem, Truth
 
 class Slow:

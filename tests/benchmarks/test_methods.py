@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from benchmarks.harness.attention import ATTENTIVE
-from benchmarks.harness.generate import Decoding, Output, Request
-from benchmarks.harness.methods import METHODS, wrap
+from benchmarks.harness.backends.generate import Decoding, Output, Request
+from benchmarks.harness.test_time.attention_guided import ATTENTIVE
+from benchmarks.harness.test_time.methods import METHODS, wrap
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark, Scored
-from benchmarks.harness.predictions import PredictionFormat, match_rows
+from benchmarks.harness.io.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from grounding.errors import FoveaError
 from grounding.sample import ImageRef, Sample, to_row
@@ -178,7 +178,7 @@ def sound(item):
         or truth.mask
         or truth.text
         or (
-            item.asks == "points"  # a click is forbidden somewhere, and needed nowhere
+            item.answer_kind == "points"  # a click is forbidden somewhere, and needed nowhere
         )
     )
 

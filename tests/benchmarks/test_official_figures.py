@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import masks, peers
 from benchmarks.harness.benchmark import Scored
-from benchmarks.harness.detection import thinned
+from benchmarks.harness.io import external_formats as peers
+from benchmarks.harness.io.predictions import PredictionFormat, match_rows
 from benchmarks.harness.items import Prediction
-from benchmarks.harness.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items, with_sizes
-from benchmarks.qvhighlights import _clip_precision
+from benchmarks.harness.scoring import masks
+from benchmarks.harness.scoring.average_precision import thinned
+from benchmarks.video import _clip_precision
 from grounding.answer import Status
 from grounding.errors import BrokenRow
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import peers
 from benchmarks.harness.benchmark import Scored
-from benchmarks.harness.predictions import PredictionFormat, match_rows
+from benchmarks.harness.io import external_formats as peers
+from benchmarks.harness.io.predictions import PredictionFormat, match_rows
 from benchmarks.harness.run import read_items
 from grounding.errors import BrokenRow, UsageError
 
@@ -27,7 +27,7 @@ PLAIN = PredictionFormat()
 def log_count(benchmark, path, *, unit="pixel", data=None, split=None, reading=PLAIN, **rule):
     """(right, all, what the file says) of a log; with `data`, against the benchmark's own annotations."""
     bench = BENCHMARKS.get(benchmark)()
-    entries = peers.read_log(path, peers.format_of(path), bench.asks, unit)
+    entries = peers.read_log(path, peers.format_of(path), bench.answer_kind, unit)
     if data is None:
         replies = peers.score_log(entries, reading)
     else:

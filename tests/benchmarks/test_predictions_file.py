@@ -8,10 +8,10 @@ import random
 
 import pytest
 
+from benchmarks.fovea_data import Screens
+from benchmarks.harness.io.predictions import PredictionFormat, Predictions, match_rows, space_warning
+from benchmarks.harness.io.row_files import located_rows
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
-from benchmarks.harness.predictions import PredictionFormat, Predictions, match_rows, space_warning
-from benchmarks.harness.rows import located_rows
-from benchmarks.screens import Screens
 from grounding.answer import Status
 from grounding.errors import BrokenRow, UsageError
 
@@ -20,8 +20,8 @@ def read_predictions(path, items, reading):
     return list(Predictions(located_rows(path), path).replies(items, reading))
 
 
-def item(identity="a", truth=(100, 50, 300, 150), size=(1000, 500), asks="box"):
-    return BenchmarkItem(identity, (ItemImage("x.png", *size),), "it", Truth(boxes=(truth,)), asks)
+def item(identity="a", truth=(100, 50, 300, 150), size=(1000, 500), answer_kind="box"):
+    return BenchmarkItem(identity, (ItemImage("x.png", *size),), "it", Truth(boxes=(truth,)), answer_kind)
 
 
 def read(row, items=None, **reading):
@@ -72,7 +72,7 @@ def test_unreadable_coordinates_are_a_counted_failure(box):
 
 
 def test_an_empty_list_of_boxes_says_that_there_is_nothing():
-    (reply,) = read({"id": "a", "boxes": []}, [item(asks="boxes")], space="pixel")
+    (reply,) = read({"id": "a", "boxes": []}, [item(answer_kind="boxes")], space="pixel")
     assert reply.prediction.absent
     (reply,) = read({"id": "a", "box": None}, space="pixel")
     assert reply.prediction.status is Status.NO_ANSWER
@@ -155,7 +155,7 @@ def test_swapping_the_truth_changes_no_answer(dialect):
 
 
 def test_swapping_the_truth_of_a_log_changes_no_answer(tmp_path):
-    from benchmarks.harness import peers
+    from benchmarks.harness.io import external_formats as peers
 
     row = {"image": "a.png", "question": "q", "extracted_answer": [1, 2, 3, 4], "correct": 1}
     answers = []

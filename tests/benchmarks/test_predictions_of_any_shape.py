@@ -7,13 +7,13 @@ import json
 import pytest
 
 from benchmarks import BENCHMARKS
-from benchmarks.harness import peers
 from benchmarks.harness.benchmark import Scored
+from benchmarks.harness.io import external_formats as peers
+from benchmarks.harness.io.predictions import PredictionFormat, Predictions, match_rows, space_warning
+from benchmarks.harness.io.row_files import located_rows, read_rows
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Truth
-from benchmarks.harness.judge import clicks, spans
-from benchmarks.harness.predictions import PredictionFormat, Predictions, match_rows, space_warning
-from benchmarks.harness.rows import located_rows, read_rows
 from benchmarks.harness.run import read_items
+from benchmarks.harness.scoring.decide import clicks, spans
 from grounding.answer import Status
 from grounding.errors import BrokenRow, FoveaError, UsageError
 
@@ -24,9 +24,9 @@ def read_predictions(path, items, reading):
     return list(Predictions(located_rows(path), path).replies(items, reading))
 
 
-def item(identity="a", asks="box", size=(1000, 500), **truth):
+def item(identity="a", answer_kind="box", size=(1000, 500), **truth):
     return BenchmarkItem(
-        identity, (ItemImage("x.png", *size),), "it", Truth(**(truth or {"boxes": ((1, 1, 2, 2),)})), asks
+        identity, (ItemImage("x.png", *size),), "it", Truth(**(truth or {"boxes": ((1, 1, 2, 2),)})), answer_kind
     )
 
 
@@ -179,10 +179,10 @@ SSPRO = {"img_filename": "a.png", "img_size": [1000, 500], "instruction": "press
 
 
 class TestLogs:
-    def read(self, tmp_path, rows, space=None, asks="point"):
+    def read(self, tmp_path, rows, space=None, answer_kind="point"):
         path = tmp_path / "log.json"
         path.write_text(json.dumps({"details": rows}))
-        return peers.read_log(path, peers.format_of(path), asks, space)
+        return peers.read_log(path, peers.format_of(path), answer_kind, space)
 
     def right(self, entries, reading=PIXEL):
         pairs = peers.score_log(entries, reading)

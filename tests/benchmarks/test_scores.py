@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness import scores
 from benchmarks.harness.compare import compare
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.scoring import intervals
 from grounding.answer import Status
 from grounding.errors import UsageError
 
 
 def scoreboard(items, predictions, verdicts, rule):
-    counted = scores.Scoreboard()
+    counted = intervals.Scoreboard()
     for item, prediction, verdict in zip(items, predictions, verdicts, strict=True):
         counted.add(item, prediction, verdict)
     return counted.metrics(rule)
@@ -66,7 +66,7 @@ def test_rollouts():
 
 
 def test_the_interval_of_a_proportion_is_the_binomial_one():
-    found = scores.interval([True] * 500 + [False] * 500)
+    found = intervals.interval([True] * 500 + [False] * 500)
     # 1.96 * sqrt(0.25 / 1000) = 0.031
     assert found.low == pytest.approx(0.469, abs=0.002)
     assert found.high == pytest.approx(0.531, abs=0.002)
@@ -79,7 +79,7 @@ def test_rollouts_and_questions_of_one_image_are_one_observation():
     images = [image for image in range(24) for _ in range(6)]
     right = [image % 2 == 0 for image in images]
     for groups in (None, ["a"] * len(images)):
-        found = scores.interval(right, images, groups)
+        found = intervals.interval(right, images, groups)
         assert (found.low, found.high) == pytest.approx((0.3, 0.7), abs=0.03)
     items = [
         BenchmarkItem(
@@ -96,15 +96,15 @@ def test_rollouts_and_questions_of_one_image_are_one_observation():
 
 def test_where_a_bootstrap_knows_no_spread_it_is_wilsons_interval():
     # n / (n + z^2) with z^2 = 3.8415
-    assert scores.interval([True] * 8)[:2] == pytest.approx((8 / 11.8415, 1.0), abs=1e-4)
-    assert scores.interval([False] * 8)[:2] == pytest.approx((0.0, 3.8415 / 11.8415), abs=1e-4)
-    assert scores.interval([True] * 80, [n // 10 for n in range(80)])[:2] == pytest.approx(
+    assert intervals.interval([True] * 8)[:2] == pytest.approx((8 / 11.8415, 1.0), abs=1e-4)
+    assert intervals.interval([False] * 8)[:2] == pytest.approx((0.0, 3.8415 / 11.8415), abs=1e-4)
+    assert intervals.interval([True] * 80, [n // 10 for n in range(80)])[:2] == pytest.approx(
         (8 / 11.8415, 1.0), abs=1e-4
     )
-    low, high, _ = scores.interval([True, False] * 5, [0] * 10)  # one image: next to nothing is known
+    low, high, _ = intervals.interval([True, False] * 5, [0] * 10)  # one image: next to nothing is known
     assert low < 0.1
     assert high > 0.9
-    same = scores.paired([True] * 8, [True] * 8)
+    same = intervals.paired([True] * 8, [True] * 8)
     assert same["interval"] == pytest.approx([-3.8415 / 11.8415, 3.8415 / 11.8415], abs=1e-4)
     assert same["detectable"] > 0.3
 
@@ -112,18 +112,18 @@ def test_where_a_bootstrap_knows_no_spread_it_is_wilsons_interval():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=80))
 def test_intervals_hold_the_estimate(verdicts):
-    low, high, _ = scores.interval([float(v) for v in verdicts])
+    low, high, _ = intervals.interval([float(v) for v in verdicts])
     assert 0 <= low <= sum(verdicts) / len(verdicts) <= high <= 1
 
 
 def test_paired_difference_and_mcnemar():
     first = [True] * 5 + [False] * 5 + [True] * 90
     second = [False] * 1 + [True] * 4 + [True] * 5 + [True] * 90
-    result = scores.paired(first, second)
+    result = intervals.paired(first, second)
     assert (result["won"], result["lost"], result["difference"]) == (5, 1, 0.04)
     assert result["p_mcnemar"] == pytest.approx(14 / 64)  # 2 * (C(6,0) + C(6,1)) / 2^6
     assert result["interval"][0] <= 0.04 <= result["interval"][1]
-    assert scores.paired([True], [True])["p_mcnemar"] == 1.0
+    assert intervals.paired([True], [True])["p_mcnemar"] == 1.0
 
 
 def test_compare_lists_what_changed(tmp_path):

@@ -11,9 +11,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from trl import GRPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from benchmarks.harness.generate import Request
-from benchmarks.harness.local import LocalModel
-from benchmarks.harness.samples import item_of
+from benchmarks.harness.backends.generate import Request
+from benchmarks.harness.backends.local_model import LocalModel
+from benchmarks.harness.io.data_sets import item_of
 from grounding.answer import ImageSize
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
@@ -114,7 +114,7 @@ def test_training_selection_and_evaluation_ask_with_the_same_tokens(data, tmp_pa
     trained = encode(processor, [prompt_text(processor, row["prompt"])], [row["images"]])["input_ids"]
     local = LocalModel(model, processor, spec.image_first, system=spec.system)
     item = item_of(sample, "box", {})
-    text = question(spec.profile, item.instruction, item.asks, local.seen(item.images))
+    text = question(spec.profile, item.instruction, item.answer_kind, local.seen(item.images))
     assert text.startswith(f'Click "{sample.instruction}". First think')
     assert torch.equal(local.encode([Request(text, tuple(row["images"]))])["input_ids"], trained)
     drawn = generate(model, processor, [row], RejectionConfig(str(tmp_path), max_completion_length=4, use_cpu=True))

@@ -1,0 +1,1 @@
+"""One click, or several: GUI elements, places and things to point at."""

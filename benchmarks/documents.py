@@ -1,0 +1,127 @@
+"""A question, its answer in words and the regions that prove it: RefChartQA and V* Bench."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import BENCHMARKS
+from benchmarks.harness.benchmark import Benchmark, Scored
+from benchmarks.harness.io.data_sets import read_split
+from benchmarks.harness.io.official_files import corners, listed, naming, words
+from benchmarks.harness.io.row_files import load_json
+from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.scoring import decide
+from benchmarks.harness.scoring.average_precision import coco_ap
+from benchmarks.harness.scoring.text_match import plain, relaxed_match
+from grounding.errors import UsageError
+
+
+@BENCHMARKS.register("refchartqa")
+class RefChartQA(Benchmark):
+    """Right is who answers right; grounding is AP@0.5."""
+
+    answer_kind = "text_box"
+    splits = ("test", "val", "train")
+    rule = Rule(over="type")
+    card = Card(
+        title="RefChartQA",
+        paper="Vogel et al. 2025, RefChartQA, arXiv:2503.23131",
+        get="https://huggingface.co/datasets/omoured/RefChartQA, then: python -m data_prep refchartqa",
+        license="AGPL-3.0 (annotations); charts: ChartQA, GPL-3.0",
+        files="the data set folder data_prep makes",
+        rule="relaxed accuracy of the answer (numbers within 5 %); AP@0.5 of the boxes, all of one class",
+        size={"train": 55789, "val": 6223, "test": 11690},
+    )
+
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+        return read_split(root, split, self.answer_kind)
+
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+        verdicts = []
+        for item, prediction in zip(items, predictions, strict=True):
+            right = prediction.text is not None and relaxed_match(prediction.text, item.truth.text or "")
+            verdicts.append(Verdict(right, float(right)))
+        return verdicts
+
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        drawn = [replace(item, truth=replace(item.truth, labels=())) for item in scored.items]
+        return {"AP50": coco_ap(drawn, scored.answers)["AP50"]}
+
+
+_KINDS = ("direct_attributes", "relative_position")
+_LETTERS = "ABCDEFGH"
+
+
+@BENCHMARKS.register("vstar")
+class VStar(Benchmark):
+    """In the files the first option is always right, so options are shuffled, the same way in every run."""
+
+    answer_kind = "text_box"
+    splits = ("test", *_KINDS)
+    rule = Rule(over="kind")
+    card = Card(
+        title="V* Bench",
+        paper="Wu and Xie 2023, V*, arXiv:2312.14135",
+        get="https://huggingface.co/datasets/craigwu/vstar_bench",
+        license="MIT (repository)",
+        files="direct_attributes/ and relative_position/: NAME.json (question, options, bbox xywh) with NAME.jpg",
+        rule="the chosen option is right: its letter, or its words. Micro average; the shuffle is seeded by the "
+        "item's name.",
+        size={"test": 191, "direct_attributes": 115, "relative_position": 76},
+    )
+
+    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+        items = []
+        for kind in _KINDS if split == "test" else (split,):
+            files = sorted((root / kind).glob("*.json"))
+            if not files:
+                raise UsageError(f"{root}: has no {kind}/*.json; needed: {self.card.files}")
+            for file in files:
+                with naming(str(file)):
+                    items.append(_item(load_json(file), file, kind))
+        return items
+
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+        verdicts = []
+        for item, prediction in zip(items, predictions, strict=True):
+            if prediction.text is None:
+                verdicts.append(decide.unreadable(rule))
+            else:
+                verdicts.append(decide.RIGHT if _chosen(prediction.text, item) == item.truth.text else decide.WRONG)
+        return verdicts
+
+
+def _item(row: dict[str, Any], file: Path, kind: str) -> BenchmarkItem:
+    image = next((p for p in sorted(file.parent.glob(f"{file.stem}.*")) if p.suffix != ".json"), None)
+    if image is None:
+        raise ValueError(f"no image {file.stem}.*")
+    options = [words(option) for option in listed(row["options"])]
+    if len(options) > len(_LETTERS) or len({plain(option) for option in options}) < len(options):
+        raise ValueError(f"options {options} are more than {len(_LETTERS)}, or two are the same")
+    right = options[0]
+    random.Random(f"{kind}/{file.stem}").shuffle(options)
+    choices = "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
+    return BenchmarkItem(
+        id=f"{kind}/{file.stem}",
+        images=(ItemImage(f"{kind}/{image.name}"),),
+        instruction=f"{words(row['question'])}\n{choices}",
+        truth=Truth(boxes=tuple(corners(b) for b in row.get("bbox", ())), text=right),
+        answer_kind="text_box",
+        groups={"kind": kind},
+        meta={"options": options},
+    )
+
+
+def _chosen(text: str, item: BenchmarkItem) -> str | None:
+    """The option an answer names: by a lone letter, else by its words; None when it names none or several."""
+    options: list[str] = item.meta["options"]
+    letter = text.strip().strip("().").upper()
+    if len(letter) == 1 and letter in _LETTERS[: len(options)]:
+        return options[_LETTERS.index(letter)]
+    said = plain(text)
+    named = [option for option in options if plain(option) == said] or [o for o in options if plain(o) in said]
+    return named[0] if len(named) == 1 else None

@@ -1,0 +1,1 @@
+"""Files: official annotations, predictions of anybody, results."""

@@ -1,0 +1,1 @@
+"""From answers to verdicts, and from verdicts to figures with intervals."""

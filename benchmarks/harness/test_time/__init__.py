@@ -1,0 +1,1 @@
+"""More calls of the same model for a better point, at test time."""

@@ -1,0 +1,1 @@
+"""Boxes of what an expression refers to."""

@@ -1,0 +1,307 @@
+"""When in the video does this happen: Charades-STA, ActivityNet Captions, TVGBench and QVHighlights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmarks import BENCHMARKS
+from benchmarks.harness.benchmark import Scored, thresholds
+from benchmarks.harness.io.official_files import identity, listed, number, numbers, picture, span, words
+from benchmarks.harness.io.row_files import KEY
+from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Published, Rule, Truth
+from benchmarks.harness.row_benchmark import RowBenchmark
+from benchmarks.harness.scoring import decide
+from grounding import geometry
+
+_RULE = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5)
+_WORDS = (
+    "R1@0.3 / 0.5 / 0.7 and mean IoU of the first span; an unreadable answer has IoU 0. A threshold met exactly "
+    "counts (TimeChat, lmms-eval); --iou-op gt where a paper says otherwise."
+)
+_TIME_R1 = "github.com/xiaomi-research/time-r1 README.md"
+_SECONDS = re.compile(r"([\d.]+)\s*-\s*([\d.]+)")
+
+
+class _PerVideo(RowBenchmark):
+    """Files of the form ``{"VIDEO": {"duration": 30.9, "timestamps": [[s, e], ...], "sentences": [...]}}``, or
+    captions in COCO's form (TimeChat): ``{"annotations": [{"image_id": "VIDEO.mp4", "timestamp": [s, e], "caption":
+    "..."}]}``.
+    """
+
+    answer_kind = "span"
+    rule = _RULE
+
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        seconds = row.get("duration", row.get("video_duration"))
+        if "caption" in row:
+            video = identity(row["image_id"])
+            yield _item(identity(row.get("id", place)), video, row["caption"], span(row["timestamp"]), seconds)
+            return
+        video, spans, sentences = row[KEY], listed(row["timestamps"]), listed(row["sentences"])
+        if len(spans) != len(sentences):
+            raise ValueError(f"{len(spans)} timestamps, {len(sentences)} sentences")
+        if seconds is None:
+            raise KeyError("duration")
+        for index, (seen, sentence) in enumerate(zip(spans, sentences, strict=True)):
+            yield _item(f"{video}_{index}", video, sentence, span(seen), seconds)
+
+
+def _item(name: str, video: str, sentence: Any, moment: XY, seconds: Any) -> BenchmarkItem:
+    return BenchmarkItem(
+        id=name,
+        images=(picture(video),),
+        instruction=words(sentence).strip(),
+        truth=Truth(spans=(moment,)),
+        answer_kind="span",
+        frame="unit",
+        meta={} if seconds is None else {"duration": number(seconds)},
+    )
+
+
+@BENCHMARKS.register("charades_sta")
+class CharadesSTA(_PerVideo):
+    """The usual test split and the reorganized ones (out of distribution, novel words and compositions)."""
+
+    splits = ("test", "test_iid", "test_ood", "novel_composition", "novel_word", "test_trivial")
+    patterns: ClassVar = {
+        "test": [
+            "**/charades_test.json",
+            "**/charades_annotation/val.json",
+            "**/*charades*/**/test.caption_coco_format.json",
+            "test.caption_coco_format.json",
+        ],
+        "test_iid": ["**/charades_test_iid.json"],
+        "test_ood": ["**/charades_test_ood.json"],
+        "novel_composition": ["**/novel_composition.json"],
+        "novel_word": ["**/novel_word.json"],
+        "test_trivial": ["**/test_trivial.json"],
+    }
+    card = Card(
+        title="Charades-STA",
+        paper="Gao et al. 2017, TALL, arXiv:1705.02101; iid/ood: Yuan et al. 2021; novel: Li et al. 2022",
+        get="https://github.com/www-Ye/Time-R1 (dataset/charades-sta); videos: Charades",
+        license="Charades: non-commercial research",
+        files="charades_test.json: {video: {duration, timestamps, sentences}}; or TimeChat's "
+        "test.caption_coco_format.json",
+        rule=_WORDS,
+        size={"test": 3720},
+        published=(
+            Published("Time-R1-7B, fine-tuned", 72.2, _TIME_R1, "R1@0.5"),
+            Published("EaTR, fine-tuned", 68.4, _TIME_R1, "R1@0.5"),
+            Published("TimeSuite, fine-tuned", 67.1, _TIME_R1, "R1@0.5"),
+            Published("Time-R1-7B, zero-shot", 60.8, _TIME_R1, "R1@0.5"),
+            Published("VideoChat-Flash, zero-shot", 53.1, _TIME_R1, "R1@0.5"),
+        ),
+    )
+
+
+@BENCHMARKS.register("activitynet")
+class ActivityNet(_PerVideo):
+    """The captions' second validation set is what most papers call test."""
+
+    splits = ("test", "val")
+    patterns: ClassVar = {
+        "test": ["**/activitynet/test.json", "**/val_2.json", "test.json"],
+        "val": ["**/activitynet/val.json", "**/val_1.json", "val.json"],
+    }
+    card = Card(
+        title="ActivityNet Captions",
+        paper="Krishna et al. 2017, arXiv:1705.00754",
+        get="https://github.com/www-Ye/Time-R1 (dataset/activitynet); videos: ActivityNet",
+        license="MIT (captions); videos: terms of YouTube",
+        files="test.json (val_2) and val.json (val_1): {video: {duration, timestamps, sentences}}",
+        rule=_WORDS,
+        published=(
+            Published("EaTR, fine-tuned", 58.2, _TIME_R1, "R1@0.5"),
+            Published("Time-R1-7B, fine-tuned", 55.6, _TIME_R1, "R1@0.5"),
+            Published("SSRN, fine-tuned", 54.5, _TIME_R1, "R1@0.5"),
+            Published("Time-R1-7B, zero-shot", 39.0, _TIME_R1, "R1@0.5"),
+            Published("HawkEye, zero-shot", 29.3, _TIME_R1, "R1@0.5"),
+        ),
+    )
+
+
+@BENCHMARKS.register("tvgbench")
+class TVGBench(RowBenchmark):
+    """800 questions of eleven kinds, from five data sets."""
+
+    answer_kind = "span"
+    rule = _RULE
+    patterns: ClassVar = {"test": ["**/tvgbench.json", "**/*tvg*.json*"]}
+    card = Card(
+        title="TVGBench",
+        paper="Wang et al. 2025, Time-R1, arXiv:2503.13377",
+        get="https://github.com/xiaomi-research/time-r1 (dataset/timer1/annotations/tvgbench.json)",
+        license="Apache-2.0 (annotations); videos: terms of their sources",
+        files="tvgbench.json: rows {path, question, answer 'start-end', duration, qsemtype, dataset_name}",
+        rule=_WORDS,
+        size={"test": 800},
+        published=(
+            Published("Time-R1-7B", 29.4, _TIME_R1, "R1@0.5"),
+            Published("TRACE", 25.5, _TIME_R1, "R1@0.5"),
+            Published("Gemini-2.5-Pro", 24.4, _TIME_R1, "R1@0.5"),
+            Published("VideoChat-Flash", 19.8, _TIME_R1, "R1@0.5"),
+            Published("TimeSuite", 18.0, _TIME_R1, "R1@0.5"),
+        ),
+    )
+
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        match = _SECONDS.fullmatch(str(row["answer"]).strip())
+        if match is None:
+            raise ValueError(f"answer {row['answer']!r} is not 'start-end'")
+        groups = {"kind": str(row.get("qsemtype", "")), "source": str(row.get("dataset_name", ""))}
+        moment = span(list(match.groups()))
+        yield replace(_item(str(place), words(row["path"]), row["question"], moment, row["duration"]), groups=groups)
+
+
+_STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+_MOST = 10  # predicted windows that count
+_CLIP = 2  # seconds
+_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
+_LENGTHS = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}  # of a true window, (low, high] seconds
+
+
+@BENCHMARKS.register("qvhighlights")
+class QVHighlights(RowBenchmark):
+    """Moment retrieval; highlight detection too where predictions score every clip (`saliency`)."""
+
+    answer_kind = "span"
+    splits = ("val", "test")
+    patterns: ClassVar = {
+        "val": ["**/highlight_val_release.jsonl"],
+        "test": ["**/highlight_test_with_gt.jsonl", "**/highlight_test_release.jsonl"],
+    }
+    rule = Rule(iou_op="ge", thresholds=(0.3, *_STEPS), main=0.5)
+    card = Card(
+        title="QVHighlights",
+        paper="Lei et al. 2021, Moment-DETR, arXiv:2107.09609",
+        get="https://github.com/jayleicn/moment_detr (data/)",
+        license="CC-BY-NC-SA-4.0 (annotations)",
+        files="highlight_val_release.jsonl; predictions: qid, pred_relevant_windows [[start, end, score], ...]",
+        rule="R1: IoU of the first window with the best true one; mAP over IoU 0.5:0.05:0.95 of at most ten windows "
+        "per query, also by the length of the true windows. Highlights: a clip is right for an annotator who gave it "
+        "at least 2 (Fair), 3 (Good), 4 (VeryGood); HIT@1 of the clip scored highest, right for any annotator; mAP "
+        "over queries and annotators (standalone_eval/eval.py)",
+        size={"val": 1550, "test": 1542},
+        published=(
+            Published("Moment-DETR (sample submission)", 53.94, "moment_detr standalone_eval", "R1@0.5, val"),
+            Published("Moment-DETR (sample submission)", 32.20, "moment_detr standalone_eval", "mAP, val"),
+            Published("Moment-DETR (sample submission)", 35.65, "moment_detr standalone_eval", "VeryGood mAP, val"),
+            Published("Moment-DETR (sample submission)", 55.55, "moment_detr standalone_eval", "VeryGood HIT@1, val"),
+        ),
+    )
+
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        yield BenchmarkItem(
+            id=identity(row["qid"]),
+            images=(picture(row["vid"]),),
+            instruction=words(row["query"]),
+            truth=Truth(spans=tuple(span(window) for window in listed(row["relevant_windows"]))),
+            answer_kind=self.answer_kind,
+            frame="unit",
+            meta={"duration": number(row["duration"]), **_saliency(row)},
+        )
+
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        figures = thresholds(scored.verdicts, scored.rule)
+        table = np.array([_precisions(p, i.truth.spans) for i, p in scored.pairs])
+        for step, value in zip(_STEPS, table.mean(axis=0), strict=True):
+            figures[f"mAP@{step:g}"] = float(value)
+        figures["mAP"] = float(table.mean())
+        for name, (low, high) in _LENGTHS.items():
+            rows = []
+            for item, prediction in scored.pairs:
+                spans = tuple(s for s in item.truth.spans if low < s[1] - s[0] <= high)
+                if spans:
+                    rows.append(_precisions(prediction, spans))
+            figures[f"mAP_{name}"] = float(np.mean(rows)) if rows else 0.0
+            figures[f"n_{name}"] = len(rows)
+        if any(p.saliency for p in scored.answers):
+            figures |= _highlights(scored.items, scored.answers)
+        return figures
+
+
+def _saliency(row: Mapping[str, Any]) -> dict[str, Any]:
+    """(clips, annotators) scores from 0 to 4; clips nobody called relevant have 0."""
+    if "saliency_scores" not in row:
+        return {}
+    table = np.zeros((int(number(row["duration"]) / _CLIP), 3))
+    clips = [int(clip) for clip in numbers(row["relevant_clip_ids"])]
+    scores = [numbers(three, 3) for three in listed(row["saliency_scores"])]
+    if len(clips) != len(scores) or len(set(clips)) < len(clips) or not all(0 <= c < len(table) for c in clips):
+        raise ValueError("relevant_clip_ids and saliency_scores do not name clips of the video, each once")
+    table[clips] = scores
+    return {"saliency": table}
+
+
+def _highlights(items: Sequence[BenchmarkItem], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """HIT@1 and mAP per level; a query without scores hits nothing."""
+    pairs = [
+        (i.meta["saliency"], p.saliency) for i, p in zip(items, predictions, strict=True) if "saliency" in i.meta
+    ]
+    figures: dict[str, Any] = {"highlights": len(pairs)}
+    for name, level in _LEVELS.items():
+        hits, precisions = 0, []
+        for table, scores in pairs:
+            right = table >= level  # (clips, annotators)
+            best = int(np.argmax(scores)) if scores else len(right)
+            hits += best < len(right) and bool(right[best].any())
+            fitted = np.zeros(len(right))
+            fitted[: len(scores)] = scores[: len(right)]
+            precisions += [_clip_precision(right[:, k], fitted) if scores else 0.0 for k in range(right.shape[1])]
+        figures[f"HIT@1_{name}"] = hits
+        figures[f"highlight_mAP_{name}"] = float(np.mean(precisions))
+    return figures
+
+
+def _clip_precision(right: np.ndarray, scores: np.ndarray) -> float:
+    """Average precision of one annotator's clips: the interpolated precision wherever another right clip is found.
+
+    Clips of equal score are found together, and count once.
+    """
+    if right.all() or not right.any():
+        return float(right.all())
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # of each run of equal scores
+    found = right[order].cumsum()[last]
+    precision = np.maximum.accumulate((found / (last + 1))[::-1])[::-1]
+    return float(precision[np.diff(found, prepend=0) > 0].mean())
+
+
+def _precisions(prediction: Prediction, truth: Sequence[XY]) -> list[float]:
+    """Average precision of one query at every IoU threshold, interpolated as in Pascal VOC 2011."""
+    spans = prediction.spans[:_MOST]
+    if not spans or not truth:
+        return [0.0] * len(_STEPS)
+    scores = prediction.scores[: len(spans)] or tuple(-float(rank) for rank in range(len(spans)))
+    order = sorted(range(len(spans)), key=lambda i: -scores[i])  # stable: ties keep the submission's order
+    overlap = geometry.temporal_iou(
+        np.asarray([spans[i] for i in order])[:, None, :], np.asarray(truth)[None, :, :]
+    )  # (predictions, true windows)
+    return [_average_precision(overlap, step) for step in _STEPS]
+
+
+def _average_precision(overlap: np.ndarray, step: float) -> float:
+    """Greedy: each prediction takes the best true window that is still free and overlaps enough."""
+    taken: set[int] = set()
+    hits = np.zeros(len(overlap))
+    for rank, row in enumerate(overlap):
+        for window in row.argsort()[::-1].tolist():
+            if not decide.reaches(row[window], step, "ge"):
+                break
+            if window not in taken:
+                taken.add(window)
+                hits[rank] = 1
+                break
+    found = hits.cumsum()
+    precision = np.concatenate([[0], found / np.arange(1, len(hits) + 1), [0]])
+    recall = np.concatenate([[0], found / overlap.shape[1], [1]])
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    steps = np.flatnonzero(recall[1:] != recall[:-1]) + 1
+    return float(((recall[steps] - recall[steps - 1]) * precision[steps]).sum())
