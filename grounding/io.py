@@ -43,6 +43,9 @@ ARROW_SCHEMA = pa.schema(
         ("meta", pa.string()),
     ]
 )
+_TURNS = pa.field(
+    "turns", pa.list_(pa.struct([("tool", pa.string()), ("region", _REGION), ("thought", pa.string())]))
+)
 
 
 def read_samples(path: str | Path, limit: int | None = None) -> Iterator[Sample]:
@@ -238,8 +241,16 @@ def _write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
 def _write_parquet(path: Path, samples: Iterable[Sample]) -> int:
     count = 0
     remaining = iter(samples)
-    with pq.ParquetWriter(path, ARROW_SCHEMA) as writer:
+    # The column of turns is there for data sets that begin with a sample of several: all files used to lack it
+    first = list(itertools.islice(remaining, _BATCH))
+    schema = ARROW_SCHEMA.append(_TURNS) if any(sample.turns for sample in first) else ARROW_SCHEMA
+    remaining = itertools.chain(first, remaining)
+    with pq.ParquetWriter(path, schema) as writer:
         while batch := [to_row(sample) for sample in itertools.islice(remaining, _BATCH)]:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=ARROW_SCHEMA))
+            if schema is ARROW_SCHEMA and any("turns" in row for row in batch):
+                raise FoveaError(
+                    f"{path}: a sample with turns comes after {count} without; put it first, or write .jsonl"
+                )
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
             count += len(batch)
     return count

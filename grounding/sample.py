@@ -8,6 +8,10 @@ A row is what `datasets` reads without help: every row has the same columns and 
                 "regions": [{"coords": [0.1, 0.2, 0.3, 0.4], "image": 0, "label": null}]}}
 
 `coords` are canonical: xyxy for boxes, xy for points, x y x y ... for polygons, seconds for spans.
+
+A sample that is answered in several turns has one column more, the calls before the answer:
+
+    "turns": [{"tool": "zoom", "region": {"coords": [0, 0, 0.5, 0.5], "image": 0, "label": null}, "thought": "..."}]
 """
 
 from __future__ import annotations
@@ -58,6 +62,27 @@ class ImageRef:
             raise ValueError(f"image {self.path!r} has size {self.width}x{self.height}")
 
 
+@dataclass(frozen=True, slots=True)
+class ToolTurn:
+    """A turn that leads to the answer: a call of a tool, and what comes of it is the tool's business.
+
+    Attributes:
+        tool: its name.
+        region: what it is called with, canonical in the original image.
+        thought: before the call; places in it as in `Sample.thought`.
+    """
+
+    tool: str
+    region: Box | Point
+    thought: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tool.isidentifier():
+            raise ValueError(f"tool {self.tool!r} is no name")
+        if not isinstance(self.region, (Box, Point)):
+            raise ValueError(f"a turn's region is a {type(self.region).__name__}; give a box or a point")
+
+
 _ASKED_AS = {"polygon": "box", "absent": "box"}
 
 
@@ -77,6 +102,7 @@ class Sample:
             `grounding.wording` (dialects convert them).
         meta: flat extra facts (split, group, ui_type, duration in seconds, ...); JSON scalars only. `frame_times`
             are the seconds of the images in their video, separated by blanks: the prompt tells them.
+        turns: calls of tools before the answer, in order; `thought` is then that of the last turn.
     """
 
     id: str
@@ -87,6 +113,7 @@ class Sample:
     license: str
     thought: str | None = None
     meta: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    turns: tuple[ToolTurn, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -101,7 +128,7 @@ class Sample:
         times = len(self.frame_times)
         if times not in (0, len(self.images)):
             raise ValueError(f"meta.frame_times has {times} times for {len(self.images)} images")
-        for region in regions_of(self.target):
+        for region in (*regions_of(self.target), *(turn.region for turn in self.turns)):
             index = getattr(region, "image", 0)
             if type(index) is not int or not 0 <= index < len(self.images):
                 raise ValueError(f"target points into image {index}, the sample has {len(self.images)}")
@@ -162,7 +189,7 @@ def _coords(region: Box | Point | Polygon | Span) -> list[float]:
 
 def to_row(sample: Sample) -> dict[str, Any]:
     """The sample as a row of plain JSON types; `from_row` is its exact inverse."""
-    return {
+    row = {
         "schema": SCHEMA_VERSION,
         "id": sample.id,
         "images": [{"path": i.path, "width": i.width, "height": i.height} for i in sample.images],
@@ -170,16 +197,22 @@ def to_row(sample: Sample) -> dict[str, Any]:
         "target": {
             "kind": sample.kind,
             "text": sample.target.text if isinstance(sample.target, TextBox) else None,
-            "regions": [
-                {"coords": _coords(r), "image": getattr(r, "image", 0), "label": r.label}
-                for r in regions_of(sample.target)
-            ],
+            "regions": [_encoded(region) for region in regions_of(sample.target)],
         },
         "source": sample.source,
         "license": sample.license,
         "thought": sample.thought,
         "meta": json.dumps(dict(sample.meta), ensure_ascii=False, sort_keys=True),
     }
+    if sample.turns:  # other rows look as they always did
+        row["turns"] = [
+            {"tool": turn.tool, "region": _encoded(turn.region), "thought": turn.thought} for turn in sample.turns
+        ]
+    return row
+
+
+def _encoded(region: Box | Point | Polygon | Span) -> dict[str, Any]:
+    return {"coords": _coords(region), "image": getattr(region, "image", 0), "label": region.label}
 
 
 def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
@@ -197,7 +230,7 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
             raise ValueError(f"schema version {row['schema']}, this Fovea reads {SCHEMA_VERSION}")
         if "licence" in row:  # the column's name in rows written before version 0.2
             row = {"license" if key == "licence" else key: value for key, value in row.items()}
-        unknown = row.keys() - _COLUMNS
+        unknown = row.keys() - _COLUMNS - {"turns"}
         if unknown:
             raise ValueError(f"unknown column {sorted(unknown)[0]!r}")
         missing = [column for column in COLUMNS if column not in row]
@@ -217,11 +250,22 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> Sample:
             license=row["license"],
             thought=row["thought"],
             meta=_meta(row["meta"]),
+            turns=tuple(map(_turn, row.get("turns") or ())),
         )
     except KeyError as error:
         raise BrokenRow(where, f"column {error} is missing") from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BrokenRow(where, str(error)) from error
+
+
+def _turn(encoded: Mapping[str, Any]) -> ToolTurn:
+    region, thought = encoded["region"], encoded["thought"]
+    if thought is not None and not isinstance(thought, str):
+        raise ValueError("a turn's thought is neither a text nor null")
+    if len(region["coords"]) not in (2, 4):
+        raise ValueError(f"a turn's region has {len(region['coords'])} numbers, needs 2 or 4")
+    place = _point(region) if len(region["coords"]) == 2 else _box(region)
+    return ToolTurn(encoded["tool"], place, thought)
 
 
 def _target(encoded: Mapping[str, Any]) -> Target:

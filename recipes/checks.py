@@ -16,7 +16,7 @@ from models.profile import FAMILY_DIALECTS, family_dialect
 from recipes.data import check_images, count_rows, example
 from recipes.memory import weights_of
 from recipes.stage import Job
-from recipes.training import build_lora, check_datasets
+from recipes.training import build_lora, build_toolbox, check_datasets
 
 log = logging.getLogger("fovea")
 
@@ -73,7 +73,7 @@ def check_training(job: Job, args: TrainingArguments, *, supervised: bool = Fals
     for data in (job.spec.data, job.spec.eval):
         if data is not None:
             check_images(data, processor)
-            example(data, spec, processor, with_completion=supervised)
+            example(data, spec, processor, with_completion=supervised, toolbox=build_toolbox(job, processor))
     if lora is not None:
         check_lora(job, args, lora, config)
 

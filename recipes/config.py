@@ -37,6 +37,7 @@ from grounding.registry import nearest
 from grounding.settings import Section, Whole, key_table
 from models.profile import Profile
 from rewards.spec import RewardSpec, RewardSpecs
+from tools.section import ToolsConfig, short_form
 
 AnswerKind = Literal["box", "point", "boxes", "points", "span", "text_box"]
 
@@ -130,7 +131,11 @@ class StageSpec(Section):
         None, description="how attention is read for rewards on it; null is its defaults where they need it"
     )
 
-    @field_serializer("rewards", "credit", "attention")
+    tools: Annotated[ToolsConfig, BeforeValidator(short_form)] | None = Field(
+        None, description="what the model may call before it answers; a tool's name or a list is short for `use`"
+    )
+
+    @field_serializer("rewards", "credit", "attention", "tools")
     def _as_given(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return [spec.model_dump(mode="json", exclude_unset=True) for spec in value]
@@ -289,14 +294,17 @@ def _elsewhere(file: Path) -> str:
 
 def _is_free(parent: str) -> bool:
     """Sections that may be added on the command line although the file lacks them."""
-    return re.fullmatch(r"data|model|stages\.\d+\.(args|lora|credit|attention|data|eval)(\..+)?", parent) is not None
+    return (
+        re.fullmatch(r"data|model|stages\.\d+\.(args|lora|credit|attention|tools|data|eval)(\..+)?", parent)
+        is not None
+    )
 
 
 def _line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
 
 
-SECTIONS = (Recipe, ModelSpec, DataSpec, StageSpec, RewardSpec, CreditConfig, HeadConfig, MapConfig)
+SECTIONS = (Recipe, ModelSpec, DataSpec, StageSpec, RewardSpec, CreditConfig, HeadConfig, MapConfig, ToolsConfig)
 
 
 def with_key_tables(page: str) -> str:

@@ -36,6 +36,9 @@ from grounding.sample import Sample, from_row, to_row
 from models.asking import messages, prompt_text, question
 from models.loading import SeenSizes
 from recipes.config import DataSpec, ModelSpec
+from recipes.taught import TAUGHT, collate_taught
+from tools.teaching import teach
+from tools.toolbox import Toolbox
 
 log = logging.getLogger("fovea")
 
@@ -73,6 +76,10 @@ class RowBuilder:
         processor: that model's.
         seen: the size at which it shows an image.
         with_completion: add the right answer.
+        toolbox: tools it may call before it answers; samples are then taught with their turns.
+
+    Raises (when a row is made):
+        BrokenRow: a sample with turns where there are no tools to call, or with turns that cannot be taught.
     """
 
     model: ModelSpec
@@ -80,6 +87,7 @@ class RowBuilder:
     processor: Any
     seen: SeenSizes
     with_completion: bool = False
+    toolbox: Toolbox | None = None
 
     def row(self, sample: Sample, images: list[Image.Image], expect: str) -> dict[str, Any]:
         sizes = self.seen.of(sample.images)
@@ -90,12 +98,22 @@ class RowBuilder:
             "sizes": json.dumps([[s.width, s.height, s.input_width, s.input_height] for s in sizes]),
             "expect": expect,
         }
-        if self.with_completion:
+        if self.with_completion and self.toolbox is not None:
+            asked = self.question(sample, expect, sizes)
+            row[TAUGHT] = teach(self.toolbox, sample, images, question=asked, answer_kind=expect)
+            row["completion"] = [{"role": "assistant", "content": row[TAUGHT].text}]
+        elif self.with_completion:
+            if sample.turns:
+                raise BrokenRow(f"sample {sample.id!r}", "has turns, but the stage has no `tools` to call in them")
             row["completion"] = [{"role": "assistant", "content": self.completion(sample, sizes)}]
         return row
 
-    def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
+    def question(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> str:
         text = question(self.model.profile, sample.question, expect, sizes)
+        return text if self.toolbox is None else self.toolbox.question(text)
+
+    def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
+        text = self.question(sample, expect, sizes)
         return messages(text, len(sizes), image_first=self.model.image_first, system=self.model.system)
 
     def completion(self, sample: Sample, sizes: tuple[ImageSize, ...]) -> str:
@@ -203,8 +221,10 @@ def check_images(spec: DataSpec, processor: Any) -> None:
             raise BrokenRow(f"sample {sample!r}", " ".join(reason.split())) from error
 
 
-def example(spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion: bool) -> dict[str, Any]:
-    """A row of the data, with a thought where there is one, without its images.
+def example(
+    spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion: bool, toolbox: Toolbox | None = None
+) -> dict[str, Any]:
+    """A row of the data, with a thought where there is one; without its images, unless turns are taught.
 
     Raises:
         UsageError: the chat template asks otherwise than it teaches, or leaves out a part of the answer.
@@ -212,11 +232,13 @@ def example(spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion
     table = stored(spec)
     row = table.table.slice(table.example, 1).to_pylist()[0]
     sample = from_row(json.loads(row["row"]))
-    builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion)
-    made = builder.row(sample, [], row["expect"])
-    asked = prompt_text(processor, made["prompt"])
+    builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion, toolbox)
+    turns = toolbox is not None and with_completion
+    images = [open_image(row["root"], image) for image in sample.images] if turns else []
+    made = builder.row(sample, images, row["expect"])
+    asked = prompt_text(processor, made["prompt"], tools=None if toolbox is None else toolbox.schemas)
     render_completion("", grammar=check_grammar(model.grammar), opened=opened_by(asked, check_grammar(model.grammar)))
-    if with_completion:
+    if with_completion and toolbox is None:
         words = [{"type": "text", "text": made["completion"][0]["content"]}]
         chat = [*made["prompt"], {"role": "assistant", "content": words}]
         whole = prompt_text(processor, chat, answered=True)
@@ -239,7 +261,9 @@ def example(spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion
     return {**made, "asked": asked}
 
 
-def build_dataset(spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion: bool = False) -> Dataset:
+def build_dataset(
+    spec: DataSpec, model: ModelSpec, processor: Any, *, with_completion: bool = False, toolbox: Toolbox | None = None
+) -> Dataset:
     """The data set of a stage. Rows are checked now, images are opened when a row is read.
 
     Raises:
@@ -255,7 +279,7 @@ def build_dataset(spec: DataSpec, model: ModelSpec, processor: Any, *, with_comp
             found.thoughtless,
             found.table.num_rows,
         )
-    builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion)
+    builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion, toolbox)
     return Dataset(InMemoryTable(found.table)).with_transform(LazyRows(builder))
 
 
@@ -286,7 +310,8 @@ class WholeRows(DataCollatorForVisionLanguageModeling):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """The batch. Raises `BrokenRow` for a row longer than `longest` tokens, or without an answer to learn."""
-        batch = super().torch_call(examples)
+        taught = TAUGHT in examples[0]
+        batch = collate_taught(self.processor, examples) if taught else super().torch_call(examples)
         lengths, taught = batch["attention_mask"].sum(1).tolist(), (batch["labels"] != -100).sum(1).tolist()
         for row, length, labels in zip(examples, lengths, taught, strict=True):
             name = f"sample {json.loads(row['sample'])['id']!r}"

@@ -17,7 +17,7 @@ from recipes.config import DataSpec
 from recipes.data import build_dataset, example, stored, whole_rows
 from recipes.memory import estimate
 from recipes.stage import Job
-from recipes.training import build_lora
+from recipes.training import build_lora, build_toolbox
 from rewards.compose import RewardFunction
 from rewards.trial import try_rewards
 
@@ -42,14 +42,19 @@ def describe_training(
         max_pixels=spec.max_pixels,
         trust_remote_code=spec.trust_remote_code,
     )
+    toolbox = build_toolbox(job, processor)
     lines = []
     for section, data in (("data", job.spec.data), ("eval", job.spec.eval)):
         if data is not None:
             dataset = build_dataset(data, spec, processor)
             lines.append((section, f"{len(dataset):,} samples from {', '.join(data.path)}"))
             lines.append(("images", f"those of {_open_images(dataset):,} samples opened: sizes as stated"))
-    shown = example(job.spec.data, spec, processor, with_completion=supervised)
-    row = build_dataset(job.spec.data, spec, processor, with_completion=supervised)[stored(job.spec.data).example]
+    shown = example(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
+    taught = build_dataset(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
+    row = taught[stored(job.spec.data).example]
+    if toolbox is not None:
+        budget = f"{job.spec.tools.turns} turns, {job.spec.tools.image_tokens} image tokens"
+        lines.append(("tools", f"{', '.join(toolbox.tools)}; calls as {toolbox.protocol.name}; {budget}"))
     prompt_tokens = encode(processor, [shown["asked"]], [row["images"]])["input_ids"].shape[1]
     lines.append(("prompt", f"{prompt_tokens} tokens: {_one_line(shown['asked'])}"))
     if supervised:

@@ -28,15 +28,15 @@ from models.loading import load_config
 from recipes.callbacks import StageState
 from recipes.checks import check_training
 from recipes.describe import describe_training
+from recipes.episodes import EpisodeTrainer
 from recipes.rollout_passes import TrainerPasses
-from recipes.shared_prompts import SharedPromptTrainer
 from recipes.stage import STAGES, Stage
-from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
+from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, weights
 
 
-class FoveaGRPOTrainer(SharedPromptTrainer):
+class FoveaGRPOTrainer(EpisodeTrainer):
     """TRL's GRPOTrainer with advantages of shape (B, T) where there is a credit strategy; without one, TRL's own.
 
     TRL reads the advantages of a batch after its training forward pass, and takes (B, T) as well as (B,). So the
@@ -61,7 +61,8 @@ class FoveaGRPOTrainer(SharedPromptTrainer):
         self.credit: CreditAssigner | None = None
         if credit is not None:
             draws = {"seed": self.args.seed, "rank": self.accelerator.process_index}
-            self.credit = CreditAssigner(credit, policy, self.processing_class, reader, grammar, **draws)
+            told = reader if self.toolbox is None else None  # a text of several turns has no one answer to find
+            self.credit = CreditAssigner(credit, policy, self.processing_class, told, grammar, **draws)
         self.looking: RolloutAttention | None = None
         read = columns_read(self.reward_funcs) & COLUMNS
         if read:
@@ -216,7 +217,7 @@ class PolicyStage(Stage):
     """Group relative policy optimization; `args` are the keys of `trl.GRPOConfig`."""
 
     args_type = GRPOConfig
-    sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention"})
+    sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention", "tools"})
     needs = frozenset({"data", "rewards"})
 
     def arguments(self) -> GRPOConfig:
@@ -276,12 +277,13 @@ class PolicyStage(Stage):
         model, processor = load_for(job, args)
         ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
         ours |= {"credit": job.spec.credit, "attention": job.spec.attention}
-        ours |= {"share_prompts": model_spec.share_prompts}
+        toolbox = build_toolbox(job, processor)
+        ours |= {"share_prompts": model_spec.share_prompts, "toolbox": toolbox}
         trainer = trainer_class(
             model=model,
             reward_funcs=reward_functions,
             args=args,
-            **build_datasets(job, processor),
+            **build_datasets(job, processor, toolbox=toolbox),
             processing_class=processor,
             peft_config=build_lora(job),
             **(ours if trainer_class is not GRPOTrainer else {}),

@@ -11,7 +11,7 @@ from recipes.checks import check_training
 from recipes.data import whole_rows
 from recipes.describe import describe_training
 from recipes.stage import STAGES, Stage
-from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
+from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 
 
 @STAGES.register("sft")
@@ -19,7 +19,7 @@ class SupervisedStage(Stage):
     """Supervised fine-tuning; `args` are the keys of `trl.SFTConfig`."""
 
     args_type = SFTConfig
-    sections = frozenset({"data", "eval", "lora"})
+    sections = frozenset({"data", "eval", "lora", "tools"})
     needs = frozenset({"data"})
 
     def arguments(self) -> SFTConfig:
@@ -38,7 +38,7 @@ class SupervisedStage(Stage):
             model=model,
             args=args,
             data_collator=whole_rows(args, processor),
-            **build_datasets(self.job, processor, with_completion=True),
+            **build_datasets(self.job, processor, with_completion=True, toolbox=build_toolbox(self.job, processor)),
             processing_class=processor,
             peft_config=build_lora(self.job),
         )

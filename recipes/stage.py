@@ -57,8 +57,8 @@ class Stage(ABC):
 
     Attributes:
         args_type: dataclass whose fields are the legal keys of `args`.
-        sections: the optional sections of a stage it reads, among lora, data, eval, rewards, credit and
-            attention.
+        sections: the optional sections of a stage it reads, among lora, data, eval, rewards, credit,
+            attention and tools.
         needs: the sections it cannot do without.
     """
 
@@ -91,10 +91,11 @@ class Stage(ABC):
             "rewards": bool(spec.rewards),
             "credit": spec.credit is not None,
             "attention": spec.attention is not None,
+            "tools": spec.tools is not None,
             "data": spec.data is not None,
             "eval": spec.eval is not None,
         }
-        for section in ("lora", "eval", "rewards", "credit", "attention"):
+        for section in ("lora", "eval", "rewards", "credit", "attention", "tools"):
             if given[section] and section not in self.sections:
                 raise UsageError(f"{self.job.where} has no {section}; remove it, or give it to another stage")
         for section in sorted(self.needs):

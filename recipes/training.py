@@ -18,7 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from grounding.errors import FoveaError, UsageError
 from grounding.io import replacing
 from grounding.settings import check_keys
-from models.loading import load_policy
+from models.loading import load_config, load_policy
 from models.sharing import share_images, share_prefill
 from recipes.callbacks import Alarms, MetricsFile, NoStubs, ProgressBar, StageState, StopOnDivergence, StopOnSignal
 from recipes.checkpoints import last_checkpoint, state_of, sweep
@@ -27,6 +27,7 @@ from recipes.merge import finish_model
 from recipes.processes import on_main
 from recipes.stage import Job
 from recipes.tracking import tracked
+from tools.toolbox import Toolbox
 
 # The vision tower stays as it was trained: adapting it costs a quarter of a step, and needs more data than RL has.
 LORA_DEFAULTS: Mapping[str, Any] = {
@@ -115,11 +116,22 @@ def check_datasets(job: Job) -> None:
             check_data(spec, job.recipe.model)
 
 
-def build_datasets(job: Job, processor: Any, *, with_completion: bool = False) -> dict[str, Any]:
+def build_toolbox(job: Job, processor: Any) -> Toolbox | None:
+    """The stage's tools for its model; None where it has none. Raises `UsageError` as `Toolbox`."""
+    if job.spec.tools is None:
+        return None
+    spec = job.recipe.model
+    config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
+    return Toolbox(job.spec.tools, processor, config.model_type, spec.profile)
+
+
+def build_datasets(
+    job: Job, processor: Any, *, with_completion: bool = False, toolbox: Toolbox | None = None
+) -> dict[str, Any]:
     """The trainer's `train_dataset` and, where the stage has one, its `eval_dataset`."""
     named = {"train_dataset": job.spec.data, "eval_dataset": job.spec.eval}
     return {
-        name: build_dataset(spec, job.recipe.model, processor, with_completion=with_completion)
+        name: build_dataset(spec, job.recipe.model, processor, with_completion=with_completion, toolbox=toolbox)
         for name, spec in named.items()
         if spec is not None
     }

@@ -64,7 +64,8 @@ class Reader:
         Args:
             completions: N texts or message lists.
             columns: TRL's keyword columns, N values each: `sample` (JSON of `grounding.sample.to_row`), `sizes`
-                (JSON, ``[[width, height, input_width, input_height], ...]`` per image), `expect` where they differ.
+                (JSON, ``[[width, height, input_width, input_height], ...]`` per image), `expect` where they differ;
+                `answers` where whoever ran the episodes has read them already (`tools.episode`).
 
         Raises:
             UsageError: a column is missing.
@@ -73,12 +74,15 @@ class Reader:
         rows = required_column(columns, "sample")
         sizes = required_column(columns, "sizes")
         expects = columns.get("expect") or [None] * len(completions)
+        answers = columns.get("answers") or [None] * len(completions)
         return [
-            self._rollout(completion, row, size, expect)
-            for completion, row, size, expect in zip(completions, rows, sizes, expects, strict=True)
+            self._rollout(completion, row, size, expect, answer)
+            for completion, row, size, expect, answer in zip(completions, rows, sizes, expects, answers, strict=True)
         ]
 
-    def _rollout(self, completion: Completion, row: str, size: str, expect: str | None) -> Rollout:
+    def _rollout(
+        self, completion: Completion, row: str, size: str, expect: str | None, answer: Answer | None
+    ) -> Rollout:
         sample = self._samples.get(row) or self._read_sample(row)
         sizes = self._sizes.get(size) or self._read_sizes(size, sample)
         if len(sizes) != len(sample.images):
@@ -87,6 +91,8 @@ class Reader:
             )
         expect = expect or self.expect
         text = completion if isinstance(completion, str) else last_turn(completion)
+        if answer is not None:
+            return Rollout(answer, sample, text, sizes, completion)
         key = (text, size, expect)
         answer = self._answers.get(key)
         if answer is None:

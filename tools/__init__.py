@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from grounding.crops import Crop
 from grounding.registry import Registry
 from grounding.targets import Box, Point
-from tools.crops import Crop
 
 TOOLS: Registry[type[Tool]] = Registry("tool", package="tools")
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from grounding.answer import Answer, ImageSize, Status
 from grounding.completion import Grammar
+from grounding.crops import Crop
 from grounding.dialects import Dialect
 from grounding.targets import Box, Point
 from rewards.tools import ExecutedCall
 from tools import CallRefused, Shown, Tool, ToolCall, ToolView
-from tools.crops import Crop
 from tools.protocols import CallText, Protocol
 from tools.section import ToolsConfig
 
@@ -125,6 +125,11 @@ class ToolEpisode:
         """What the numbers of the next turn refer to."""
         cropped = self.config.coordinates == "crop" and self._seen is not None
         return (self._seen,) if cropped and self._seen else self._whole
+
+    @property
+    def cropped(self) -> bool:
+        """Whether a tool has shown a picture."""
+        return self._seen is not None
 
     @property
     def crop(self) -> Crop:

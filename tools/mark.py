@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from PIL import ImageDraw
 
+from grounding.crops import Crop
 from grounding.errors import UsageError
 from grounding.targets import Box
 from tools import TOOLS, CallRefused, Shown, Tool, ToolCall, ToolView
-from tools.crops import Crop
 from tools.zoom import enlarged
 
 

@@ -16,64 +16,67 @@ tools:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from grounding.errors import UsageError
 from grounding.registry import nearest
+from grounding.settings import Section, Whole, refuse
 from tools import TOOLS, Tool
 
-COORDINATES = ("crop", "image")
+
+def _entries(value: Any) -> Any:
+    entries = [value] if isinstance(value, (str, Mapping)) else value
+    named = isinstance(entries, (list, tuple)) and all(
+        isinstance(entry, str) or (isinstance(entry, Mapping) and isinstance(entry.get("name"), str))
+        for entry in entries
+    )
+    if not named or not entries:
+        raise refuse(value, "a tool's name, a mapping with a name, or a list of them")
+    return tuple(entry if isinstance(entry, str) else dict(entry) for entry in entries)
 
 
-@dataclass(frozen=True)
-class ToolsConfig:
-    """See the module's docstring; `from_given` reads and checks what a recipe or a flag says."""
+def short_form(given: Any) -> Any:
+    """A name, several with commas, or a list of tools as the section's mapping; what is none of them as it is."""
+    if isinstance(given, str):
+        return {"use": [name.strip() for name in given.split(",") if name.strip()]}
+    return {"use": list(given)} if isinstance(given, (list, tuple)) else given
 
-    use: tuple[str | Mapping[str, Any], ...]
-    coordinates: str = "crop"
-    turns: int = 3
-    image_tokens: int = 4096
-    turn_tokens: int | None = None
-    protocol: str = "auto"
-    told: str | None = None
-    reply: str | None = None
 
-    def __post_init__(self) -> None:
-        if not self.use:
-            raise UsageError("tools.use is empty; name a tool, or remove the section")
-        if self.coordinates not in COORDINATES:
-            raise UsageError(f"tools.coordinates is {self.coordinates!r}, must be {' or '.join(COORDINATES)}")
-        for key, least in (("turns", 1), ("image_tokens", 0), ("turn_tokens", 1)):
-            value = getattr(self, key)
-            if key == "turn_tokens" and value is None:
-                continue
-            if type(value) is not int or value < least:
-                raise UsageError(f"tools.{key} is {value!r}, must be a whole number, at least {least}")
-        for key in ("told", "reply"):
-            if not isinstance(getattr(self, key), str | None):
-                raise UsageError(f"tools.{key} is {getattr(self, key)!r}, must be a text")
+class ToolsConfig(Section):
+    """What a model may call before it answers, and how often."""
+
+    use: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_entries)] = Field(
+        description="tools: names, import paths, or mappings of `name` and the tool's own keys"
+    )
+    coordinates: Literal["crop", "image"] = Field(
+        "crop", description="what the next numbers are of: the picture shown last, or the whole image"
+    )
+    turns: Whole = Field(3, ge=1, description="of the model at most, the answer included")
+    image_tokens: Whole = Field(4096, ge=0, description="of all pictures that tools show in an episode")
+    turn_tokens: Whole | None = Field(
+        None, ge=1, description="of one turn of the model; null: as many as a completion may have"
+    )
+    protocol: Literal["auto", "template", "text"] = Field(
+        "auto", description="how calls are written: by the chat template's tools, or as text; auto asks the template"
+    )
+    told: str | None = Field(
+        None, description="what the question says about the tools; null: a sentence for each, or the template's words"
+    )
+    reply: str | None = Field(
+        None, description="words beside a shown picture, with `{question}` for the question; null: ours"
+    )
 
     @classmethod
     def from_given(cls, given: Any) -> ToolsConfig:
-        """Read a name, a list of tools, or a mapping of the section's keys.
+        """Read a name, a list of tools, or a mapping of the section's keys, and try the tools out.
 
         Raises:
-            UsageError: naming an unknown key (with the nearest valid one) or a value out of range.
+            UsageError: naming an unknown key (with the nearest valid one) or a value out of range; or as `build`.
         """
-        if isinstance(given, str):
-            given = {"use": [name for name in given.split(",") if name]}
-        elif isinstance(given, Sequence):
-            given = {"use": list(given)}
-        if not isinstance(given, Mapping):
-            raise UsageError(f"tools is {given!r}, it has to be a name, a list of tools, or a mapping")
-        known = [f.name for f in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise UsageError(f"tools: unknown key {key!r}{nearest(str(key), known)}")
-        use = given.get("use") or ()
-        config = cls(**{**given, "use": tuple([use] if isinstance(use, str | Mapping) else use)})
+        config = cls.from_mapping(short_form(given), "tools")
         config.build()
         return config
 
@@ -85,8 +88,6 @@ class ToolsConfig:
         """
         found: dict[str, Tool] = {}
         for entry in self.use:
-            if not isinstance(entry, str | Mapping) or (isinstance(entry, Mapping) and "name" not in entry):
-                raise UsageError(f"tools.use: {entry!r} is neither a name nor a mapping with a name")
             name = entry if isinstance(entry, str) else str(entry["name"])
             given = {} if isinstance(entry, str) else {str(k): v for k, v in entry.items() if k != "name"}
             tool = _made(name, given)

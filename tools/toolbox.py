@@ -26,21 +26,32 @@ class Toolbox:
         model_type: of the model's configuration.
         profile: how it is asked.
 
+    Attributes:
+        end: the special token that ends a turn.
+
     Raises:
         UsageError: a family, a chat template or a dialect that tools cannot be used with.
     """
 
     def __init__(self, config: ToolsConfig, processor: Any, model_type: str, profile: Profile):
-        self.config, self._processor, self.profile = config, processor, profile
+        self.config, self.processor, self.profile = config, processor, profile
         self.tools = config.build()
         self.dialect, self.grammar = get_dialect(profile.dialect), check_grammar(profile.grammar)
         self.protocol = protocol_for(processor, model_type, config.protocol)
         self.schemas = self.protocol.schemas(self.tools, self.dialect)
         self.viewer = PictureSizes(processor)
         end = end_of_turn(processor)
-        self._end, self._end_id = end, processor.tokenizer.convert_tokens_to_ids(end)
+        self.end, self._end_id = end, processor.tokenizer.convert_tokens_to_ids(end)
         told = config.told
         self._told = self.protocol.told(self.tools, self.dialect) if told is None else told
+
+    @property
+    def declared(self) -> list[dict[str, Any]]:
+        """A schema for each tool, also where the chat template takes none."""
+        return self.schemas or [
+            {"type": "function", "function": {"name": name, "description": tool.description}}
+            for name, tool in self.tools.items()
+        ]
 
     def question(self, text: str) -> str:
         """The user's text of a question, with what it says about the tools."""
@@ -52,7 +63,11 @@ class Toolbox:
 
     def prompt_ids(self, chat: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]) -> list[int]:
         """The tokens of a prompt, as training and evaluation ask."""
-        return self._ids(prompt_text(self._processor, chat, tools=self.schemas), images)
+        return self._ids(self.prompt_text(chat), images)
+
+    def prompt_text(self, chat: Sequence[Mapping[str, Any]]) -> str:
+        """A prompt as text, up to where the first turn begins."""
+        return prompt_text(self.processor, chat, tools=self.schemas)
 
     def episode(
         self, images: Sequence[Image.Image], *, question: str = "", answer_kind: str | None = None
@@ -60,7 +75,7 @@ class Toolbox:
         """A new episode over a sample's pictures in their original pixels.
 
         Args:
-            question: the instruction, for replies that repeat it.
+            question: the user's text, for replies that repeat it; what it says about the tools is left out of these.
             answer_kind: the kind asked for.
         """
         return ToolEpisode(
@@ -71,7 +86,7 @@ class Toolbox:
             grammar=self.grammar,
             images=images,
             viewer=self.viewer,
-            question=question,
+            question=question.removesuffix(f"\n{self._told}"),
             answer_kind=answer_kind,
         )
 
@@ -82,11 +97,11 @@ class Toolbox:
             last: the turn's last token; where the model ended the turn itself it is not written again.
         """
         content = content_of(reply.words, reply.pictures, self.profile.image_first)
-        text = self.protocol.reply_text(self._processor, reply.tool, content)
+        text = self.protocol.reply_text(self.processor, reply.tool, content)
         if last == self._end_id:
-            text = text.removeprefix(self._end)
+            text = text.removeprefix(self.end)
         return self._ids(text, reply.pictures)
 
     def _ids(self, text: str, images: Sequence[Image.Image]) -> list[int]:
-        made = self._processor(text=[text], images=[list(images)] if images else None, add_special_tokens=False)
+        made = self.processor(text=[text], images=[list(images)] if images else None, add_special_tokens=False)
         return [int(token) for token in made["input_ids"][0]]

@@ -326,7 +326,12 @@ CASES: dict[str, tuple[str, Callable[..., None], st.SearchStrategy, tuple[str, .
     "activitynet": ("activitynet", activitynet, ends(), ()),
     "time_r1": ("time_r1", time_r1, ends(), ("--annotations", "t.json")),
 }  # fmt: skip
-MADE_HERE = {"screens", "miniwob", "web"}  # they draw their screens: no files of another format to read
+MADE_HERE = {
+    "screens",
+    "screen_groups",
+    "miniwob",
+    "web",
+}  # they draw their screens: no files of another format to read
 MADE_OF_DATA = {"absent_targets", "corrupted_pairs", "cot", "curate", "pseudo_queries", "query_inference"}
 
 

@@ -1,6 +1,7 @@
 """Spans, words, format, thought, tools, length, abstention: hand-worked values and properties."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from rewards.length import overlong, repetition, thought_length
 from rewards.span import temporal_iou, temporal_iou_edges
 from rewards.text import text_choice, text_match, text_number
 from rewards.thought import grounded_thought
-from rewards.tools import ExecutedCall, tool_when_right, zoom_spread
+from rewards.tools import ExecutedCall, tool_when_right, turn_format, zoom_on_target, zoom_spread
 from tests.rewards.making import ABSENT, TARGET, UNREADABLE, a_sample, boxes, call, clicks, says, spans
 
 RIGHT = get_dialect("qwen3_vl").render(TARGET, [ImageSize(200, 100)])
@@ -256,6 +257,22 @@ def test_a_tool_pays_only_with_the_right_answer():
     assert tool_when_right(wrong, a_sample(), executed_calls=calls) == 0.0
     assert tool_when_right(says("42"), worded("42"), executed_calls=calls) == 1.0
     assert tool_when_right(says("43"), worded("42"), executed_calls=calls) == 0.0
+
+
+def test_looking_at_the_target_pays_by_the_picture_shown_last():
+    target = a_sample().target
+    around = ExecutedCall("zoom", Box(target.x1, target.y1, 1, 1), True)
+    cut = ExecutedCall("zoom", Box(target.x1 + 0.01, target.y1, 1, 1), True)
+    other = ExecutedCall("zoom", Box(0, 0, 1, 1, image=1), True)
+    for calls, paid in (([around], 1), ([cut], 0), ([cut, around], 1), ([around, cut], 0), ([other], 0), ([], 0)):
+        assert zoom_on_target(ABSENT, a_sample(), executed_calls=calls) == paid
+    assert zoom_on_target(ABSENT, a_sample(), executed_calls=None) == 0
+
+
+def test_the_form_of_turns_is_their_mean():
+    turns = [SimpleNamespace(strict=True), SimpleNamespace(strict=False), SimpleNamespace(strict=True)]
+    assert turn_format(ABSENT, a_sample(), turns=turns) == pytest.approx(2 / 3)
+    assert turn_format(clicks((0.4, 0.4)), a_sample(), turns=None) == float(clicks((0.4, 0.4)).strict)
 
 
 WRITTEN = '<tool_call>{"name": "zoom", "arguments": {"point_2d": [%d, 500]}}</tool_call>'

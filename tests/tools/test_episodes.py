@@ -278,15 +278,15 @@ class TestSection:
         ("given", "message"),
         [
             ({"use": ["zoom"], "turn": 2}, "did you mean 'turns'"),
-            ({"use": []}, "empty"),
+            ({"use": []}, "a tool's name"),
             ({"use": ["zom"]}, "did you mean 'zoom'"),
             ({"use": [{"name": "zoom", "min_sid": 3}]}, "did you mean 'min_side'"),
             ({"use": ["zoom", "zoom"]}, "two tools"),
             ({"use": ["zoom"], "turns": 0}, "at least 1"),
-            ({"use": ["zoom"], "coordinates": "screen"}, "crop or image"),
+            ({"use": ["zoom"], "coordinates": "screen"}, "known: crop, image"),
             ({"use": ["os.system"]}, "standard library"),
             ({"use": ["grounding.targets.Box"]}, "no subclass"),
-            (3, "a name, a list"),
+            (3, "a mapping is needed"),
         ],
     )
     def test_what_is_wrong_is_named(self, given, message):

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from grounding.answer import Answer, ImageSize, OutOfBounds, Status
+from grounding.crops import Crop
 from grounding.dialects import get_dialect
 from grounding.targets import Box, Point
-from tools.crops import Crop
 
 
 def random_box(rng: random.Random, image: int = 0) -> Box:

@@ -14,7 +14,7 @@ from grounding.answer import Answer, OutOfBounds
 from grounding.targets import Box, Point
 from grounding.wording import rewrite_places, write_place
 
-Place = TypeVar("Place", Box, Point)
+Place = TypeVar("Place", bound=Box | Point)
 
 _HAIR = 1e-9  # of a pixel: what a coordinate may be off by rounding without reaching into the next pixel
 
@@ -81,9 +81,9 @@ class Crop:
         """A place in the crop's own [0, 1] as one of the image."""
         if isinstance(place, Point):
             return replace(place, x=_inside(self._x(place.x)), y=_inside(self._y(place.y)), image=self.image)
-        x1, y1, x2, y2 = self._x(place.x1), self._y(place.y1), self._x(place.x2), self._y(place.y2)
-        corners = {"x1": _inside(x1), "y1": _inside(y1), "x2": _inside(x2), "y2": _inside(y2)}
-        return replace(place, **corners, image=self.image)
+        x1, y1 = _inside(self._x(place.x1)), _inside(self._y(place.y1))
+        x2, y2 = _inside(self._x(place.x2)), _inside(self._y(place.y2))
+        return replace(place, x1=x1, y1=y1, x2=x2, y2=y2, image=self.image)
 
     def to_crop(self, place: Place) -> Place | None:
         """A place of the image in the crop's own [0, 1], as image 0; None where it does not lie in the crop whole."""

@@ -1,0 +1,270 @@
+"""Episodes in training: what is learned, masked, shown, paid; against references worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import set_seed
+
+from grounding.errors import BrokenRow, UsageError
+from grounding.io import read_samples, write_samples
+from grounding.sample import ToolTurn
+from grounding.targets import Box
+from recipes.config import parse_recipe
+from recipes.run_folder import jobs_of
+from recipes.stage import STAGES
+from tests.recipes.tiny import make_data, make_model
+
+CALL = 'zoom({"bbox_2d": [0, 0, 500, 500]})'
+OTHER = 'zoom({"bbox_2d": [500, 500, 1000, 1000]})'
+BAD = 'zoom({"bbox_2d": [5, 5, 5, 5]})'
+ANSWER = '{"bbox_2d": [100, 100, 900, 900]}'
+TOOLS = {"use": ["zoom"], "turns": 3, "image_tokens": 250, "told": "", "reply": "Look."}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("episodes")
+    return {
+        "qwen3_vl": make_model(folder / "qwen3_vl", "qwen3_vl"),
+        "qwen2_5_vl": make_model(folder / "qwen2_5_vl", "qwen2_5_vl"),
+        "data": make_data(folder / "data", count=4),
+    }
+
+
+def stage_of(
+    places: Any, folder: Any, kind: str, *, family: str = "qwen3_vl", model: Any = None, **stage: Any
+) -> Any:
+    args = {"per_device_train_batch_size": 4, "max_steps": 1, "report_to": "none"}
+    if kind == "grpo":
+        args |= {"num_generations": 2, "max_completion_length": 600, "loss_type": "grpo"}
+        stage.setdefault("rewards", ["iou", {"name": "tool_when_right", "weight": 2.0}])
+    spec = {"kind": kind, "lora": None, "tools": TOOLS, **stage, "args": args | stage.get("args", {})}
+    content = {
+        "name": "run",
+        "model": {"path": str(places[family]), "dialect": family, "grammar": "bare", **(model or {})},
+        "data": str(places["data"]),
+        "stages": [spec],
+        "output": str(folder),
+        "wandb": "disabled",
+    }
+    return STAGES.get(kind)(jobs_of(parse_recipe(content))[0])
+
+
+def say(trainer: Any, *rounds: list[str]) -> list[Any]:
+    """Let the policy say this, round by round, instead of drawing; what it was asked with is collected."""
+    asked, script = [], iter(rounds)
+    tokenizer, end = trainer.processing_class.tokenizer, trainer._tokenizer.eos_token_id
+
+    def turn(ids: Any, images: Any, fields: Any, num_generations: int, has_tool_images: bool = False) -> Any:
+        asked.append(([list(own) for own in ids], images, fields))
+        said = next(script)
+        assert len(said) == len(ids)
+        return [[*tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in said], None
+
+    trainer._generate_single_turn = turn
+    return asked
+
+
+def rolled_out(trainer: Any, prompts: int = 2) -> dict[str, Any]:
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    set_seed(3)
+    rows = [trainer.train_dataset[index] for index in range(prompts) for _ in range(trainer.num_generations)]
+    return trainer._generate_and_score_completions(rows)
+
+
+def two_turns(trainer: Any) -> dict[str, Any]:
+    """Four rollouts: one zoom, another zoom, a call that is refused, an answer at once."""
+    say(trainer, [CALL, OTHER, BAD, ANSWER], [ANSWER, ANSWER, ANSWER])
+    inputs = rolled_out(trainer)
+    inputs["advantages"] = torch.tensor([1.0, -1.0, 0.5, -2.0])
+    return inputs
+
+
+def gradients(trainer: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    trainer.model.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_loss_and_gradients_are_those_of_a_reference_built_by_hand(places, tmp_path, family):
+    """Each rollout by itself, without padding or sharing; the mask is counted out from the words."""
+    trainer = stage_of(places, tmp_path, "grpo", family=family).trainer()
+    inputs = two_turns(trainer)
+    loss = trainer._compute_loss(trainer.model, dict(inputs))
+    found = gradients(trainer, loss)
+
+    tokenizer, processor = trainer.processing_class.tokenizer, trainer.processing_class
+    words = [[CALL, ANSWER], [OTHER, ANSWER], [BAD, ANSWER], [ANSWER]]
+    total = 0.0
+    starts = [0, *torch.tensor(inputs["num_images"]).cumsum(0).tolist()]
+    patches = [0, *inputs["image_grid_thw"].prod(-1).cumsum(0).tolist()]
+    for row, (turns, advantage) in enumerate(zip(words, inputs["advantages"].tolist(), strict=True)):
+        prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+        completion = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()].tolist()
+        own = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in turns]
+        mask = [1] * own[0] + [0] * (len(completion) - sum(own)) + [1] * sum(own[1:])
+        ids = torch.tensor([prompt + completion])
+        grid = inputs["image_grid_thw"][starts[row] : starts[row + 1]]
+        pixels = inputs["pixel_values"][patches[starts[row]] : patches[starts[row + 1]]]
+        kinds = (ids == trainer.model.config.image_token_id).long()
+        assert kinds.sum() == grid.prod(-1).sum() // processor.image_processor.merge_size**2
+        logits = trainer.model(
+            input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=kinds
+        ).logits
+        scaled = logits[0, len(prompt) - 1 : -1] / trainer.temperature
+        logps = scaled.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+        weight = torch.tensor(mask, dtype=torch.float32)
+        ratio = (logps - logps.detach()).exp()
+        total = total - advantage * (ratio * weight).sum() / weight.sum() / len(words)
+    expected = gradients(trainer, total)
+    torch.testing.assert_close(loss, total)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=2e-6, msg=name)
+
+
+def test_sharing_prompts_changes_nothing(places, tmp_path):
+    found = []
+    for share in (True, False):
+        trainer = stage_of(places, tmp_path / str(share), "grpo", model={"share_prompts": share}).trainer()
+        assert trainer._share_prompts is share
+        inputs = two_turns(trainer)
+        loss = trainer._compute_loss(trainer.model, dict(inputs))
+        found.append((loss.detach(), gradients(trainer, loss)))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    for name, gradient in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], gradient, rtol=1e-3, atol=2e-6, msg=name)
+
+
+def test_every_round_is_shown_all_that_was_shown_before(places, tmp_path):
+    trainer = stage_of(places, tmp_path, "grpo").trainer()
+    asked = say(trainer, [CALL, OTHER, BAD, ANSWER], [CALL, ANSWER, ANSWER], [ANSWER])
+    inputs = rolled_out(trainer)
+    first, second, third = asked
+    assert [len(own) for own in second[1]] == [2, 2, 1] and [len(own) for own in third[1]] == [3]
+    assert all(after[: len(before)] == before for before, after in zip(first[0], second[0], strict=False))
+    assert third[0][0][: len(second[0][0])] == second[0][0]
+    assert inputs["num_images"] == [3, 2, 1, 1]
+    assert len(inputs["image_grid_thw"]) == 7
+    metrics = trainer._metrics["train"]
+    assert metrics["tools/turns"] == [8 / 4] and metrics["tools/pictures"] == [3 / 4]
+    assert metrics["tools/call_frequency"] == [1.0] and metrics["tools/failure_frequency"] == [0.25]
+
+
+def test_rewards_see_the_answer_of_the_whole_image_and_the_calls_that_were_made(places, tmp_path):
+    trainer = stage_of(places, tmp_path, "grpo", rewards=["iou", "tool_when_right", "zoom_on_target"]).trainer()
+    seen: list[Any] = []
+    inner = trainer._calculate_rewards
+
+    def spy(inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        rewards = inner(inputs, prompts, completions, completion_ids)
+        seen.append((completions, [row.episode for row in trainer._played], rewards))
+        return rewards
+
+    trainer._calculate_rewards = spy
+    two_turns(trainer)
+    completions, episodes, rewards = seen[0]
+    assert [message["role"] for message in completions[0]] == ["assistant", "tool", "assistant"]
+    assert episodes[0].answer.box.xyxy == pytest.approx((0.05, 0.05, 0.45, 0.45))
+    assert episodes[1].answer.box.xyxy == pytest.approx((0.55, 0.55, 0.95, 0.95))
+    assert episodes[2].answer.box.xyxy == pytest.approx((0.1, 0.1, 0.9, 0.9)) and not episodes[2].calls
+    samples = list(read_samples(places["data"] / "train.jsonl"))
+    for row, episode in enumerate(episodes):
+        target = samples[row // 2].target
+        click = episode.answer.click
+        hit = target.x1 <= click.x <= target.x2 and target.y1 <= click.y <= target.y2
+        assert rewards[row, 1].item() == float(hit and bool(episode.calls))
+    assert (rewards[:2, 0] != rewards[2, 0]).any()
+
+
+@pytest.mark.parametrize("strategy", ["entropy", "coupled_rhythm"])
+def test_credit_gives_no_weight_to_what_a_tool_wrote(places, tmp_path, strategy):
+    model = {"share_prompts": True}
+    trainer = stage_of(
+        places, tmp_path, "grpo", model=model, credit={"strategy": strategy, "layers": [0, 1]}
+    ).trainer()
+    inputs = two_turns(trainer)
+    assert (inputs["tool_mask"] == 0).any()
+    trainer._compute_loss(trainer.model, inputs).backward()
+    weights = inputs["credit_weights"]
+    mine = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    means = (weights * mine).sum(1) / mine.sum(1)
+    torch.testing.assert_close(means, torch.ones(4), rtol=1e-4, atol=1e-4)
+
+
+def test_credit_that_reads_one_answer_is_refused(places, tmp_path):
+    with pytest.raises(UsageError, match="needs the dialect"):
+        stage_of(places, tmp_path, "grpo", credit={"strategy": "coordinate"}).trainer()
+
+
+def test_rewards_on_attention_are_refused(places, tmp_path):
+    with pytest.raises(UsageError, match="single-turn"):
+        stage_of(places, tmp_path, "grpo", rewards=["iou", "attention_in_target"]).trainer()
+
+
+@pytest.mark.slow
+def test_a_stage_trains_and_resumes_on_its_own_episodes(places, tmp_path):
+    stage = stage_of(places, tmp_path, "grpo", args={"max_steps": 2, "logging_steps": 1})
+    stage.check()
+    stage.run()
+    assert (tmp_path / "run/0-grpo/model/config.json").is_file()
+
+
+def teaching_data(places: Any, folder: Any, region: Box) -> Any:
+    made = make_data(folder, count=4)
+    samples = [
+        s.__class__(
+            **{**{name: getattr(s, name) for name in s.__slots__}, "turns": (ToolTurn("zoom", region, "There."),)}
+        )
+        for s in read_samples(made / "train.jsonl")
+    ]
+    write_samples(made / "train.jsonl", samples)
+    assert list(read_samples(made / "train.jsonl")) == samples
+    return {**places, "data": made}
+
+
+def test_only_the_models_own_words_are_taught(places, tmp_path):
+    where = teaching_data(places, tmp_path / "data", Box(0, 0, 1, 1))
+    stage = stage_of(where, tmp_path, "sft", model={"grammar": "think"})
+    stage.check()
+    lines = dict(stage.describe())
+    assert "zoom" in lines["tools"]
+    taught = lines["labels"].split(": ", 1)[1]
+    first, second = taught.split("<|im_end|>")[:2]
+    assert first == '<think>There.</think>\\nzoom({"bbox_2d": [0, 0, 1000, 1000]})'
+    assert second.startswith("<think>The ") and second.endswith("]}")
+    assert "Look." not in taught and "<|image_pad|>" not in taught
+
+
+@pytest.mark.slow
+def test_a_supervised_stage_learns_from_turns(places, tmp_path):
+    where = teaching_data(places, tmp_path / "data", Box(0, 0, 1, 1))
+    stage_of(where, tmp_path, "sft", model={"grammar": "think"}).run()
+    assert (tmp_path / "run/0-sft/model/config.json").is_file()
+
+
+def test_a_region_that_hides_the_answer_is_a_broken_row(places, tmp_path):
+    where = teaching_data(places, tmp_path / "data", Box(0, 0, 0.01, 0.01))
+    with pytest.raises(BrokenRow, match="does not show"):
+        stage_of(where, tmp_path, "sft").check()
+
+
+def test_turns_without_tools_are_told(places, tmp_path):
+    where = teaching_data(places, tmp_path / "data", Box(0, 0, 1, 1))
+    with pytest.raises(BrokenRow, match="has turns, but the stage has no `tools`"):
+        stage_of(where, tmp_path, "sft", tools=None).check()
+
+
+def test_a_stage_without_tools_for_it_says_so(places, tmp_path):
+    with pytest.raises(UsageError, match="has no tools"):
+        stage_of(places, tmp_path, "rejection", rewards=["iou"])
+
+
+def test_an_unknown_key_names_the_nearest(places, tmp_path):
+    with pytest.raises(UsageError, match=r"stages\.0\.tools: unknown key 'turn'; did you mean 'turns'"):
+        stage_of(places, tmp_path, "grpo", tools={"use": "zoom", "turn": 2})
