@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from attention.capture import REFUSED
-from attention.reading import MAP, AttentionReader, ResponseBatch
+from attention.reading import MAP, AttentionReader, ResponseBatch, StepLog
 from attention.sinks import TAU, watching
 from attention.specification import AttentionSpec
 from attention.text_attention import attention_modules, set_text_attention, text_attention
@@ -95,7 +95,7 @@ def read_prompts(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequ
         raise UsageError(f"{type(model).__name__}: its processor gives no image_grid_thw, so its map has no rows")
     valid, ids = inputs["attention_mask"].bool(), inputs["input_ids"]
     batch = ResponseBatch.of(ids, valid, valid[:, -1:], token, first=ids.shape[1] - 1)
-    reader = AttentionReader(model, AttentionSpec(), MAP, "attention")
+    reader = AttentionReader(model, AttentionSpec(), MAP, StepLog("attention"))
     try:
         with torch.no_grad(), reader.looking(batch, sinks=True) as shown:
             model(**inputs, logits_to_keep=1)

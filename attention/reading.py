@@ -10,7 +10,8 @@ image signals the row that *predicted* the token, since that is where the model 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -292,6 +293,41 @@ class CapturedPass:
         sums[name][start : start + len(values)] += values.sum(1)
 
 
+class StepLog:
+    """What is logged between two calls of `metrics`: means, and the seconds inside `timed`, nested ones once."""
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+        self._numbers: dict[str, list[float]] = defaultdict(list)
+        self._seconds, self._since, self._running = 0.0, time.perf_counter(), False
+
+    def add(self, name: str, value: float) -> None:
+        self._numbers[name].append(value)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        outer, self._running = self._running, True
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._running = outer
+            if not outer:
+                self._seconds += time.perf_counter() - started
+
+    def metrics(self, totals: Collection[str] = ()) -> dict[str, float]:
+        """PREFIX/NAME: the mean of each number (of `totals` the sum), PREFIX/seconds, and PREFIX/time_share, of the
+        wall time since the last call; empty where nothing was added."""
+        if not self._numbers:
+            return {}
+        now = time.perf_counter()
+        found = {name: sum(seen) / (1 if name in totals else len(seen)) for name, seen in self._numbers.items()}
+        found |= {"seconds": self._seconds, "time_share": self._seconds / max(now - self._since, 1e-9)}
+        self._numbers.clear()
+        self._seconds, self._since = 0.0, now
+        return {f"{self.prefix}/{name}": value for name, value in found.items()}
+
+
 class AttentionReader:
     """Captures passes of a model, and keeps the choice of heads to listen to.
 
@@ -299,26 +335,27 @@ class AttentionReader:
         model: the policy; may be wrapped (PEFT, DDP, DeepSpeed). Its text layers' attention is taken over.
         spec: layers, heads, windows and sinks.
         needs: the fields of `CapturedPass.signals`, or `MAP`.
-        where: the recipe's section that asks for it, for messages.
+        log: gets the time that passes take beyond the model's own. Its prefix is the recipe's section that asks for
+            it, for messages.
 
     Attributes:
         heads: the heads chosen; None before the first pass they are chosen by.
-        seconds: what the last pass took beyond the model's own time.
 
     Raises:
         UsageError: layers that cannot be captured, or a file of heads of another model.
     """
 
-    def __init__(self, model: nn.Module, spec: AttentionSpec, needs: frozenset[str], where: str):
+    def __init__(self, model: nn.Module, spec: AttentionSpec, needs: frozenset[str], log: StepLog):
+        self._log = log
         self._model, self._spec, self._needs = pretrained(model), spec, needs
         config = self._model.config
-        self._capture = AttentionCapture(model, layers_of(spec.layers, config), where)
+        self._capture = AttentionCapture(model, layers_of(spec.layers, config), log.prefix)
         self.layers, self._head_count = self._capture.layers, config.get_text_config().num_attention_heads
         self.image_token: int | None = getattr(config, "image_token_id", None)
         self.heads: HeadSelection | None = None
         if spec.heads.path is not None and spec.heads.path.exists():
             self.heads = HeadSelection.load(spec.heads.path, self.layers, self._head_count)
-        self.seconds, self._passes = 0.0, 0
+        self._passes = 0
 
     @contextmanager
     def reading(self, batch: ResponseBatch, *, settle: bool = True) -> Iterator[CapturedPass]:
@@ -337,7 +374,8 @@ class AttentionReader:
             yield found
         if settle:
             self._passes += 1
-            self.settle([found])
+            with self._log.timed():
+                self.settle([found])
 
     @contextmanager
     def looking(self, batch: ResponseBatch, *, sinks: bool = False) -> Iterator[CapturedPass]:
@@ -352,7 +390,6 @@ class AttentionReader:
     def settle(self, passes: Sequence[CapturedPass]) -> None:
         """Choose heads by passes that have none, and compute their signals. A collective call in a distributed run,
         where all processes choose the same heads."""
-        started = time.perf_counter()
         waiting = [one for one in passes if one.heads is None]
         if waiting:
             stats = HeadStats(self.layers, self._head_count)
@@ -368,7 +405,6 @@ class AttentionReader:
                 self.heads = heads
                 if own.path is not None:
                     heads.save(own.path)
-        self.seconds += time.perf_counter() - started
 
     def state(self) -> dict[str, Any]:
         """The heads chosen so far and the number of passes, in plain JSON types."""
@@ -388,12 +424,9 @@ class AttentionReader:
 
     @contextmanager
     def _capturing(self, found: CapturedPass) -> Iterator[None]:
-        self.seconds = 0.0
-
         def consume(shown: LayerRows) -> None:
-            started = time.perf_counter()
-            found.consume(shown)
-            self.seconds += time.perf_counter() - started
+            with self._log.timed():
+                found.consume(shown)
 
         with self._capture.open(found.batch.valid, found.batch.first, consume):
             yield

@@ -12,8 +12,6 @@ query.
 from __future__ import annotations
 
 import json
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -22,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attention.reading import MAP, AttentionReader, CapturedPass, ResponseBatch
+from attention.reading import MAP, AttentionReader, CapturedPass, ResponseBatch, StepLog
 from attention.response import TextReader, answer_and_thought, decoder_of
 from attention.specification import MapConfig
 from attention.text_attention import pretrained
@@ -89,7 +87,8 @@ class RolloutAttention:
             raise UsageError(f"attention: {type(pretrained(model)).__name__} has no image tokens to look at")
         if dialect is None and self.config.rows != "response":
             raise UsageError(f"attention.rows: {self.config.rows!r} reads the text and needs the dialect")
-        self.reader = AttentionReader(model, self.config.spec, MAP, "attention")
+        self._log = StepLog("attention")
+        self.reader = AttentionReader(model, self.config.spec, MAP, self._log)
         self._merge = merge_size(processor)
 
         def read(text: str, sizes: Sequence[ImageSize]) -> Any:
@@ -101,8 +100,6 @@ class RolloutAttention:
         self._tokenized: tuple[Any, ...] | None = None
         self._found: CapturedPass | None = None
         self._passed = False  # a pass over the rollouts has been taken, or is being made
-        self._logged: dict[str, list[float]] = defaultdict(list)
-        self._seconds, self._since = 0.0, time.perf_counter()
 
     @contextmanager
     def scoring(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[None]:
@@ -125,12 +122,10 @@ class RolloutAttention:
             yield
             return
         self._passed = True
-        started = time.perf_counter()
-        batch = self._batch(ids, valid, valid[:, -keep:])
-        self._seconds += time.perf_counter() - started
+        with self._log.timed():
+            batch = self._batch(ids, valid, valid[:, -keep:])
         with self.reader.reading(batch) as self._found:
             yield
-        self._seconds += self.reader.seconds
 
     def columns(self, prompts: Sequence[Any], completions: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
         """The columns of each rollout: numpy grids, None where there is no image.
@@ -139,9 +134,12 @@ class RolloutAttention:
             prompts: conversations with their images in them.
             completions: token ids.
         """
-        started = time.perf_counter()
+        with self._log.timed():
+            return self._columns(prompts, completions)
+
+    def _columns(self, prompts: Sequence[Any], completions: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
         samples = [from_row(json.loads(row["sample"]), "sample column") for row in self._rows]
-        self._logged["own_pass"].append(float(not self._passed))
+        self._log.add("own_pass", float(not self._passed))
         if not self._passed:
             ids, images, given = self._tokenized
             ids, valid, mask, given = self._passes.inputs(ids, completions, images, given)
@@ -150,13 +148,11 @@ class RolloutAttention:
                 self._passes.run(ids, valid, max(1, mask.shape[1]), given)
         found = self._grids(self._found, self._tokenized, samples)
         general = self._general_grids(prompts, samples) if self._general else {}
-        columns = [
+        self._log.add("unread", float(np.mean([pair is None or not pair[0].any() for pair in found])))
+        return [
             {"attention": pair and pair[0], "sinks": pair and pair[1], "general": general.get(row["sample"])}
             for pair, row in zip(found, self._rows, strict=True)
         ]
-        self._logged["unread"].append(float(np.mean([pair is None or not pair[0].any() for pair in found])))
-        self._seconds += time.perf_counter() - started
-        return columns
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call; empty when no rollouts were looked at.
@@ -165,15 +161,7 @@ class RolloutAttention:
         (share of batches for which a pass was made on purpose), attention/seconds, and attention/time_share of the
         wall time since the last call.
         """
-        if not self._logged:
-            return {}
-        now = time.perf_counter()
-        values = {f"attention/{name}": sum(seen) / len(seen) for name, seen in self._logged.items()}
-        values["attention/seconds"] = self._seconds
-        values["attention/time_share"] = self._seconds / max(now - self._since, 1e-9)
-        self._logged.clear()
-        self._seconds, self._since = 0.0, now
-        return values
+        return self._log.metrics()
 
     def row_weights(self, ids: Tensor, mask: Tensor, sizes: Sequence[Sequence[ImageSize]]) -> Tensor:
         """How much each token's row counts in its response's map: (B, T) float on the device of `ids`, 1 in sum, or

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from attention.heads import FILE_NAME, HeadSelection
-from attention.reading import MAP, AttentionReader
+from attention.reading import MAP, AttentionReader, StepLog
 from attention.specification import AttentionSpec, HeadConfig
 from attention.target import target_scores
 from credit.config import CreditConfig
@@ -135,7 +135,7 @@ def _attention(args: argparse.Namespace) -> int:
     policy = LookedAtPolicy(args)
     layers = tuple(args.layers) if args.layers else "middle"
     spec = AttentionSpec(layers=layers, heads=HeadConfig(image_share=1.0))
-    attention = AttentionReader(policy.model, spec, MAP, "attention")
+    attention = AttentionReader(policy.model, spec, MAP, StepLog("attention"))
     samples = islice(read_samples(policy.file), args.limit)
     header = {"kind": "attention scores", "model": model_fingerprint(args.model), "layers": layers}
     with Journal(args.out, header) as journal:

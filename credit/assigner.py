@@ -17,8 +17,6 @@ reuse it and `capturing` then does nothing. `metrics()` hands out what was logge
 from __future__ import annotations
 
 import json
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -31,11 +29,10 @@ from accelerate.utils import gather, pad_across_processes
 from torch import Tensor, nn
 
 from attention.heads import FILE_NAME, HeadSelection
-from attention.masking import mask_patches
-from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass, ResponseBatch
+from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass, ResponseBatch, StepLog
 from attention.response import TextReader, answer_and_thought, decoder_of
 from attention.text_attention import pretrained
-from attention.visual import image_cells, merge_size, region_coverage
+from attention.visual import batch_coverage, image_cells, mask_patches, merge_size
 from credit.config import CreditConfig
 from credit.strategies import STRATEGIES, Signals, finish, signed
 from credit.tokens import own_tokens, spread, text_fields
@@ -83,15 +80,14 @@ class CreditAssigner:
         self._reader = TextReader(decoder_of(model, processor, grammar), self._read, self._read_piece)
         self._image_token = getattr(pretrained(model).config, "image_token_id", None)
         self._merge = merge_size(processor)
+        self._logged = StepLog("credit")
         self._attention: AttentionReader | None = None
         if self.needs & ATTENTION_FIELDS:
-            self._attention = AttentionReader(model, self.config, self.needs, "credit")
+            self._attention = AttentionReader(model, self.config, self.needs, self._logged)
         if self.needs & (TEXT_FIELDS | {"target_mass"}) - {"sentence"} and dialect is None:
             raise UsageError(f"credit: strategy {self.config.strategy!r} reads the text and needs the dialect")
         self._seed, self._rank = seed, rank
         self._captured: CapturedPass | None = None
-        self._logged: dict[str, list[float]] = defaultdict(list)
-        self._seconds, self._since = 0.0, time.perf_counter()
 
     @property
     def over_batch(self) -> bool:
@@ -115,15 +111,21 @@ class CreditAssigner:
             float; `credit_noise` (B, T) float. Only those the strategy needs, and the coordinates, with which every
             strategy is compared in the log.
         """
-        started = time.perf_counter()
-        result = self._noise(output["completion_ids"], step) if "noise" in self.needs else {}
+        with self._logged.timed():
+            found = self._said(rows, output)
+            if "noise" in self.needs:  # now, so that it does not depend on how responses are later split into batches
+                shape, draw = output["completion_ids"].shape, self._generator("noise", step)
+                found["credit_noise"] = torch.rand(shape, generator=draw)
+            return {name: tensor.to(output["prompt_ids"].device) for name, tensor in found.items()}
+
+    def _said(self, rows: Sequence[Mapping[str, Any]], output: Mapping[str, Any]) -> dict[str, Tensor]:
         compared = bool(self.needs) and self._dialect is not None  # with the coordinates, in the log
-        if not (self.needs & (TEXT_FIELDS | {"target_mass"}) or compared):
-            return result
-        device, ids, mask = output["prompt_ids"].device, output["completion_ids"], output["completion_mask"]
+        read = self.needs & (TEXT_FIELDS | {"target_mass"})
+        if not (read or compared):
+            return {}
+        result, ids, mask = {}, output["completion_ids"], output["completion_mask"]
         sizes = [[ImageSize(*numbers) for numbers in json.loads(row["sizes"])] for row in rows]
-        if self.needs & (TEXT_FIELDS | {"target_mass"}):
-            samples = [from_row(json.loads(row["sample"]), "sample column") for row in rows]
+        samples = [from_row(json.loads(row["sample"]), "sample column") for row in rows] if read else []
         if self.needs & TEXT_FIELDS:
             noted = text_fields(self._reader, ids, mask, sizes, samples)
             result |= {f"credit_{name}": values for name, values in noted.items()}
@@ -133,8 +135,7 @@ class CreditAssigner:
             result["credit_coordinate"] = spread(found, mask, 0.0)
         if "target_mass" in self.needs and self._image_token is not None:
             result["credit_coverage"] = self._coverage(samples, output)
-        self._seconds += time.perf_counter() - started
-        return {name: tensor.to(device) for name, tensor in result.items()}
+        return result
 
     @contextmanager
     def capturing(self, inputs: Mapping[str, Any]) -> Iterator[None]:
@@ -146,19 +147,17 @@ class CreditAssigner:
         if self._attention is None or WEIGHTS in inputs:
             yield
             return
-        started = time.perf_counter()
-        batch = ResponseBatch.of(
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
-            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
-            _scored(inputs),
-            self._image_token,
-            coverage=inputs.get("credit_coverage"),
-            sentences=inputs.get("credit_sentence"),
-        )
-        self._seconds += time.perf_counter() - started
+        with self._logged.timed():
+            batch = ResponseBatch.of(
+                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
+                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+                _scored(inputs),
+                self._image_token,
+                coverage=inputs.get("credit_coverage"),
+                sentences=inputs.get("credit_sentence"),
+            )
         with self._attention.reading(batch) as self._captured:
             yield
-        self._seconds += self._attention.seconds
 
     def wants_masked_logps(self, inputs: Mapping[str, Any]) -> bool:
         """Whether `weights` will want the log-probabilities under partly masked images: one more forward pass,
@@ -191,14 +190,13 @@ class CreditAssigner:
         """
         if WEIGHTS in inputs:
             return inputs[WEIGHTS]
-        started = time.perf_counter()
-        mask = _scored(inputs)
-        signals, broken = self._signals(inputs, mask, logps, entropies, masked_logps)
-        raw, weights, broken = self._weigh(signals, mask, broken)
-        inputs[WEIGHTS] = weights
-        self._log(raw, weights, mask, broken, signals)
-        self._seconds += time.perf_counter() - started
-        return weights
+        with self._logged.timed():
+            mask = _scored(inputs)
+            signals, broken = self._signals(inputs, mask, logps, entropies, masked_logps)
+            raw, weights, broken = self._weigh(signals, mask, broken)
+            inputs[WEIGHTS] = weights
+            self._log(raw, weights, mask, broken, signals)
+            return weights
 
     def apply(self, weights: Tensor, advantages: Tensor) -> Tensor:
         """(B, T) advantages for TRL: weights times the sequence's advantage, for the signs asked for.
@@ -220,16 +218,7 @@ class CreditAssigner:
         signals are there: coordinates where there is a dialect to find them), credit/seconds, and
         credit/time_share (of the wall time since the last call; on a GPU, of launching, since nothing waits).
         """
-        if not self._logged:
-            return {}
-        now = time.perf_counter()
-        values = {f"credit/{name}": sum(seen) / len(seen) for name, seen in self._logged.items()}
-        values["credit/fallback"] = sum(self._logged["fallback"])
-        values["credit/seconds"] = self._seconds
-        values["credit/time_share"] = self._seconds / max(now - self._since, 1e-9)
-        self._logged.clear()
-        self._seconds, self._since = 0.0, now
-        return values
+        return self._logged.metrics(totals=("fallback",))
 
     @property
     def heads(self) -> HeadSelection | None:
@@ -324,7 +313,7 @@ class CreditAssigner:
                 same = raised & (rival(signals, mask) > 1)
                 values[f"overlap_{name}"] = same.sum() / raised.sum().clamp(min=1)
         for name, value in zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True):
-            self._logged[name].append(value)
+            self._logged.add(name, value)
 
     def _coverage(self, samples: Sequence[Any], output: Mapping[str, Any]) -> Tensor:
         grids, counts = output.get("image_grid_thw"), output.get("num_images")
@@ -336,22 +325,13 @@ class CreditAssigner:
                 f"credit: strategy {self.config.strategy!r} asks which image tokens lie in the target, and this "
                 "model's processor gives no image_grid_thw to say where they lie; take another strategy"
             )
-        cells = image_cells(grids, self._merge)
-        parts, start = [], 0
-        for index, (sample, count) in enumerate(zip(samples, counts, strict=True)):
-            parts.append(region_coverage(ids[index], self._image_token, cells[start : start + count], sample))
-            start += count
-        return torch.stack(parts)
+        return batch_coverage(ids, self._image_token, image_cells(grids, self._merge), counts, samples)
 
     def _read(self, text: str, sizes: Sequence[ImageSize]) -> Any:
         return self._dialect.parse(text, sizes, grammar=self._grammar)
 
     def _read_piece(self, text: str, sizes: Sequence[ImageSize]) -> Any:
         return self._dialect.parse(text, sizes, grammar="bare")
-
-    def _noise(self, ids: Tensor, step: int) -> dict[str, Tensor]:
-        """Drawn when responses are made, so that it does not depend on how they are later split into batches."""
-        return {"credit_noise": torch.rand(ids.shape, generator=self._generator("noise", step)).to(ids.device)}
 
     def _generator(self, use: str, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(derived(self._seed, "credit", use, self.config.seed, self._rank, step))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attention.heads import MEASURES, ROLES, HeadSelection
-from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass
+from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass, StepLog
 from attention.response import answer_and_thought
 from credit.config import CreditConfig
 from credit.policy import LookedAtPolicy
@@ -82,7 +82,7 @@ class Describer:
 
     def __init__(self, policy: LookedAtPolicy, config: CreditConfig):
         self._policy = policy
-        self._attention = AttentionReader(policy.model, config, ATTENTION_FIELDS, "credit")
+        self._attention = AttentionReader(policy.model, config, ATTENTION_FIELDS, StepLog("credit"))
         self._batches: list[tuple[CapturedPass, dict[str, Tensor], Tensor]] = []
 
     def add(self, inputs: dict[str, Any], ids: Tensor, mask: Tensor, samples: Sequence[Sample]) -> None:

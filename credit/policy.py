@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attention.reading import AttentionReader, CapturedPass, ResponseBatch
 from attention.response import TextReader, decoder_of
-from attention.visual import image_cells, merge_size, region_coverage
+from attention.visual import batch_coverage, image_cells, merge_size
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.io import open_image
@@ -90,13 +90,10 @@ class LookedAtPolicy:
             ids, mask, sentences: (B, T).
             settle: see `AttentionReader.reading`.
         """
-        grids, parts, start = image_cells(inputs["image_grid_thw"], self._merge), [], 0
-        for prompt, sample in zip(inputs["input_ids"], samples, strict=True):
-            own = grids[start : start + len(sample.images)]
-            start += len(own)
-            parts.append(region_coverage(prompt, self.model.config.image_token_id, own, sample))
+        prompts, token = inputs["input_ids"], self.model.config.image_token_id
+        cells, counts = image_cells(inputs["image_grid_thw"], self._merge), [len(sample.images) for sample in samples]
         valid = torch.cat([inputs["attention_mask"], mask], 1)
-        whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], ids], 1), "attention_mask": valid}
+        whole = {**inputs, "input_ids": torch.cat([prompts, ids], 1), "attention_mask": valid}
         if "mm_token_type_ids" in inputs:
             whole["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(ids)], 1)
         batch = ResponseBatch.of(
@@ -104,7 +101,7 @@ class LookedAtPolicy:
             valid,
             mask,
             attention.image_token,
-            coverage=torch.stack(parts),
+            coverage=batch_coverage(prompts, token, cells, counts, samples),
             sentences=sentences,
         )
         with torch.no_grad(), attention.reading(batch, settle=settle) as captured:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attention.heads import HeadSelection
-from attention.reading import ATTENTION_FIELDS, AttentionReader
+from attention.reading import ATTENTION_FIELDS, AttentionReader, StepLog
 from attention.visual import image_cells, merge_size
 from credit.config import CreditConfig
 from credit.policy import LookedAtPolicy
@@ -79,7 +79,7 @@ def examine(
     ids = torch.tensor([list(response)], device=inputs["input_ids"].device)
     mask = torch.ones_like(ids)
     said = text_fields(policy.reader, ids, mask, [policy.sizes(sample)], [sample])
-    attention = AttentionReader(policy.model, config, ATTENTION_FIELDS, "credit")
+    attention = AttentionReader(policy.model, config, ATTENTION_FIELDS, StepLog("credit"))
     attention.heads = heads
     given = {"sentences": said["sentence"], "logits": len(response) + 1}
     captured, logits = policy.read(attention, inputs, ids, mask, [sample], **given)

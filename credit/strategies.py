@@ -3,7 +3,8 @@
 A strategy is `f(signals: Signals, mask: (B, T) bool, **params) -> weights (B, T)`, registered with
 `@strategy(name, needs={...})`, where `needs` names the fields of `Signals` it reads. Weights are at least 0;
 1 leaves a token's advantage as it is. A strategy need not care about padding (the caller masks) nor about
-normalization and signs (`finish` and `signed` do that).
+normalization and signs (`finish` and `signed` do that). Where it only raises the tokens with the highest scores,
+`@selecting(name, needs={...})` makes it of a function that gives the scores.
 
 Rules shared by all that select tokens:
 
@@ -17,6 +18,8 @@ Paper: Li et al., "Attention Illuminates LLM Reasoning", arXiv 2510.13554, unles
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,6 +77,33 @@ def strategy(name: str, needs: set[str] | None = None, *, over_batch: bool = Fal
         function.needs = frozenset(needs or ())  # type: ignore[attr-defined]
         function.over_batch = over_batch  # type: ignore[attr-defined]
         return STRATEGIES.register(name)(function)
+
+    return add
+
+
+def selecting(name: str, needs: set[str], q: float = 0.4) -> Callable[[Strategy], Strategy]:
+    """Decorator that makes a strategy of `f(signals, mask, **params) -> scores (B, T)`: it raises the tokens with the
+    highest of them (`which: bottom`: the lowest), by `amplification` and the rules above. `q` is the default share;
+    the strategy's parameters are q, amplification, which and min_length, and the function's own."""
+
+    def add(scores: Strategy) -> Strategy:
+        @functools.wraps(scores)
+        def raise_selected(
+            signals: Signals,
+            mask: Tensor,
+            *,
+            q: float = q,
+            amplification: float = 1.5,
+            which: str = "top",
+            min_length: int = 8,
+            **own: object,
+        ) -> Tensor:
+            return amplify(select(scores(signals, mask, **own), mask, q, which, min_length), amplification)
+
+        *common, _ = inspect.signature(raise_selected, follow_wrapped=False).parameters.values()
+        own = list(inspect.signature(scores).parameters.values())[2:]
+        raise_selected.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
+        return strategy(name, needs)(raise_selected)
 
     return add
 
@@ -165,26 +195,16 @@ def uniform(signals: Signals, mask: Tensor) -> Tensor:
     return torch.ones(mask.shape, device=mask.device)
 
 
-@strategy("random", needs={"noise"})
-def random(
-    signals: Signals, mask: Tensor, *, q: float = 0.4, amplification: float = 1.5, min_length: int = 8
-) -> Tensor:
+@selecting("random", needs={"noise"})
+def random(signals: Signals, mask: Tensor) -> Tensor:
     """Control: tokens drawn at random."""
-    return amplify(select(signals.noise, mask, q, "top", min_length), amplification)
+    return signals.noise
 
 
-@strategy("entropy", needs={"entropy"})
-def entropy(
-    signals: Signals,
-    mask: Tensor,
-    *,
-    q: float = 0.4,
-    amplification: float = 1.5,
-    which: str = "top",
-    min_length: int = 8,
-) -> Tensor:
+@selecting("entropy", needs={"entropy"})
+def entropy(signals: Signals, mask: Tensor) -> Tensor:
     """Tokens the policy was unsure about (the paper's baseline; compare arXiv 2506.01939)."""
-    return amplify(select(signals.entropy, mask, q, which, min_length), amplification)
+    return signals.entropy
 
 
 @strategy("coordinate", needs={"coordinate"})
@@ -197,51 +217,25 @@ def coordinate(signals: Signals, mask: Tensor, *, amplification: float = 1.5, wh
     return amplify(chosen, amplification)
 
 
-@strategy("local_chunk", needs={"waad"})
-def local_chunk(
-    signals: Signals,
-    mask: Tensor,
-    *,
-    q: float = 0.4,
-    amplification: float = 1.5,
-    which: str = "top",
-    min_length: int = 8,
-) -> Tensor:
+@selecting("local_chunk", needs={"waad"})
+def local_chunk(signals: Signals, mask: Tensor) -> Tensor:
     """Preplan tokens, where WAAD jumps: the top q of Delta_t = |WAAD_t - WAAD_{t+1}|."""
-    return amplify(select(waad_jumps(signals.waad, mask), mask, q, which, min_length), amplification)
+    return waad_jumps(signals.waad, mask)
 
 
-@strategy("global_anchor", needs={"fai"})
-def global_anchor(
-    signals: Signals,
-    mask: Tensor,
-    *,
-    q: float = 0.4,
-    amplification: float = 1.5,
-    which: str = "top",
-    min_length: int = 8,
-) -> Tensor:
+@selecting("global_anchor", needs={"fai"})
+def global_anchor(signals: Signals, mask: Tensor) -> Tensor:
     """Anchor tokens, which later ones keep attending to: the top q of FAI."""
-    return amplify(select(signals.fai, mask, q, which, min_length), amplification)
+    return signals.fai
 
 
-@strategy("uncertain_anchor", needs={"entropy", "fai"})
-def uncertain_anchor(
-    signals: Signals,
-    mask: Tensor,
-    *,
-    unsure: float = 0.4,
-    q: float = 0.2,
-    amplification: float = 1.5,
-    which: str = "top",
-    min_length: int = 8,
-) -> Tensor:
+@selecting("uncertain_anchor", needs={"entropy", "fai"}, q=0.2)
+def uncertain_anchor(signals: Signals, mask: Tensor, *, unsure: float = 0.4) -> Tensor:
     """Anchors among the tokens the policy was least sure of: q of the tokens by FAI, within `unsure` by entropy.
 
     Ours: a token the policy is sure of has next to no gradient, and raising it changes nothing.
     """
-    candidates = select(signals.entropy, mask, unsure, min_length=min_length)
-    return amplify(select(signals.fai.masked_fill(~candidates, torch.nan), mask, q, which, min_length), amplification)
+    return signals.fai.masked_fill(~select(signals.entropy, mask, unsure), torch.nan)
 
 
 @strategy("coupled_rhythm", needs={"waad", "fai"})
@@ -292,24 +286,15 @@ def coupled_rhythm(
     return 1.0 + (amplification - 1.0) * extra.float()
 
 
-@strategy("visual_anchor", needs={"image_mass", "target_mass"})
-def visual_anchor(
-    signals: Signals,
-    mask: Tensor,
-    *,
-    q: float = 0.4,
-    amplification: float = 1.5,
-    which: str = "top",
-    min_length: int = 8,
-    share: bool = False,
-) -> Tensor:
+@selecting("visual_anchor", needs={"image_mass", "target_mass"})
+def visual_anchor(signals: Signals, mask: Tensor, *, share: bool = False) -> Tensor:
     """Tokens written while the image-reading heads looked at the target's region: the top q of the attention mass
     inside it or, with `share`, of the part of the image's mass inside it. No image, or no target: uniform."""
     scores = signals.target_mass
     if share:
         scores = scores / signals.image_mass.clamp(min=torch.finfo(scores.dtype).tiny)
     nothing = (scores.nan_to_num() * mask).sum(-1, keepdim=True) == 0
-    return amplify(select(scores.masked_fill(nothing, torch.nan), mask, q, which, min_length), amplification)
+    return scores.masked_fill(nothing, torch.nan)
 
 
 @strategy("visual_density", needs={"image_mass", "text_mass"})
@@ -374,19 +359,11 @@ def vppo(
     return weights
 
 
-@strategy("sentence", needs={"sentence"})
-def sentence(
-    signals: Signals,
-    mask: Tensor,
-    *,
-    q: float = 0.4,
-    amplification: float = 1.5,
-    which: str = "top",
-    min_length: int = 8,
-) -> Tensor:
+@selecting("sentence", needs={"sentence"})
+def sentence(signals: Signals, mask: Tensor) -> Tensor:
     """Tokens of the sentences that receive most attention from later ones, in the receiver heads (Thought Anchors,
     arXiv 2506.19143). Needs more than `sentence_skip` sentences; uniform otherwise."""
-    return amplify(select(signals.sentence, mask, q, which, min_length), amplification)
+    return signals.sentence
 
 
 def waad_jumps(waad: Tensor, mask: Tensor) -> Tensor:

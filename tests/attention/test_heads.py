@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attention.heads import HeadSelection, HeadStats, select_heads
-from attention.masking import mask_patches
+from attention.visual import mask_patches
 from grounding.errors import UsageError
 
 LAYERS = (3, 5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from attention.heads import ROLES, HeadSelection
 from credit.__main__ import main
 from tests.recipes.tiny import make_data, make_model
 
@@ -95,6 +96,19 @@ def test_a_folder_gets_a_page_for_each_sample(
     said = capsys.readouterr().err
     assert "2 samples need a folder" in said and "no sample 'circle-7'" in said
     assert not (tmp_path / "none").exists()
+
+
+def test_heads_of_a_file_are_read_in_their_own_layers(places: Any, tmp_path: Path) -> None:
+    """The middle layers of the model are both of its two; a file that names one must not be averaged over both."""
+    model, data = places
+    roles = dict.fromkeys(ROLES, ((1, 0),))
+    HeadSelection(roles).save(tmp_path / "heads.json")
+    command = ["show", "--model", model, "--data", data, "--response", RESPONSE, "--horizon", "1", "9"]
+    assert main([*command, "--heads", str(tmp_path / "heads.json"), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "local 1.0; global 1.0; image 1.0; receiver 1.0" in page
+    options = ["--heads", str(tmp_path / "heads.json"), "--layers", "0", "--out", str(tmp_path / "other.html")]
+    assert main([*command, *options]) == 2
 
 
 def test_a_system_message_comes_before_the_question(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
