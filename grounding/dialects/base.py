@@ -16,7 +16,7 @@ from grounding.completion import THINK, Grammar, matches_grammar, split_completi
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, normalize, numbers_in, without_typed
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
-from grounding.wording import rewrite_places, split_head
+from grounding.wording import quoted, rewrite_places, split_head
 
 _FAR = 1000.0  # image sizes; what is written further out is no place
 ONE = frozenset({"box", "point", "span"})  # kinds of which exactly one is asked for
@@ -40,6 +40,7 @@ _DECLINES_ALONE = re.compile(r"\W*+(none|null|nothing|absent|no target|n/?a|无|
 _THOUGHT_PLACE = re.compile(
     rf"(?:\bimage (?P<image>[0-9]{{1,4}}) )?+(?P<place>[\[(]\s*+{NUMBER}(?:\s*+,\s*+{NUMBER})++\s*+[\])])"
 )
+_PLACEHOLDER = re.compile(r"\{(instruction|quoted)\}")
 _THINK_SENTENCE = {
     "bare": "",
     "think": " First think between <think> and </think>, then give only the answer.",
@@ -152,6 +153,11 @@ class Dialect(ABC):
         multi_image: it can say which of several images a region lies in.
         labels: it writes the label of a region.
         thinks: its models take instructions, so that they can be asked for a thought; otherwise only "bare" is.
+        says_grammar: its prompts say in which tags to answer.
+        question, questions: what asks for a target, and the same for the kinds that are asked for in other words;
+            `{instruction}` stands for what to find, `{quoted}` for that in quotes.
+        between: what stands between several regions.
+        refusal: what says that the target is not there.
         patterns: per kind, what the dialect's own answer looks like to the letter (`Answer.strict`).
     """
 
@@ -161,6 +167,11 @@ class Dialect(ABC):
     multi_image: bool = False
     labels: bool = False
     thinks: bool = True
+    says_grammar: bool = True
+    question: str = "{instruction}"
+    questions: Mapping[str, str] = MappingProxyType({})
+    between: str = ""
+    refusal: str = "none"
     patterns: Mapping[str, re.Pattern[str]]
 
     def __init__(self, name: str | None = None):
@@ -182,7 +193,7 @@ class Dialect(ABC):
         if kind not in self.kinds:
             raise UsageError(f"dialect {self.name!r} cannot express a {kind}; it has {', '.join(sorted(self.kinds))}")
         if isinstance(target, Absent):
-            return self._render_absent()
+            return self.refusal
         if isinstance(target, Span):
             return self._render_span(target)
         if isinstance(target, TextBox):
@@ -239,16 +250,13 @@ class Dialect(ABC):
     def _render_one(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str: ...
 
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
-        raise NotImplementedError(f"{self.name} lists a plural kind in `kinds`")
+        return self.between.join(self._render_one(region, sizes) for region in regions)
 
     def _render_text_box(self, target: TextBox, sizes: Sequence[ImageSize]) -> str:
         raise NotImplementedError(f"{self.name} lists text_box in `kinds`")
 
     def _render_span(self, span: Span) -> str:
         raise NotImplementedError(f"{self.name} lists span in `kinds`")
-
-    def _render_absent(self) -> str:
-        raise NotImplementedError(f"{self.name} lists absent in `kinds`")
 
     def _check_images(self, regions: Sequence[object], sizes: Sequence[ImageSize]) -> None:
         for region in regions:
@@ -285,10 +293,13 @@ class Dialect(ABC):
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare', not {grammar!r}")
         head, words = split_head(instruction if sizes is None else self.render_places(instruction, sizes))
         asked = self._question(words, answer_kind) if template is None else template.replace("{instruction}", words)
-        return head + asked + ("" if template and THINK in template else _THINK_SENTENCE[grammar])
+        told = not self.says_grammar or (template is not None and THINK in template)
+        return head + asked + ("" if told else _THINK_SENTENCE[grammar])
 
-    @abstractmethod
-    def _question(self, instruction: str, answer_kind: str) -> str: ...
+    def _question(self, instruction: str, answer_kind: str) -> str:
+        words = {"instruction": instruction, "quoted": quoted(instruction)}
+        form = self.questions.get(answer_kind, self.question)
+        return _PLACEHOLDER.sub(lambda match: words[match[1]], form)
 
     # Reading
 

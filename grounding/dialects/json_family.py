@@ -1,4 +1,4 @@
-"""Families that answer in JSON: Qwen2.5-VL, Qwen3-VL and their descendants, Gemini.
+"""Families that answer in JSON: Qwen2.5-VL, Qwen3-VL and their descendants, Gemini, the embedded model.
 
     {"bbox_2d": [x1, y1, x2, y2], "label": "...", "image": 2}     a box; label and image only where there is one
     {"point_2d": [x, y]}                                          a point
@@ -36,7 +36,6 @@ from grounding.dialects.json_places import (
 from grounding.dialects.xml_points import xml_points
 from grounding.parsing import Group, Scalar, Scan, scan, unquote
 from grounding.targets import Box, Point, Span, TextBox
-from grounding.wording import quoted
 
 _START_KEYS = ("start", "start_time", "begin", "from")
 _END_KEYS = ("end", "end_time", "stop", "to")
@@ -61,6 +60,7 @@ class JsonDialect(Dialect):
     kinds = frozenset({"box", "point", "boxes", "points", "span", "text_box", "absent"})
     multi_image = True
     labels = True
+    between = ", "
 
     def __init__(
         self, name: str, space: Space, *, box: str = "bbox_2d", point: str = "point_2d", y_first: bool = False
@@ -69,6 +69,15 @@ class JsonDialect(Dialect):
         self.space = space
         self.y_first = y_first
         self._box_key, self._point_key = box, point
+        self.refusal = f'{{"{box}": null}}'
+        self.question = f"Locate {{quoted}}. Report its {box} coordinates in JSON format."
+        self.questions = {
+            "point": f"Locate {{quoted}} with a point. Report its {point} coordinates in JSON format.",
+            "points": f"Point to every {{quoted}}. Report {point} coordinates in JSON format.",
+            "boxes": f"Locate every instance of {{quoted}}. Report {box} coordinates in JSON format.",
+            "span": "When does {quoted} happen in the video? Report start and end in seconds in JSON format.",
+            "text_box": f"{{instruction}} Report the answer and the {box} of its evidence in JSON format.",
+        }
         a_box, a_point = _object(box, 4), _object(point, 2)
         time = r"[0-9]++(?:\.[0-9]++)?+"
         self.patterns = forms(
@@ -96,7 +105,7 @@ class JsonDialect(Dialect):
         return f'{{"{key}": [{", ".join(self.numbers(region, sizes))}]{extras}}}'
 
     def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
-        return f"[{', '.join(self._render_one(region, sizes) for region in regions)}]"
+        return f"[{super()._render_several(regions, sizes)}]"
 
     def _render_text_box(self, target: TextBox, sizes: Sequence[ImageSize]) -> str:
         answer = json.dumps(target.text, ensure_ascii=False)
@@ -105,23 +114,6 @@ class JsonDialect(Dialect):
     def _render_span(self, span: Span) -> str:
         label = "" if span.label is None else f', "label": {json.dumps(span.label, ensure_ascii=False)}'
         return f'{{"start": {span.start:.2f}, "end": {span.end:.2f}{label}}}'
-
-    def _render_absent(self) -> str:
-        return f'{{"{self._box_key}": null}}'
-
-    def _question(self, instruction: str, answer_kind: str) -> str:
-        named = quoted(instruction)
-        if answer_kind == "point":
-            return f"Locate {named} with a point. Report its {self._point_key} coordinates in JSON format."
-        if answer_kind == "points":
-            return f"Point to every {named}. Report {self._point_key} coordinates in JSON format."
-        if answer_kind == "boxes":
-            return f"Locate every instance of {named}. Report {self._box_key} coordinates in JSON format."
-        if answer_kind == "span":
-            return f"When does {named} happen in the video? Report start and end in seconds in JSON format."
-        if answer_kind == "text_box":
-            return f"{instruction} Report the answer and the {self._box_key} of its evidence in JSON format."
-        return f"Locate {named}. Report its {self._box_key} coordinates in JSON format."
 
     # Reading
 
@@ -242,7 +234,18 @@ def _lone_corner(group: Group, answer_kind: str | None) -> bool:
     return group.key in BOX_KEYS and answer_kind not in ("point", "points")
 
 
+class FoveaDialect(JsonDialect):
+    """The embedded model's: too small to follow directions about formats, it is asked with the bare instruction."""
+
+    says_grammar = False
+
+    def __init__(self, name: str = "fovea"):
+        super().__init__(name, Space(1000))
+        self.question, self.questions = "{instruction}", {}
+
+
 for _name in ("qwen3_vl", "mai_ui", "gui_owl", "holo"):
     DIALECTS.register(_name)(JsonDialect(_name, Space(1000)))
+DIALECTS.register("fovea")(FoveaDialect())
 DIALECTS.register("qwen2_5_vl")(JsonDialect("qwen2_5_vl", Space(None)))
 DIALECTS.register("gemini")(JsonDialect("gemini", Space(1000), box="box_2d", point="point", y_first=True))

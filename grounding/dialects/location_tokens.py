@@ -15,6 +15,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
@@ -36,9 +37,6 @@ class LocationDialect(Dialect):
     kinds = frozenset({"box", "boxes", "absent"})
     labels = True
     thinks = False
-
-    def _render_absent(self) -> str:
-        return "none"
 
     def _place_words(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str:
         return self._render_one(region, sizes)
@@ -68,18 +66,13 @@ class Florence2(LocationDialect):
     """Florence-2. Boxes that share a label may follow it in one run: an unlabeled box takes the label before it."""
 
     space = Space(1000, bins=True)
+    question = "<CAPTION_TO_PHRASE_GROUNDING>{instruction}"
+    questions = MappingProxyType({"boxes": "<OPEN_VOCABULARY_DETECTION>{instruction}"})
     _FOUR = r"(?:<loc_[0-9]++>){4}"
     patterns = forms(box=rf"{ANY_LABEL}{_FOUR}", boxes=rf"(?:{ANY_LABEL}(?:{_FOUR})++)++", absent="none")
 
     def _render_one(self, region: Box | Point, sizes: Sequence[ImageSize]) -> str:
         return writable_label(region.label) + "".join(f"<loc_{number}>" for number in self.numbers(region, sizes))
-
-    def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
-        return "".join(self._render_one(region, sizes) for region in regions)
-
-    def _question(self, instruction: str, answer_kind: str) -> str:
-        task = "<OPEN_VOCABULARY_DETECTION>" if answer_kind == "boxes" else "<CAPTION_TO_PHRASE_GROUNDING>"
-        return f"{task}{instruction}"
 
     def _boxes(self, text: str, original: str, sizes: Sequence[ImageSize]) -> Iterator[Found]:
         end = 0
@@ -95,6 +88,8 @@ class PaliGemma(LocationDialect):
 
     space = Space(1024, top=1023)
     y_first = True
+    question = "detect {instruction}"
+    between = " ; "
     _FOUR = r"(?:<loc[0-9]{4}>){4}"
     patterns = forms(box=rf"{_FOUR}[^<>;]*+", boxes=rf"{_FOUR}[^<>;]*+(?:;\s*+{_FOUR}[^<>;]*+)*+", absent="none")
 
@@ -102,12 +97,6 @@ class PaliGemma(LocationDialect):
         label = writable_label(region.label)
         tokens = "".join(f"<loc{number:0>4}>" for number in self.numbers(region, sizes))
         return f"{tokens} {label}" if label and ";" not in label else tokens
-
-    def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
-        return " ; ".join(self._render_one(region, sizes) for region in regions)
-
-    def _question(self, instruction: str, answer_kind: str) -> str:
-        return f"detect {instruction}"
 
     def _boxes(self, text: str, original: str, sizes: Sequence[ImageSize]) -> Iterator[Found]:
         for run in _LOC_RUN.finditer(text):
@@ -124,6 +113,7 @@ class Kosmos2(LocationDialect):
 
     side = 32
     space = Space(32, bins=True)
+    question = "<grounding><phrase> {instruction}</phrase>"
     _TWO = r"<patch_index_[0-9]{4}><patch_index_[0-9]{4}>"
     _ONE = rf"(?:<phrase>{ANY_LABEL}</phrase>)?+<object>{_TWO}</object>"
     patterns = forms(box=_ONE, boxes=rf"(?:{_ONE})++", absent="none")
@@ -148,12 +138,6 @@ class Kosmos2(LocationDialect):
         phrase = f"<phrase>{label}</phrase>" if label else ""
         tokens = "".join(f"<patch_index_{number}>" for number in self.numbers(region, sizes))
         return f"{phrase}<object>{tokens}</object>"
-
-    def _render_several(self, regions: Sequence[Box | Point], sizes: Sequence[ImageSize]) -> str:
-        return "".join(self._render_one(region, sizes) for region in regions)
-
-    def _question(self, instruction: str, answer_kind: str) -> str:
-        return f"<grounding><phrase> {instruction}</phrase>"
 
     def _boxes(self, text: str, original: str, sizes: Sequence[ImageSize]) -> Iterator[Found]:
         label = None

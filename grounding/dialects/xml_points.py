@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 from grounding.answer import ImageSize, Status
 from grounding.dialects import DIALECTS
@@ -58,6 +59,9 @@ class Molmo(Dialect):
     space = Space(100, decimals=1)
     kinds = frozenset({"point", "points", "absent"})
     labels = True
+    question = "Point to {instruction}."
+    questions = MappingProxyType({"points": "Point to all occurrences of {instruction}."})
+    refusal = "This isn't in the image."
     patterns = forms(
         point=_ONE,
         points=rf'(?:{_ONE}\s*+)++|<points(?: x[0-9]++="[0-9.]++" y[0-9]++="[0-9.]++")++{_WORDS}</points>',
@@ -77,14 +81,6 @@ class Molmo(Dialect):
         inside = " ".join(f'x{rank}="{x}" y{rank}="{y}"' for rank, (x, y) in enumerate(pairs, start=1))
         label = html.escape(labels.pop() or "")
         return f'<points {inside} alt="{label}">{label}</points>'
-
-    def _render_absent(self) -> str:
-        return "This isn't in the image."
-
-    def _question(self, instruction: str, answer_kind: str) -> str:
-        return (
-            f"Point to all occurrences of {instruction}." if answer_kind == "points" else f"Point to {instruction}."
-        )
 
     def _read(self, text: str, original: str, sizes: Sequence[ImageSize], answer_kind: str | None) -> Reading:
         return Reading(xml_points(text, original, self._found, sizes))

@@ -369,7 +369,8 @@ def test_no_string_raises_and_geometry_comes_with_a_range(name: str, text: str) 
 
 def test_finding_a_dialect() -> None:
     assert get_dialect("qwen3_vl").name == "qwen3_vl"
-    assert get_dialect("grounding.dialects.gui:UGround").name == "UGround"
+    assert get_dialect("grounding.dialects.gui:UGROUND").name == "uground"
+    assert get_dialect("grounding.dialects.xml_points:Molmo").name == "Molmo"
     with pytest.raises(UsageError, match="did you mean 'qwen3_vl'"):
         get_dialect("qwen3vl")
     with pytest.raises(UsageError, match="is a function, not a"):
