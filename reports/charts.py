@@ -1,7 +1,8 @@
-"""Small SVG charts for the report: plain functions from numbers to markup, colored by the page's style sheet.
+"""Small SVG charts for the report: where everything lies, for the macros of ``templates/charts.html``.
 
-Every chart is drawn in a view box of its own and scales with the page. Series take the classes ``c0`` to ``c5``.
-Whatever is not a finite number leaves a gap.
+Every chart is drawn in a view box of its own and scales with the page. Series take the classes ``c0`` to ``c5`` of
+the style sheet, which knows the dark scheme. Whatever is not a finite number leaves a gap. Matplotlib's SVG has fixed
+colors and no values under the pointer, takes ten times as long to draw and seconds to import.
 """
 
 from __future__ import annotations
@@ -11,8 +12,20 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import jinja2
 from markupsafe import Markup
+
+PAGES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
 
 WIDTH, HEIGHT = 370, 215
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
@@ -43,6 +56,10 @@ class Series:
     lows: Sequence[float] = ()
     highs: Sequence[float] = ()
 
+    @property
+    def style(self) -> str:
+        return _style(self.color, self.dashed)
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -55,6 +72,14 @@ class Bar:
     note: str = ""
     color: int = 0
     dashed: bool = False
+
+    @property
+    def style(self) -> str:
+        return _style(self.color, self.dashed)
+
+
+def _style(color: int, dashed: bool) -> str:
+    return f"c{color} dashed" if dashed else f"c{color}"
 
 
 def ticks(low: float, high: float, about: int = 5, whole: bool = False) -> list[float]:
@@ -140,75 +165,41 @@ def line_chart(
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def px(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
 
-    def py(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+    def py(y: float, below: float = 0.0) -> float:
+        return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM) + below, 1)
 
-    parts = [Markup('<g class="axis">')]
-    for tick in y_ticks:
-        parts.append(
-            Markup('<line x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(LEFT, WIDTH - RIGHT, y=f"{py(tick):.1f}")
-        )
-        parts.append(
-            Markup('<text x="{}" y="{:.1f}" class="end">{}</text>').format(
-                LEFT - 6, py(tick) + 4, number(tick, percent)
-            )
-        )
-    for tick in x_ticks:
-        if x_low <= tick <= x_high:
-            parts.append(
-                Markup('<text x="{:.1f}" y="{}" class="middle">{}</text>').format(
-                    px(tick), HEIGHT - BOTTOM + 16, number(tick)
-                )
-            )
-    parts.append(Markup('<text x="{}" y="{}" class="end">{}</text></g>').format(WIDTH - RIGHT, HEIGHT - 3, x_label))
-    readout = []
+    curves, readout = [], []
     for one in drawn:
-        style = f"c{one.color}" + (" dashed" if one.dashed else "")
         xs, ys = thin(one.xs, one.ys)
+        raw = []
         if one.smooth and len(xs) > 8:
-            parts.append(_path(xs, ys, px, py, f"raw {style}"))
+            raw = [_path([(px(x), py(y)) if drawable(y) else None for x, y in zip(xs, ys, strict=True)])]
             ys = moving_average(ys, max(3, len(xs) // 20))
-        parts.append(_path(xs, ys, px, py, f"curve {style}"))
-        for x, low, high in zip(one.xs, one.lows, one.highs, strict=False):
-            if drawable(low) and drawable(high):
-                parts.append(
-                    Markup('<line class="whisker {}" x1="{x}" x2="{x}" y1="{:.1f}" y2="{:.1f}"/>').format(
-                        style, py(low), py(high), x=f"{px(x):.1f}"
-                    )
-                )
-        if len(xs) <= 24:
-            parts += [
-                Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(style, px(x), py(y))
-                for x, y in zip(xs, ys, strict=True)
-                if drawable(y)
-            ]
-        readout.append(
-            {
-                "label": one.label,
-                "points": [
-                    [round(px(x), 1), number(x), number(y, percent)]
-                    for x, y in zip(xs, ys, strict=True)
-                    if drawable(y)
-                ],
-            }
-        )
+        points = [(px(x), py(y)) if drawable(y) else None for x, y in zip(xs, ys, strict=True)]
+        ends = zip(one.xs, one.lows, one.highs, strict=False)
+        curve = {"label": one.label, "style": one.style, "raw": raw, "path": _path(points)}
+        curve["whiskers"] = [(px(x), py(a), py(b)) for x, a, b in ends if drawable(a) and drawable(b)]
+        curve["marks"] = [point for point in points if point] if len(xs) <= 24 else []
+        curves.append(curve)
+        values = [[px(x), number(x), number(y, percent)] for x, y in zip(xs, ys, strict=True) if drawable(y)]
+        readout.append({"label": one.label, "points": values})
     last = "; ".join(f"{s.label} ends at {number(_last(s.ys), percent)}" for s in drawn)
-    return Markup(
-        '<figure class="chart"><figcaption>{}</figcaption>{}'
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-readout="{}">{}'
-        '<line class="cursor" y1="{}" y2="{}"/></svg><output aria-hidden="true"></output></figure>'
-    ).format(
+    return _macros().line_chart(
         title,
-        _legend(drawn),
-        WIDTH,
-        HEIGHT,
+        curves,
+        [(px(tick), number(tick)) for tick in x_ticks if x_low <= tick <= x_high],
+        [(py(tick), py(tick, below=4), number(tick, percent)) for tick in y_ticks],
+        x_label,
         f"{title}: {last}",
         json.dumps(readout, ensure_ascii=False),
-        Markup("").join(parts),
-        TOP,
-        HEIGHT - BOTTOM,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        top=TOP,
+        bottom=HEIGHT - BOTTOM,
     )
 
 
@@ -216,62 +207,30 @@ def _last(values: Sequence[float]) -> float:
     return next((v for v in reversed(values) if drawable(v)), math.nan)
 
 
-def _legend(series: Sequence[Series]) -> Markup:
-    if len(series) < 2:
-        return Markup("")
-    keys = Markup("").join(
-        Markup('<li class="c{}{}">{}</li>').format(s.color, " dashed" if s.dashed else "", s.label) for s in series
-    )
-    return Markup('<ul class="legend">{}</ul>').format(keys)
-
-
-def _path(xs, ys, px, py, style: str) -> Markup:  # type: ignore[no-untyped-def]
+def _path(points: Sequence[tuple[float, float] | None]) -> str:
+    """The commands of a path through points; None breaks it."""
     commands, pen_down = [], False
-    for x, y in zip(xs, ys, strict=True):
-        if drawable(y):
-            commands.append(f"{'L' if pen_down else 'M'}{px(x):.1f} {py(y):.1f}")
-        pen_down = drawable(y)
-    return Markup('<path class="{}" d="{}"/>').format(style, " ".join(commands))
+    for point in points:
+        if point is not None:
+            commands.append(f"{'L' if pen_down else 'M'}{point[0]} {point[1]}")
+        pen_down = point is not None
+    return " ".join(commands)
 
 
 def interval_chart(title: str, bars: Sequence[Bar]) -> Markup:
     """Shares with their intervals, one row each, on one 0 to 100 % axis.
 
     Returns:
-        A ``<figure>`` of rows laid out by the style sheet, readable as a table by a screen reader.
+        A ``<table>`` of rows laid out by the style sheet, readable by a screen reader.
     """
-    rows = []
-    for bar in bars:
-        style = f"c{bar.color}" + (" dashed" if bar.dashed else "")
-        picture = Markup(
-            '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-            '<line class="rail" x1="0" x2="100" y1="5" y2="5"/>'
-            '<rect class="span {style}" x="{low:.2f}" width="{width:.2f}" y="2.5" height="5"/>'
-            '<rect class="dot {style}" x="{dot:.2f}" width="0.8" y="0" height="10"/></svg>'
-        ).format(style=style, low=100 * bar.low, width=100 * max(0.0, bar.high - bar.low), dot=100 * bar.value - 0.4)
-        rows.append(
-            Markup(
-                '<tr><th scope="row">{}</th><td class="track">{}</td><td class="value"><b>{:.1f} %</b></td>'
-                '<td class="range">{:.1f} – {:.1f}</td><td class="note">{}</td></tr>'
-            ).format(bar.label, picture, 100 * bar.value, 100 * bar.low, 100 * bar.high, bar.note)
-        )
-    return Markup(
-        '<table class="intervals"><caption>{}</caption><thead class="unseen"><tr><th>model</th><th></th>'
-        "<th>accuracy</th><th>95 % interval</th><th>right</th></tr></thead><tbody>{}</tbody></table>"
-    ).format(title, Markup("").join(rows))
+    return _macros().interval_chart(title, bars)
 
 
 def heat_grid(title: str, cells: Sequence[Sequence[tuple[int, int]]]) -> Markup:
     """Accuracy by place: rows of (correct, n) cells, drawn where they lie on the screen."""
-    rows = Markup("").join(
-        Markup("<tr>{}</tr>").format(
-            Markup("").join(
-                Markup('<td style="--share:{:.3f}">{}<small>{}</small></td>').format(
-                    correct / n if n else 0, f"{100 * correct / n:.0f} %" if n else "–", f"n {n}"
-                )
-                for correct, n in row
-            )
-        )
-        for row in cells
-    )
-    return Markup('<table class="grid"><caption>{}</caption><tbody>{}</tbody></table>').format(title, rows)
+    return _macros().heat_grid(title, cells)
+
+
+@cache
+def _macros() -> Any:
+    return PAGES.get_template("charts.html").module

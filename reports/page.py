@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from grounding.folders import PAGE, check_new
@@ -24,7 +23,6 @@ from reports.reward_hacking import Sign, signs
 
 MAX_GROUPS = 40
 MAX_CHANGED = 6
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +76,8 @@ def render(first: Run, second: Run | None = None) -> str:
     of_main = [one for one in shown if one.evaluation.benchmark == main]
     last = [group[-1] for group in ([o for o in of_main if o.dashed is dashed] for dashed in (False, True)) if group]
     axes = comparison.axes_of(of_main, MAX_GROUPS)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     page = gallery([one.evaluation for one in of_main], of_main.index(last[0])) if last else None
-    return environment.get_template("report.html").render(
+    return charts.PAGES.get_template("report.html").render(
         names=names,
         runs=runs,
         overview=[(name, overview(run)) for name, run in zip(names, runs, strict=True)],

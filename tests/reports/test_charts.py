@@ -4,7 +4,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reports.charts import Bar, Series, heat_grid, interval_chart, line_chart, moving_average, number, thin, ticks
@@ -91,6 +91,7 @@ def test_nothing_to_draw_gives_no_figure(series):
     assert line_chart("nothing", series) == ""
 
 
+@settings(deadline=None)  # the first chart compiles the templates
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=40))
 def test_any_numbers_give_a_well_formed_chart(values):
     chart = line_chart("any", [Series("any", list(range(len(values))), values, smooth=True)])
