@@ -12,15 +12,9 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.io.official_files import corners, find, identity, naming, number, picture, words
 from benchmarks.harness.io.row_files import load_json
-from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule, Truth
+from benchmarks.harness.items import BenchmarkItem, Rule, Truth, read_card
 from benchmarks.harness.scoring.average_precision import NO_TRUTH, coco_ap, thinned
 from grounding.errors import UsageError
-
-_GLIP = "github.com/microsoft/GLIP README.md"
-_RULE = (
-    "COCO AP by pycocotools; answers without scores get 1.0, which shifts AP. Items also count as right when every "
-    "box is found and none is added, class ignored (F1 = 1 at IoU 0.5)."
-)
 
 
 class _CocoFormat(Benchmark):
@@ -151,19 +145,7 @@ class Coco(_CocoFormat):
 
     splits = ("val2017",)
     patterns: ClassVar = {"val2017": ["**/instances_val2017.json", "*.json"]}
-    card = Card(
-        title="COCO detection",
-        paper="Lin et al. 2014, arXiv:1405.0312",
-        get="https://cocodataset.org (2017 val images, train/val annotations)",
-        license="CC-BY-4.0 (annotations); images: Flickr terms",
-        files="annotations/instances_val2017.json and val2017/; predictions: COCO results, or boxes with labels",
-        rule=_RULE,
-        size={"val2017": 5000},
-        published=(
-            Published("GLIP-L, zero-shot", 51.4, _GLIP, "AP"),
-            Published("GLIP-T, zero-shot", 46.6, _GLIP, "AP"),
-        ),
-    )
+    card = read_card(__file__, "coco")
 
 
 @BENCHMARKS.register("odinw")
@@ -172,18 +154,7 @@ class ODinW(_CocoFormat):
 
     splits = ("test", "valid")
     names: ClassVar = ("annotations_without_background.json", "_annotations.coco.json")
-    card = Card(
-        title="ODinW",
-        paper="Li et al. 2022, ELEVATER, arXiv:2204.08790",
-        get="https://github.com/microsoft/GLIP (ODinW-13 / ODinW-35)",
-        license="per data set",
-        files="SET/test/annotations_without_background.json beside the images of each set",
-        rule=_RULE + " The collection's score is the mean AP over its sets.",
-        published=(
-            Published("GLIP-L, zero-shot", 51.2, _GLIP, "mean AP, 13 sets"),
-            Published("GLIP-T, zero-shot", 42.7, _GLIP, "mean AP, 13 sets"),
-        ),
-    )
+    card = read_card(__file__, "odinw")
 
     def files(self, root: Path, split: str) -> list[Path]:
         """Of every folder of the split the file without background images, where there is one."""
@@ -211,16 +182,7 @@ class OVDEval(_CocoFormat):
     """One COCO file per aspect (attribute, negation, relationship, ...)."""
 
     patterns: ClassVar = {"test": ["**/*.json"]}
-    card = Card(
-        title="OVDEval",
-        paper="Yao et al. 2023, arXiv:2308.13177",
-        get="https://github.com/om-ai-lab/OVDEval",
-        license="Apache-2.0 (annotations)",
-        files="one COCO file per aspect, and the images",
-        rule=_RULE
-        + " NMS-AP is AP after removing, per true box, all but the best scored of the boxes with IoU > 0.5, "
-        "whatever their labels (eval.py).",
-    )
+    card = read_card(__file__, "ovdeval")
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         left = [thinned(p, i.truth.boxes) for i, p in scored.pairs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.io.data_sets import read_split
 from benchmarks.harness.io.official_files import corners, listed, naming, words
 from benchmarks.harness.io.row_files import load_json
-from benchmarks.harness.items import BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Truth, Verdict, read_card
 from benchmarks.harness.scoring import decide
 from benchmarks.harness.scoring.average_precision import coco_ap
 from benchmarks.harness.scoring.text_match import plain, relaxed_match
@@ -27,25 +26,14 @@ class RefChartQA(Benchmark):
     answer_kind = "text_box"
     splits = ("test", "val", "train")
     rule = Rule(over="type")
-    card = Card(
-        title="RefChartQA",
-        paper="Vogel et al. 2025, RefChartQA, arXiv:2503.23131",
-        get="https://huggingface.co/datasets/omoured/RefChartQA, then: python -m data_prep refchartqa",
-        license="AGPL-3.0 (annotations); charts: ChartQA, GPL-3.0",
-        files="the data set folder data_prep makes",
-        rule="relaxed accuracy of the answer (numbers within 5 %); AP@0.5 of the boxes, all of one class",
-        size={"train": 55789, "val": 6223, "test": 11690},
-    )
+    card = read_card(__file__, "refchartqa")
 
     def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return read_split(root, split, self.answer_kind)
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            right = prediction.text is not None and relaxed_match(prediction.text, item.truth.text or "")
-            verdicts.append(Verdict(right, float(right)))
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        right = prediction.text is not None and relaxed_match(prediction.text, item.truth.text or "")
+        return decide.RIGHT if right else decide.WRONG
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         drawn = [replace(item, truth=replace(item.truth, labels=())) for item in scored.items]
@@ -63,16 +51,7 @@ class VStar(Benchmark):
     answer_kind = "text_box"
     splits = ("test", *_KINDS)
     rule = Rule(over="kind")
-    card = Card(
-        title="V* Bench",
-        paper="Wu and Xie 2023, V*, arXiv:2312.14135",
-        get="https://huggingface.co/datasets/craigwu/vstar_bench",
-        license="MIT (repository)",
-        files="direct_attributes/ and relative_position/: NAME.json (question, options, bbox xywh) with NAME.jpg",
-        rule="the chosen option is right: its letter, or its words. Micro average; the shuffle is seeded by the "
-        "item's name.",
-        size={"test": 191, "direct_attributes": 115, "relative_position": 76},
-    )
+    card = read_card(__file__, "vstar")
 
     def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         items = []
@@ -85,14 +64,10 @@ class VStar(Benchmark):
                     items.append(_item(load_json(file), file, kind))
         return items
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            if prediction.text is None:
-                verdicts.append(decide.unreadable(rule))
-            else:
-                verdicts.append(decide.RIGHT if _chosen(prediction.text, item) == item.truth.text else decide.WRONG)
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        if prediction.text is None:
+            return decide.unreadable(rule)
+        return decide.RIGHT if _chosen(prediction.text, item) == item.truth.text else decide.WRONG
 
 
 def _item(row: dict[str, Any], file: Path, kind: str) -> BenchmarkItem:

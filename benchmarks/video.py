@@ -14,17 +14,12 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.io.official_files import identity, listed, number, numbers, picture, span, words
 from benchmarks.harness.io.row_files import KEY
-from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Published, Rule, Truth
+from benchmarks.harness.items import XY, BenchmarkItem, Prediction, Rule, Truth, read_card
 from benchmarks.harness.row_benchmark import RowBenchmark
 from benchmarks.harness.scoring import decide
 from grounding import geometry
 
 _RULE = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5)
-_WORDS = (
-    "R1@0.3 / 0.5 / 0.7 and mean IoU of the first span; an unreadable answer has IoU 0. A threshold met exactly "
-    "counts (TimeChat, lmms-eval); --iou-op gt where a paper says otherwise."
-)
-_TIME_R1 = "github.com/xiaomi-research/time-r1 README.md"
 _SECONDS = re.compile(r"([\d.]+)\s*-\s*([\d.]+)")
 
 
@@ -82,23 +77,7 @@ class CharadesSTA(_PerVideo):
         "novel_word": ["**/novel_word.json"],
         "test_trivial": ["**/test_trivial.json"],
     }
-    card = Card(
-        title="Charades-STA",
-        paper="Gao et al. 2017, TALL, arXiv:1705.02101; iid/ood: Yuan et al. 2021; novel: Li et al. 2022",
-        get="https://github.com/www-Ye/Time-R1 (dataset/charades-sta); videos: Charades",
-        license="Charades: non-commercial research",
-        files="charades_test.json: {video: {duration, timestamps, sentences}}; or TimeChat's "
-        "test.caption_coco_format.json",
-        rule=_WORDS,
-        size={"test": 3720},
-        published=(
-            Published("Time-R1-7B, fine-tuned", 72.2, _TIME_R1, "R1@0.5"),
-            Published("EaTR, fine-tuned", 68.4, _TIME_R1, "R1@0.5"),
-            Published("TimeSuite, fine-tuned", 67.1, _TIME_R1, "R1@0.5"),
-            Published("Time-R1-7B, zero-shot", 60.8, _TIME_R1, "R1@0.5"),
-            Published("VideoChat-Flash, zero-shot", 53.1, _TIME_R1, "R1@0.5"),
-        ),
-    )
+    card = read_card(__file__, "charades_sta")
 
 
 @BENCHMARKS.register("activitynet")
@@ -110,21 +89,7 @@ class ActivityNet(_PerVideo):
         "test": ["**/activitynet/test.json", "**/val_2.json", "test.json"],
         "val": ["**/activitynet/val.json", "**/val_1.json", "val.json"],
     }
-    card = Card(
-        title="ActivityNet Captions",
-        paper="Krishna et al. 2017, arXiv:1705.00754",
-        get="https://github.com/www-Ye/Time-R1 (dataset/activitynet); videos: ActivityNet",
-        license="MIT (captions); videos: terms of YouTube",
-        files="test.json (val_2) and val.json (val_1): {video: {duration, timestamps, sentences}}",
-        rule=_WORDS,
-        published=(
-            Published("EaTR, fine-tuned", 58.2, _TIME_R1, "R1@0.5"),
-            Published("Time-R1-7B, fine-tuned", 55.6, _TIME_R1, "R1@0.5"),
-            Published("SSRN, fine-tuned", 54.5, _TIME_R1, "R1@0.5"),
-            Published("Time-R1-7B, zero-shot", 39.0, _TIME_R1, "R1@0.5"),
-            Published("HawkEye, zero-shot", 29.3, _TIME_R1, "R1@0.5"),
-        ),
-    )
+    card = read_card(__file__, "activitynet")
 
 
 @BENCHMARKS.register("tvgbench")
@@ -134,22 +99,7 @@ class TVGBench(RowBenchmark):
     answer_kind = "span"
     rule = _RULE
     patterns: ClassVar = {"test": ["**/tvgbench.json", "**/*tvg*.json*"]}
-    card = Card(
-        title="TVGBench",
-        paper="Wang et al. 2025, Time-R1, arXiv:2503.13377",
-        get="https://github.com/xiaomi-research/time-r1 (dataset/timer1/annotations/tvgbench.json)",
-        license="Apache-2.0 (annotations); videos: terms of their sources",
-        files="tvgbench.json: rows {path, question, answer 'start-end', duration, qsemtype, dataset_name}",
-        rule=_WORDS,
-        size={"test": 800},
-        published=(
-            Published("Time-R1-7B", 29.4, _TIME_R1, "R1@0.5"),
-            Published("TRACE", 25.5, _TIME_R1, "R1@0.5"),
-            Published("Gemini-2.5-Pro", 24.4, _TIME_R1, "R1@0.5"),
-            Published("VideoChat-Flash", 19.8, _TIME_R1, "R1@0.5"),
-            Published("TimeSuite", 18.0, _TIME_R1, "R1@0.5"),
-        ),
-    )
+    card = read_card(__file__, "tvgbench")
 
     def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         match = _SECONDS.fullmatch(str(row["answer"]).strip())
@@ -178,24 +128,7 @@ class QVHighlights(RowBenchmark):
         "test": ["**/highlight_test_with_gt.jsonl", "**/highlight_test_release.jsonl"],
     }
     rule = Rule(iou_op="ge", thresholds=(0.3, *_STEPS), main=0.5)
-    card = Card(
-        title="QVHighlights",
-        paper="Lei et al. 2021, Moment-DETR, arXiv:2107.09609",
-        get="https://github.com/jayleicn/moment_detr (data/)",
-        license="CC-BY-NC-SA-4.0 (annotations)",
-        files="highlight_val_release.jsonl; predictions: qid, pred_relevant_windows [[start, end, score], ...]",
-        rule="R1: IoU of the first window with the best true one; mAP over IoU 0.5:0.05:0.95 of at most ten windows "
-        "per query, also by the length of the true windows. Highlights: a clip is right for an annotator who gave it "
-        "at least 2 (Fair), 3 (Good), 4 (VeryGood); HIT@1 of the clip scored highest, right for any annotator; mAP "
-        "over queries and annotators (standalone_eval/eval.py)",
-        size={"val": 1550, "test": 1542},
-        published=(
-            Published("Moment-DETR (sample submission)", 53.94, "moment_detr standalone_eval", "R1@0.5, val"),
-            Published("Moment-DETR (sample submission)", 32.20, "moment_detr standalone_eval", "mAP, val"),
-            Published("Moment-DETR (sample submission)", 35.65, "moment_detr standalone_eval", "VeryGood mAP, val"),
-            Published("Moment-DETR (sample submission)", 55.55, "moment_detr standalone_eval", "VeryGood HIT@1, val"),
-        ),
-    )
+    card = read_card(__file__, "qvhighlights")
 
     def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         yield BenchmarkItem(

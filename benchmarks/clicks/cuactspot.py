@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness.io.official_files import first, identity, naming, vertices, words
 from benchmarks.harness.io.row_files import load_json
-from benchmarks.harness.items import XY, BenchmarkItem, Card, ItemImage, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, ItemImage, Prediction, Rule, Truth, Verdict, read_card
 from benchmarks.harness.row_benchmark import RowBenchmark
 from benchmarks.harness.scoring import decide
 from grounding import geometry
@@ -25,16 +25,7 @@ class CUActSpot(RowBenchmark):
     answer_kind = "points"
     rule = Rule(boundary="closed", over="modality")
     patterns: ClassVar = {"test": ["**/ActSpot/*.json", "*.json"]}
-    card = Card(
-        title="CUActSpot",
-        paper="Microsoft 2025, Phi-Ground, arXiv:2507.23779",
-        get="https://github.com/microsoft/Phi-Ground, benchmark/CUActSpot/data/ActSpot",
-        license="not stated (repository: MIT)",
-        files="NAME.json and NAME.png for every item",
-        rule="no click in a banned region; ranked targets: click i lies in a region of rank i, at least as many "
-        "clicks as ranks; unranked: every target holds a click. Edges count as inside (eval_utils.py).",
-        size={"test": 208},
-    )
+    card = read_card(__file__, "cuactspot")
 
     def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         folders = [folder for folder in (root, root / "data" / "ActSpot", root / "ActSpot") if folder.is_dir()]
@@ -68,15 +59,11 @@ class CUActSpot(RowBenchmark):
             meta={"ranks": ranks, "banned": [vertices(p["points"]) for p in outlines if p["type"] == "Banned"]},
         )
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            points = prediction.points or tuple(((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in prediction.boxes)
-            if not points:
-                verdicts.append(decide.WRONG if prediction.absent else decide.unreadable(rule))
-            else:
-                verdicts.append(decide.RIGHT if _right(item, points, rule) else decide.WRONG)
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        points = prediction.clicks
+        if not points:
+            return decide.WRONG if prediction.absent else decide.unreadable(rule)
+        return decide.RIGHT if _right(item, points, rule) else decide.WRONG
 
 
 def _rank(value: Any) -> str:

@@ -17,14 +17,12 @@ from benchmarks.harness.io.official_files import (
     polygon,
     words,
 )
-from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule, Truth
+from benchmarks.harness.items import BenchmarkItem, Rule, Truth, read_card
 from benchmarks.harness.row_benchmark import ClickBenchmark, Columns, picture_of
 
 log = logging.getLogger("fovea.eval")
 
 _PARTS = ("basic", "functional", "spatial")
-_SHOWDOWN = "generalagents/showdown, clicks/README.md"
-_MAI_UI = "Tongyi-MAI/MAI-UI, on its altered annotations, output_local/"
 
 
 @BENCHMARKS.register("ui_vision")
@@ -36,19 +34,7 @@ class UIVision(ClickBenchmark):
     columns = Columns(words=("instruction", "prompt_to_evaluate"))
     patterns: ClassVar = {part: [f"**/element_grounding_{part}.json"] for part in _PARTS}
     rule = Rule(boundary="closed", average="macro", over="part")
-    card = Card(
-        title="UI-Vision element grounding",
-        paper="Nayak et al. 2025, UI-Vision, arXiv:2503.15661",
-        get="https://huggingface.co/datasets/ServiceNow/ui-vision",
-        license="MIT",
-        files="element_grounding_{basic,functional,spatial}.json and element_grounding/ with the images",
-        rule="click inside the box, edges included; mean of basic, functional and spatial",
-        size={"basic": 1772, "functional": 1772, "spatial": 1935, "all": 5479},
-        published=(
-            Published("MAI-UI, best reported", 49.2, "github.com/Tongyi-MAI/MAI-UI README.md", "mean accuracy"),
-            Published("Phi-Ground", 27.2, "github.com/microsoft/Phi-Ground README.md", "mean accuracy"),
-        ),
-    )
+    card = read_card(__file__, "ui_vision")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         part = next((p for p in _PARTS if p in file.stem), split)
@@ -66,17 +52,7 @@ class MMBenchGUI(ClickBenchmark):
     }
     axes = ("group", "platform", "ui_type")
     rule = Rule(boundary="closed", average="micro", over="platform")
-    card = Card(
-        title="MMBench-GUI L2",
-        paper="Wang et al. 2025, MMBench-GUI, arXiv:2507.19478",
-        get="https://huggingface.co/datasets/OpenGVLab/MMBench-GUI",
-        license="Apache-2.0",
-        files="L2_annotations.json and the images",
-        rule="click inside the box, edges included; platforms weighted by their number of items, which is the micro "
-        "average",
-        size={"test": 3594},
-        published=(Published("MAI-UI-8B", 88.76, "Tongyi-MAI/MAI-UI, output_server/MMBench.jsonl: 3190 of 3594"),),
-    )
+    card = read_card(__file__, "mmbench_gui")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         groups = self.groups(row, file)
@@ -101,16 +77,7 @@ class UII2E(ClickBenchmark):
     numbered = "{number}"
     patterns: ClassVar = {"test": ["**/*i2e*.jsonl", "*.jsonl", "**/*i2e*.json", "*.json", "**/*.parquet"]}
     rule = Rule(boundary="closed", average="micro", over="instruction")
-    card = Card(
-        title="UI-I2E-Bench",
-        paper="Liu et al. 2025, UI-E2I-Synth, arXiv:2504.11257",
-        get="https://huggingface.co/datasets/vaundys/I2E-Bench",
-        license="not stated",
-        files="one JSON lines file {image, instruction, bounding_box xyxy in pixels, source, el_type, "
-        "annotations: {instr_type}} and the images",
-        rule="click inside the box, edges included (i2e-bench-eval.py); micro average",
-        size={"test": 1477},
-    )
+    card = read_card(__file__, "ui_i2e")
 
     def groups(self, row: Mapping[str, Any], file: Path) -> dict[str, str]:
         kind = (row.get("annotations") or {}).get("instr_type", "unknown")
@@ -131,19 +98,7 @@ class Showdown(ClickBenchmark):
     columns = Columns(size="width height", box="x1 y1 x2 y2")
     numbered = "{number}"
     patterns: ClassVar = {"dev": ["**/data.csv", "**/*showdown*.csv", "*.csv", "**/*.jsonl", "**/*.parquet"]}
-    card = Card(
-        title="Showdown clicks (dev)",
-        paper="General Agents 2025, The Showdown Computer Control Evaluation Suite",
-        get="https://huggingface.co/datasets/generalagents/showdown-clicks",
-        license="Apache-2.0",
-        files="a CSV with id, image, instruction, x1, y1, x2, y2, width, height; and the images",
-        rule="click inside the box, edges included; micro average",
-        size={"dev": 557},
-        published=(
-            Published("ace-control-medium", 77.56, _SHOWDOWN),
-            Published("ace-control-small", 72.89, _SHOWDOWN),
-        ),
-    )
+    card = read_card(__file__, "showdown")
 
 
 @BENCHMARKS.register("osworld_g")
@@ -155,22 +110,7 @@ class OSWorldG(ClickBenchmark):
         "test": ["**/OSWorld-G.json", "**/OSWorld-G_sspro_format.json"],
         "refined": ["**/OSWorld-G_refined.json", "**/OSWorld-G_refined_sspro_format.json"],
     }
-    card = Card(
-        title="OSWorld-G",
-        paper="Xie et al. 2025, Scaling Computer-Use Grounding (Jedi), arXiv:2505.13227",
-        get="https://github.com/xlang-ai/OSWorld-G (benchmark/)",
-        license="Apache-2.0",
-        files="OSWorld-G.json or OSWorld-G_refined.json, and images/",
-        rule="a click (or the center of a predicted box) inside the box, edges included, or inside the polygon "
-        "(even-odd); on a refusal the model has to decline. Copies in ScreenSpot-Pro's form have mangled polygons "
-        "and refusals nobody can win; both are restored, with a warning.",
-        size={"test": 564, "refined": 564},
-        published=(
-            Published("MAI-UI-8B", 60.99, f"{_MAI_UI} OS_G.json: 344 of 564", "accuracy, test"),
-            Published("MAI-UI-8B", 68.79, f"{_MAI_UI} OS_G_Refine.json: 388 of 564", "accuracy, refined"),
-            Published("MAI-UI, best reported", 70.9, "github.com/Tongyi-MAI/MAI-UI README.md", "accuracy"),
-        ),
-    )
+    card = read_card(__file__, "osworld_g")
 
     def read(self, root: Path, split: str) -> Iterator[BenchmarkItem]:
         if any("sspro_format" in file.name for file in find(root, self.patterns, split, self.card.files)):

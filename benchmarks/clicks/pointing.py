@@ -14,32 +14,22 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.io.data_sets import read_split
 from benchmarks.harness.io.official_files import identity, picture, words
-from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Prediction, Rule, Truth, Verdict, read_card
 from benchmarks.harness.row_benchmark import RowBenchmark
 from benchmarks.harness.scoring import decide
 from grounding.errors import BrokenRow
-
-_RULE = (
-    "share of the answer's points inside the mask, averaged; coordinates are cut to whole pixels; points outside the "
-    "image are wrong. A box stands for its center. The originals leave unreadable answers out (--failure wrong "
-    "counts them). An item is right when more than half of its points are."
-)
 
 
 class _Masked(RowBenchmark):
     answer_kind = "points"
     rule = Rule(failure="skip", over="task")
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            points = prediction.points or tuple(((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in prediction.boxes)
-            if not points:
-                verdicts.append(decide.WRONG if prediction.absent else decide.unreadable(rule))
-                continue
-            share = share_inside(_mask(item.meta["mask"]), points)
-            verdicts.append(Verdict(share > 0.5, share))
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        points = prediction.clicks
+        if not points:
+            return decide.WRONG if prediction.absent else decide.unreadable(rule)
+        share = share_inside(_mask(item.meta["mask"]), points)
+        return Verdict(share > 0.5, share)
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         counted = [v for v in scored.verdicts if not v.skipped]
@@ -94,15 +84,7 @@ class RefSpatial(_Masked):
             for task in ("Location", "Placement", "Unseen")
         },
     }
-    card = Card(
-        title="RefSpatial-Bench",
-        paper="Zhou et al. 2025, RoboRefer, arXiv:2506.04308",
-        get="https://huggingface.co/datasets/BAAI/RefSpatial-Bench",
-        license="Apache-2.0",
-        files="{Location,Placement,Unseen}/question.json (rgb_path, mask_path, prompt) with images and masks",
-        rule=_RULE,
-        size={"Location": 100, "Placement": 100, "Unseen": 77},
-    )
+    card = read_card(__file__, "refspatial")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         task = file.parent.name
@@ -119,15 +101,7 @@ class Where2Place(_Masked):
     """Free space described by relations."""
 
     patterns: ClassVar = {"test": ["**/point_questions.jsonl"]}
-    card = Card(
-        title="Where2Place",
-        paper="Yuan et al. 2024, RoboPoint, arXiv:2406.10721",
-        get="https://huggingface.co/datasets/wentao-yuan/where2place",
-        license="Apache-2.0",
-        files="point_questions.jsonl (question_id, image, text), images/ and masks/ with the same names",
-        rule=_RULE,
-        size={"test": 100},
-    )
+    card = read_card(__file__, "where2place")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         name, image = identity(row["question_id"]), words(row["image"])
@@ -145,31 +119,17 @@ class PixMoPoints(Benchmark):
     answer_kind = "points"
     splits = ("test", "val", "train")
     rule = Rule()
-    card = Card(
-        title="PixMo-Points",
-        paper="Deitke et al. 2024, Molmo and PixMo, arXiv:2409.17146",
-        get="https://huggingface.co/datasets/allenai/pixmo-points, then: python -m data_prep pixmo_points",
-        license="ODC-BY-1.0 (annotations)",
-        files="the data set folder data_prep makes",
-        rule="answered and true points are matched one to one with the least total distance (Hungarian); a pair "
-        "counts when it is at most 5 % of the image's side apart in x and y. The paper checks pairs against masks, "
-        "which the training release does not have, so these figures are not the paper's.",
-    )
+    card = read_card(__file__, "pixmo_points")
 
     def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return read_split(root, split, self.answer_kind)
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            if item.truth.absent:
-                right = prediction.absent and not prediction.points
-                verdicts.append(Verdict(right, float(right)))
-                continue
-            hits, answered, true = matches(item, prediction)
-            f1 = 2 * hits / (answered + true) if answered + true else 0.0
-            verdicts.append(Verdict(f1 >= 1.0, f1))
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        if item.truth.absent:
+            return decide.RIGHT if prediction.absent and not prediction.points else decide.WRONG
+        hits, answered, true = matches(item, prediction)
+        f1 = 2 * hits / (answered + true) if answered + true else 0.0
+        return Verdict(f1 >= 1.0, f1)
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         counts = [matches(i, p) for i, p in scored.pairs if not i.truth.absent]

@@ -32,20 +32,22 @@ _JUDGES = {"point": decide.clicks, "box": decide.boxes, "boxes": decide.box_sets
 class Benchmark:
     """One public benchmark.
 
-    A subclass sets the class attributes and `read`; `judge` and `summarize` only where the official rule is
-    not simply a click inside, an IoU, or a temporal IoU.
+    A subclass sets the class attributes and `read`; `verdict` (or `judge`, of many answers at once) and `summarize`
+    only where the official rule is not simply a click inside, an IoU, a temporal IoU, or an F1 of boxes.
 
     Attributes:
         answer_kind: what every item asks for ("point", "box", "boxes", "points", "span", "text_box").
         rule: the official rule.
         splits: names of the splits, the default first.
         card: where it comes from, its license, published numbers.
+        verdicts_only: `summarize` looks at verdicts alone, so items and answers need not be kept for it.
     """
 
     answer_kind: ClassVar[str]
     rule: ClassVar[Rule] = Rule()
     splits: ClassVar[tuple[str, ...]] = ("test",)
     card: ClassVar[Card]
+    verdicts_only: ClassVar[bool] = False
 
     def read(self, root: Path, split: str) -> Iterable[BenchmarkItem]:
         """The items of a split, in the official order; a generator where a file has many.
@@ -73,12 +75,18 @@ class Benchmark:
 
     def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
         """A verdict per item; pure, and the same for any split of the items into batches."""
+        if type(self).verdict is not Benchmark.verdict:
+            return [self.verdict(item, answer, rule) for item, answer in zip(items, predictions, strict=True)]
         return _JUDGES[self.answer_kind](items, predictions, rule)
+
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        """The verdict on one answer, where the rule is not the usual one for its kind."""
+        raise NotImplementedError
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         """Official figures beyond accuracy: JSON scalars, counts as integers. Default: the IoU thresholds.
 
-        Where a subclass does not override this, `scored` has verdicts only, so that memory does not grow with items.
+        Where a subclass does not override this, or says `verdicts_only`, `scored` has no items and no answers.
         """
         if self.answer_kind == "point":
             return {}

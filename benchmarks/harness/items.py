@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from grounding.answer import Answer, ImageSize, Status
@@ -144,6 +147,11 @@ class Prediction:
             return None
         return self.spans[-1 if pick == "last" else 0]
 
+    @property
+    def clicks(self) -> tuple[XY, ...]:
+        """All points, else the centers of all boxes."""
+        return self.points or tuple(((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in self.boxes)
+
     def click(self, pick: str) -> XY | None:
         """Where the model clicks: its point, else the center of its box."""
         if self.points and not (pick == "only" and self.status is not Status.OK):
@@ -237,6 +245,17 @@ class Card:
     rule: str
     size: Mapping[str, int] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
+
+
+def read_card(module: str, name: str) -> Card:
+    """The card `name` of `cards.toml` in the folder of a module, given by its `__file__`."""
+    about = _cards(Path(module).parent / "cards.toml")[name]
+    return Card(**about | {"published": tuple(Published(**number) for number in about.get("published", ()))})
+
+
+@cache
+def _cards(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def from_answer(answer: Answer, item: BenchmarkItem) -> Prediction:

@@ -205,7 +205,7 @@ def score(
     items: list[BenchmarkItem] = []
     answers: list[Prediction] = []
     verdicts: list[Verdict] = []
-    kept = type(benchmark).summarize is not Benchmark.summarize
+    kept = type(benchmark).summarize is not Benchmark.summarize and not benchmark.verdicts_only
 
     def judged() -> Iterator[dict[str, Any]]:
         remaining = iter(replies)

@@ -12,24 +12,11 @@ import numpy as np
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.io.data_sets import read_split
-from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Prediction, Published, Rule, Verdict
+from benchmarks.harness.items import XYXY, BenchmarkItem, Prediction, Rule, Verdict, read_card
 from benchmarks.harness.scoring import decide
 from grounding import geometry
 
 _RANKS = (1, 5, 10)
-_MDETR = "MDETR .github/flickr.md, in github.com/henghuiding/gRefCOCO mdetr/"
-
-
-def _card(rule: str, *published: Published) -> Card:
-    return Card(
-        title="Flickr30k Entities",
-        paper="Plummer et al. 2015, arXiv:1505.04870",
-        get="https://github.com/BryanPlummer/flickr30k_entities, then: python -m data_prep flickr30k_entities",
-        license="research and education only",
-        files="the data set folder data_prep makes of Annotations/, Sentences/ and the split lists",
-        rule=rule,
-        published=published,
-    )
 
 
 @BENCHMARKS.register("flickr30k")
@@ -40,11 +27,7 @@ class Flickr30k(Benchmark):
     splits = ("test", "val")
     rule = Rule(iou_op="ge", thresholds=(0.5,))
     merged: ClassVar[bool] = False
-    card = _card(
-        "any-box: R@k, one of the first k boxes has IoU >= 0.5 with one of the phrase's boxes (MDETR)",
-        Published("MDETR-ENB5", 84.3, _MDETR, "R@1, test"),
-        Published("MDETR-R101", 83.4, _MDETR, "R@1, test"),
-    )
+    card = read_card(__file__, "flickr30k")
 
     def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         items = [item for item in read_split(root, split, self.answer_kind) if item.truth.boxes]
@@ -54,16 +37,9 @@ class Flickr30k(Benchmark):
             else items
         )
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            value = _best(prediction.boxes[:1], item.truth.boxes)
-            verdicts.append(
-                decide.unreadable(rule)
-                if prediction.failed
-                else Verdict(decide.reaches(value, rule.main, rule.iou_op), value)
-            )
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        value = _best(prediction.boxes[:1], item.truth.boxes)
+        return decide.unreadable(rule) if prediction.failed else decide.at_threshold(value, rule)
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         pairs = list(scored.pairs)
@@ -81,10 +57,7 @@ class Flickr30kMerged(Flickr30k):
     """Merged-box protocol: the smallest box around all of the phrase's boxes."""
 
     merged = True
-    card = _card(
-        "merged-box: R@k against the smallest box around all of the phrase's boxes (Plummer et al.)",
-        Published("MDETR-R101", 83.8, _MDETR, "R@1, test"),
-    )
+    card = read_card(__file__, "flickr30k_merged")
 
 
 def _hull(boxes: Sequence[XYXY]) -> XYXY:

@@ -20,7 +20,7 @@ from benchmarks.harness.io.official_files import (
     words,
 )
 from benchmarks.harness.io.row_files import load_json
-from benchmarks.harness.items import XY, BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import XY, BenchmarkItem, Prediction, Rule, Truth, Verdict, read_card
 from benchmarks.harness.row_benchmark import Columns, RowBenchmark
 from benchmarks.harness.scoring import masks
 
@@ -38,18 +38,7 @@ class ReasonSeg(RowBenchmark):
         "val": ["**/lisa_val.json", "**/*lisa*val*.json*"],
     }
     rule = Rule(iou_op="gt", thresholds=(0.5,))
-    card = Card(
-        title="ReasonSeg boxes (LISA-Grounding)",
-        paper="Lai et al. 2023, LISA, arXiv:2308.00692; boxes: Shen et al. 2025, VLM-R1, arXiv:2504.07615",
-        get="https://github.com/dvlab-research/LISA; boxes: omlab/VLM-R1 on the Hub",
-        license="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
-        files="lisa_test.json {image, problem, solution xyxy in pixels}; or test/*.json (labelme) with test/*.jpg",
-        rule="IoU > 0.5 of the box (VLM-R1). With the original outlines also gIoU, the mean over images of "
-        "intersection / (union + 1e-5), and cIoU, all intersections / all unions (LISA, train_ds.py); areas marked "
-        "'ignore' do not count, and only the first text of an image is asked. A predicted mask is scored as it is; "
-        "without one, the filled box stands for it (figures named box_).",
-        size={"val": 200, "test": 779},
-    )
+    card = read_card(__file__, "reasonseg")
 
     def read(self, root: Path, split: str) -> Iterable[BenchmarkItem]:
         outlines = sorted((root / split).glob("*.json")) if root.is_dir() else []

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from benchmarks import BENCHMARKS
 from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.io.official_files import corners
-from benchmarks.harness.items import BenchmarkItem, Card, Published, Rule
+from benchmarks.harness.items import BenchmarkItem, Rule, read_card
 from benchmarks.harness.row_benchmark import Columns, RowBenchmark
 from benchmarks.harness.scoring import decide
 
@@ -26,7 +26,6 @@ _PAIRS = (
     "72:37 73:74 74:116 75:133 76:107 77:62 78:164 79:135 80:278 81:82 82:134 84:19 85:95 86:31 87:170 "
     "88:70 89:328 90:227 "
 )
-_README = "github.com/JierunChen/Ref-L4 README.md"
 _MERGED = {f"refcoco_{coco}": f"o365_{objects}" for coco, objects in (pair.split(":") for pair in _PAIRS.split())}
 _STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
@@ -46,25 +45,7 @@ class RefL4(RowBenchmark):
         "all": ["**/*.parquet", "**/*.json*"],
     }
     rule = Rule(iou_op="gt", thresholds=(0.5, 0.75, 0.9), over="size")
-    card = Card(
-        title="Ref-L4",
-        paper="Chen et al. 2024, Revisiting REC Evaluation in the Era of LMMs, arXiv:2406.16866",
-        get="https://huggingface.co/datasets/JierunChen/Ref-L4",
-        license="CC-BY-NC-4.0 (annotations); images: COCO and Objects365 terms",
-        files="ref-l4-test.parquet, ref-l4-val.parquet (bbox xywh in pixels) and images/",
-        rule="IoU > 0.5 / 0.75 / 0.9 (strict), mAcc over 0.5:0.05:0.95, and by the square root of the box's area: "
-        "small < 128 <= medium <= 256 < large; and averaged over classes, the categories of both sources merged by "
-        "the authors' table (ref_l4/evaluation.py)",
-        size={"all": 45341},
-        published=(
-            Published("CogVLM-Grounding", 81.7, _README, "Acc@0.5, all"),
-            Published("CogVLM-Grounding", 70.77, _README, "Acc@0.75, all"),
-            Published("CogVLM-Grounding", 48.35, _README, "Acc@0.9, all"),
-            Published("CogVLM-Grounding", 66.09, _README, "mAcc, all"),
-            Published("CogVLM-Grounding", 72.42, _README, "class Acc@0.5, all"),
-            Published("CogVLM-Grounding", 52.56, _README, "class mAcc, all"),
-        ),
-    )
+    card = read_card(__file__, "ref_l4")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         category = row.get("ori_category_id")

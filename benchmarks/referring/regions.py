@@ -18,7 +18,7 @@ from benchmarks.harness.io.official_files import (
     words,
 )
 from benchmarks.harness.io.row_files import parse
-from benchmarks.harness.items import XYXY, BenchmarkItem, Card, Rule, Truth
+from benchmarks.harness.items import XYXY, BenchmarkItem, Rule, Truth, read_card
 from benchmarks.harness.row_benchmark import Columns, RowBenchmark
 
 _SETS = ("docvqa", "textcap", "textvqa", "dude", "sroie", "infographicsvqa", "flickr30k", "gqa", "openimages", "vsr",
@@ -38,14 +38,7 @@ class VisCoT(RowBenchmark):
         **{name: [f"**/benchmark_det/{name}.jsonl", f"**/{name}.jsonl"] for name in _SETS},
     }
     rule = Rule(iou_op="ge", thresholds=(0.5,), average="macro", over="source")
-    card = Card(
-        title="Visual-CoT detection",
-        paper="Shao et al. 2024, Visual CoT, arXiv:2403.16999",
-        get="https://github.com/deepcs233/Visual-CoT (viscot_benchmark/benchmark_det)",
-        license="Apache-2.0 (annotations); images: terms of their sources",
-        files="SOURCE.jsonl: rows {img_path, expression, bbox xyxy in pixels, width, height}",
-        rule="IoU >= 0.5 per source; mean over the sources",
-    )
+    card = read_card(__file__, "viscot")
 
     def groups(self, row: Mapping[str, Any], file: Path) -> dict[str, str]:
         return {"source": file.stem}
@@ -63,16 +56,7 @@ class GroundingSuite(RowBenchmark):
     numbered = None
     patterns: ClassVar = {"test": ["**/GroundingSuite-Eval.jsonl", "**/*.parquet"]}
     rule = Rule(iou_op="ge", thresholds=(0.5,), over="class")
-    card = Card(
-        title="GroundingSuite-Eval",
-        paper="Hu et al. 2025, GroundingSuite, arXiv:2503.10596",
-        get="https://github.com/hustvl/GroundingSuite; images: COCO unlabeled2017",
-        license="Apache-2.0 (annotations); images: COCO terms of use",
-        files="GroundingSuite-Eval.jsonl (xyxy in pixels) and unlabeled2017/",
-        rule="IoU >= 0.5 (evaluate_grounding.py); micro average and per class. The original skips items whose image "
-        "or prediction is missing; here they count as wrong.",
-        size={"test": 3715},
-    )
+    card = read_card(__file__, "grounding_suite")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         size = (row.get("segmentation") or {}).get("size")  # height, width
@@ -92,16 +76,7 @@ class KVGBench(RowBenchmark):
     answer_kind = "box"
     patterns: ClassVar = {"test": ["**/*kvg*.parquet", "**/*.parquet", "**/*.json*"]}
     rule = Rule(iou_op="ge", thresholds=(0.5,), average="macro", over="domain")
-    card = Card(
-        title="KVG-Bench",
-        paper="Ma et al. 2025, DeepPerception, arXiv:2503.12797",
-        get="https://huggingface.co/datasets/MaxyLee/KVG-Bench",
-        license="Apache-2.0 (to be checked on the Hub)",
-        files="kvg-bench.parquet with the images inside; boxes as text, <|box_start|>(x1,y1),(x2,y2)<|box_end|>, in "
-        "thousandths",
-        rule="IoU >= 0.5 with the best of the true boxes (evaluate.py); mean over the domains",
-        size={"test": 1336},
-    )
+    card = read_card(__file__, "kvg_bench")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         answer = first(row, ("answer", "solution", "gt_bbox", "bbox"))

@@ -26,7 +26,7 @@ from benchmarks.harness.io.official_files import (
     words,
 )
 from benchmarks.harness.io.row_files import load_json
-from benchmarks.harness.items import BenchmarkItem, Card, Prediction, Rule, Truth, Verdict
+from benchmarks.harness.items import BenchmarkItem, Prediction, Rule, Truth, Verdict, read_card
 from benchmarks.harness.row_benchmark import RowBenchmark
 from benchmarks.harness.scoring import decide
 from benchmarks.harness.scoring.average_precision import weighted_ap50
@@ -40,17 +40,7 @@ class MIGBench(RowBenchmark):
     answer_kind = "box"
     patterns: ClassVar = {"test": ["**/MIG_data.json", "**/*.json"]}
     rule = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5, average="macro", over="task")
-    card = Card(
-        title="MIG-Bench",
-        paper="Li et al. 2025, Migician, arXiv:2501.05767",
-        get="https://huggingface.co/datasets/Michael4933/MIG-Bench; annotations: thunlp/Migician eval/MIG-Bench",
-        license="Apache-2.0",
-        files="MIG_data.json (boxes xyxy in [0, 1]) and images/",
-        rule="IoU >= 0.3 / 0.5 / 0.7 and mean IoU per task, averaged over the ten tasks; an unreadable answer has "
-        "IoU 0 (eval/MIG_bench_eval.py). The original divides numbers above 1 by 1000: declare --space thousand. "
-        "Five of the official boxes have swapped corners: nothing overlaps them, here as there.",
-        size={"test": 4295},
-    )
+    card = read_card(__file__, "mig_bench")
 
     def items_of(self, row: Mapping[str, Any], number: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
         yield BenchmarkItem(
@@ -102,31 +92,15 @@ class MCBench(Benchmark):
     answer_kind = "boxes"
     patterns: ClassVar = {"test": ["**/MC-Bench_coco_format.json", "**/*coco_format*.json"]}
     rule = Rule(iou_op="ge", thresholds=(0.5,))
-    card = Card(
-        title="MC-Bench",
-        paper="Xu et al. 2024, MC-Bench, arXiv:2410.12332",
-        get="https://github.com/XuYunqiu/MC-Bench",
-        license="not stated",
-        files="MC-Bench_coco_format.json (images with pair_image_id, annotations xywh) and the images",
-        rule="image level: a pair is right when each image has boxes exactly if it should. Instance level: "
-        "AP50 per group of instances, weighted by its number of true boxes, after matching answered with true groups "
-        "by mean IoU (eval_mc_bench.py): AP50_matched. The published script reads the file anew for each pair, so it "
-        "keeps the matching of the last one only: AP50. It also renames group after group, so that two groups that "
-        "swap their names end up as one: AP50_script is what it prints. An answer nothing can be read "
-        "from is wrong here; image_level counts it as having no boxes, as the script does.",
-    )
+    card = read_card(__file__, "mc_bench")
 
     def read(self, root: Path, split: str) -> list[BenchmarkItem]:
         return [item for file in find(root, self.patterns, split, self.card.files) for item in _items(file)]
 
-    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
-        verdicts = []
-        for item, prediction in zip(items, predictions, strict=True):
-            right = set(_images(prediction)) == set(item.truth.box_images) and (
-                prediction.absent or bool(prediction.boxes)
-            )
-            verdicts.append(Verdict(right, float(right)))
-        return verdicts
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        told = prediction.absent or bool(prediction.boxes)
+        right = told and set(_images(prediction)) == set(item.truth.box_images)
+        return decide.RIGHT if right else decide.WRONG
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         pairs = list(scored.pairs)

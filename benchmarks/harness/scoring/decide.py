@@ -23,6 +23,11 @@ def reaches(value: float, threshold: float, op: str) -> bool:
     return value > threshold if op == "gt" else value >= threshold
 
 
+def at_threshold(value: float, rule: Rule) -> Verdict:
+    """The verdict on an overlap: right from `rule.main` on."""
+    return Verdict(reaches(value, rule.main, rule.iou_op), value)
+
+
 def unreadable(rule: Rule) -> Verdict:
     """The verdict on an output nothing could be read from."""
     return SKIPPED if rule.failure == "skip" else WRONG
@@ -142,4 +147,4 @@ def _image(prediction: Prediction, rule: Rule) -> int:
 def _keep_best(verdicts: list[Verdict], rows: Sequence[int], overlap: Sequence[float], rule: Rule) -> None:
     for row, value in zip(rows, overlap, strict=True):
         if value > verdicts[row].value:
-            verdicts[row] = Verdict(reaches(value, rule.main, rule.iou_op), value)
+            verdicts[row] = at_threshold(value, rule)
