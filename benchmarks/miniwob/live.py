@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
 
 from data_prep.miniwob.search import Searcher
 from data_prep.miniwob.solved_pages import page_mode, page_seed, png, to_box
-from data_prep.miniwob.task_page import CROPS, WINDOW, Outcome, TaskPage, html_folder
+from data_prep.miniwob.task_page import CROPS, Outcome, TaskPage, html_folder, visit
 from data_prep.web.browser import Browser, PageFailed
 from grounding.errors import UsageError
 from grounding.folders import claim, writing
@@ -127,26 +126,20 @@ def _boxes(rows: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
 def _show(
     folder: Path, wanted: Sequence[tuple[str, str, str]], mode: str, crop: str, chromium: str | None
 ) -> Iterator[Episode]:
+    def show(page: TaskPage, want: tuple[str, str, str]) -> Episode:
+        episode, image = _episode(page, *want, crop)
+        _save(folder / episode.image, image)
+        return episode
+
+    def failed(want: tuple[str, str, str], error: PageFailed) -> Episode:
+        log.warning("%s", error)
+        task, seed, name = want
+        episode = Episode(name, task, seed, f"images/{name}.png", crop, f"{task}: no page", problem=str(error))
+        _save(folder / episode.image, Image.new("RGB", episode.size, "gray"))
+        return episode
+
     with Browser(html_folder(), executable=chromium) as browser:
-        for task, group in groupby(wanted, key=lambda w: w[0]):
-            rest = list(group)
-            while rest:  # more than once only after a page that failed
-                try:
-                    with browser.page(WINDOW, intercept=False) as page:
-                        with browser.deadline(SECONDS, rest[0][2]):
-                            task_page = TaskPage(page, task, mode)
-                        while rest:
-                            with browser.deadline(SECONDS, rest[0][2]):
-                                episode, image = _episode(task_page, *rest[0], crop)
-                            _save(folder / episode.image, image)
-                            yield episode
-                            rest.pop(0)
-                except PageFailed as error:
-                    log.warning("%s", error)
-                    name = f"images/{rest[0][2]}.png"
-                    _save(folder / name, Image.new("RGB", Episode("", "", "", "", crop, "").size, "gray"))
-                    yield Episode(rest[0][2], task, rest[0][1], name, crop, f"{task}: no page", problem=str(error))
-                    rest.pop(0)
+        yield from visit(browser, wanted, lambda want: (want[0], mode, want[2]), show, failed, seconds=SECONDS)
 
 
 def _episode(page: TaskPage, task: str, seed: str, name: str, crop: str) -> tuple[Episode, Image.Image]:
@@ -181,26 +174,21 @@ def play(episodes: Sequence[Episode], clicks: Sequence[XY], *, chromium: str | N
     Returns:
         How each ended; a page that hangs or does not load has not been rewarded, and its `reason` says so.
     """
-    outcomes: dict[int, Outcome] = {}
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].task, page_mode_of(episodes[i])))
+
+    def about(i: int) -> tuple[str, str, str]:
+        return episodes[i].task, page_mode_of(episodes[i]), episodes[i].id
+
+    def click(page: TaskPage, i: int) -> Outcome:
+        return page.try_click(episodes[i].seed, *to_pixels(clicks[i], episodes[i].crop), SETTLE)
+
+    def failed(i: int, error: PageFailed) -> Outcome:
+        log.warning("%s", error)
+        return Outcome(False, 0.0, str(error))
+
     with Browser(html_folder(), executable=chromium) as browser:
-        for _, group in groupby(order, key=lambda i: (episodes[i].task, page_mode_of(episodes[i]))):
-            rest = list(group)
-            while rest:
-                episode = episodes[rest[0]]
-                try:
-                    with browser.page(WINDOW, intercept=False) as page:
-                        with browser.deadline(SECONDS, episode.id):
-                            task_page = TaskPage(page, episode.task, page_mode_of(episode))
-                        while rest:
-                            episode = episodes[rest[0]]
-                            with browser.deadline(SECONDS, episode.id):
-                                x, y = to_pixels(clicks[rest[0]], episode.crop)
-                                outcomes[rest[0]] = task_page.try_click(episode.seed, x, y, SETTLE)
-                            rest.pop(0)
-                except PageFailed as error:
-                    log.warning("%s", error)
-                    outcomes[rest.pop(0)] = Outcome(False, 0.0, str(error))
+        made = visit(browser, order, about, click, failed, seconds=SECONDS)
+        outcomes = dict(zip(order, made, strict=True))
     return [outcomes[i] for i in range(len(episodes))]
 
 

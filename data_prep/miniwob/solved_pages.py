@@ -20,9 +20,10 @@ from PIL import Image
 
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.miniwob.search import Search, Searcher
-from data_prep.miniwob.task_page import CROPS, WINDOW, PageElement, TaskPage, all_tasks, html_folder
+from data_prep.miniwob.task_page import CROPS, PageElement, TaskPage, all_tasks, html_folder, visit
 from data_prep.miniwob.tasks import SINGLE_CLICK
-from data_prep.web.browser import Browser, PageFailed
+from data_prep.screens.appearance import ninth
+from data_prep.web.browser import Browser
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
@@ -114,22 +115,15 @@ def convert(args: Namespace) -> Iterator[Item | Reject]:
     Raises:
         UsageError: an unknown task, or Playwright, Chromium or the package are missing.
     """
-    slots = plan(args)
     with Browser(html_folder(), executable=args.chromium) as browser:
-        at = args.start
-        while at < len(slots):
-            slot = slots[at]
-            try:
-                with browser.page(WINDOW, intercept=False) as page:
-                    task_page = TaskPage(page, slot.task, page_mode(slot.split))
-                    while at < len(slots) and (slots[at].task, slots[at].split) == (slot.task, slot.split):
-                        with browser.deadline(PAGE_SECONDS * args.tries, slots[at].name):
-                            item = harvest(task_page, slots[at], args)
-                        yield item
-                        at += 1
-            except PageFailed as error:
-                yield Reject(slots[at].name, error.reason, str(error))
-                at += 1
+        yield from visit(
+            browser,
+            plan(args)[args.start :],
+            lambda slot: (slot.task, page_mode(slot.split), slot.name),
+            lambda page, slot: harvest(page, slot, args),
+            lambda slot, error: Reject(slot.name, error.reason, str(error)),
+            seconds=PAGE_SECONDS * args.tries,
+        )
 
 
 def plan(args: Namespace) -> list[Slot]:
@@ -209,10 +203,8 @@ def kind_word(element: PageElement) -> str:
 
 def thought_of(element: PageElement, box: Box) -> str:
     """A thought that is true by construction: what the rewarded element is called and where it lies."""
-    words = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
-    column, row = (min(2, int(3 * value)) for value in (box.center.x, box.center.y))
     named = f' "{element.name}"' if element.name else ""
-    return f"I look for the {kind_word(element)}{named}. It is at the {words[row][column]}."
+    return f"I look for the {kind_word(element)}{named}. It is at the {ninth(3 * box.center.x, 3 * box.center.y)}."
 
 
 def png(image: Image.Image) -> bytes:

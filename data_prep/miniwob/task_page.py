@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from data_prep.web.browser import Screen
+from data_prep.web.browser import Browser, PageFailed, Screen
 from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+V = TypeVar("V")  # a visit
+R = TypeVar("R")  # what is made of it
 
 WINDOW = Screen(width=500, height=320)  # room beside the 160x210 task for the page's own reward display
 CROPS: dict[str, tuple[int, int, int, int]] = {"area": (0, 50, 160, 210), "window": (0, 0, 160, 210)}
@@ -184,6 +188,39 @@ class TaskPage:
         """`start` and `click` in one."""
         self.start(seed)
         return self.click(x, y, settle)
+
+
+def visit(
+    browser: Browser,
+    visits: Sequence[V],
+    about: Callable[[V], tuple[str, str, str]],
+    do: Callable[[TaskPage, V], R],
+    failed: Callable[[V, PageFailed], R],
+    *,
+    seconds: float,
+) -> Iterator[R]:
+    """What `do` makes of each visit, in order; neighbors of one task share a page.
+
+    Args:
+        about: the task of a visit, the page's own data split, and a name for messages.
+        failed: what stands for a visit whose page failed; the next one opens it anew.
+        seconds: how long loading the page, and each visit, may take.
+    """
+    at = 0
+    while at < len(visits):
+        task, mode, name = about(visits[at])
+        try:
+            with browser.page(WINDOW, intercept=False) as page:
+                with browser.deadline(seconds, name):
+                    task_page = TaskPage(page, task, mode)
+                while at < len(visits) and about(visits[at])[:2] == (task, mode):
+                    with browser.deadline(seconds, about(visits[at])[2]):
+                        made = do(task_page, visits[at])
+                    yield made
+                    at += 1
+        except PageFailed as error:
+            yield failed(visits[at], error)
+            at += 1
 
 
 def _outcome(state: dict[str, Any]) -> Outcome:

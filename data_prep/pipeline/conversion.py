@@ -104,7 +104,7 @@ def box_from_xyxy(
     *,
     image: int = 0,
     label: str | None = None,
-    slack: float | None = None,
+    slack: float = SLACK,
 ) -> Box:
     """Canonical box from corners.
 
@@ -118,43 +118,25 @@ def box_from_xyxy(
         Rejected: "not a number", "swapped corners", "empty box", "box outside", "wrong format".
     """
     x1, y1, x2, y2 = _numbers(xyxy, 4, "box")
-    slack = SLACK if slack is None else slack
     left, right = _axis(x1, x2, width, slack)
     top, bottom = _axis(y1, y2, height, slack)
     return Box(left, top, right, bottom, image, label)
 
 
-def box_from_xywh(
-    xywh: Sequence[Any],
-    width: float,
-    height: float,
-    *,
-    image: int = 0,
-    label: str | None = None,
-    slack: float | None = None,
-) -> Box:
+def box_from_xywh(xywh: Sequence[Any], width: float, height: float, *, label: str | None = None) -> Box:
     """Canonical box from left, top, width, height; otherwise as `box_from_xyxy`."""
     x, y, w, h = _numbers(xywh, 4, "box")
     if w < 0 or h < 0:
         raise Rejected("empty box", f"size {w}x{h}")
-    return box_from_xyxy((x, y, x + w, y + h), width, height, image=image, label=label, slack=slack)
+    return box_from_xyxy((x, y, x + w, y + h), width, height, label=label)
 
 
-def point_from_xy(
-    xy: Sequence[Any],
-    width: float,
-    height: float,
-    *,
-    image: int = 0,
-    label: str | None = None,
-    slack: float | None = None,
-) -> Point:
+def point_from_xy(xy: Sequence[Any], width: float, height: float, *, image: int = 0, slack: float = SLACK) -> Point:
     """Canonical point; raises Rejected "point outside", "not a number" or "wrong format"."""
     x, y = _numbers(xy, 2, "point")
-    slack = SLACK if slack is None else slack
     if not (-slack <= x <= width + slack and -slack <= y <= height + slack):
         raise Rejected("point outside", f"({x}, {y}) in {width}x{height}")
-    return Point(min(max(x / width, 0.0), 1.0), min(max(y / height, 0.0), 1.0), image, label)
+    return Point(min(max(x / width, 0.0), 1.0), min(max(y / height, 0.0), 1.0), image)
 
 
 def pixel_box(box: Sequence[Any], image: ImageRef, *, xywh: bool = False, label: str | None = None) -> Box:

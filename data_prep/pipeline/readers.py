@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from data_prep import SPLITS
 from data_prep.pipeline.conversion import Rejected
 from grounding.errors import UsageError
 
+T = TypeVar("T")
 Row = tuple[str, Any]
 """Where it stands, and the row; or a `Rejected` in place of a row that cannot be read."""
 
@@ -169,13 +170,14 @@ def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
         head = stream.read(_HEAD)
         _check_kind(path, head, "[" if key is None else "{")
         stream.seek(0)
-        yield from _Reader(stream, label).run(key)
+        reader = _Reader(stream)
+        yield from _numbered(label, reader.elements() if key is None else reader.elements_under(key))
 
 
 def read_json_object(path: Path) -> Iterator[Row]:
     """(``"name:number"``, (key, value)) for every entry of the object a JSON file consists of."""
     with require(path).open(encoding="utf-8", errors="surrogateescape") as stream:
-        yield from _Reader(stream, path.name).entries()
+        yield from _numbered(path.name, _Reader(stream).pairs())
 
 
 _HEAD = 4096
@@ -207,37 +209,69 @@ def _check_kind(path: Path, head: str, wanted: str) -> None:
     raise UsageError(f"{path}: this is not JSON; {told}")
 
 
+def _numbered(label: str, values: Iterator[Any]) -> Iterator[Row]:
+    """The values with where they stand; damage comes as a `Rejected` at the end."""
+    count = 0
+    try:
+        for count, value in enumerate(values, 1):
+            yield f"{label}:{count}", value
+    except (ValueError, RecursionError) as error:
+        yield f"{label}:{count + 1}", Rejected("not JSON", f"the file is damaged or truncated: {error}")
+
+
 _AFTER_VALUE = tuple(" \t\r\n,:]}")
 
 
 class _Reader:
-    """A window over a JSON text in which `json` decodes one value after the other."""
+    """A window over a JSON text in which `json` decodes one value after the other.
 
-    def __init__(self, stream: IO[str], label: str):
+    ijson would do the same for sound files. It stops at NaN and at bytes that are no UTF-8, of which here one row is
+    rejected, not the rest of the file.
+    """
+
+    def __init__(self, stream: IO[str]):
         self._stream = stream
-        self._label = label
         self._decode = json.JSONDecoder().raw_decode
         self._text = ""
         self._at = 0
-        self._end = False
 
-    def run(self, key: str | None) -> Iterator[Row]:
-        count = 0
-        try:
-            if key is not None and not self._seek(key):
+    def elements(self) -> Iterator[Any]:
+        """The elements of the array that comes next."""
+        return self._items("[", "]", self._value)
+
+    def pairs(self) -> Iterator[tuple[str, Any]]:
+        """(key, value) of the object that comes next."""
+        return ((name, self._value()) for name in self._items("{", "}", self._name))
+
+    def elements_under(self, key: str) -> Iterator[Any]:
+        """The elements of the array under a key of the object that comes next; none when there is no such key."""
+        for name in self._items("{", "}", self._name):
+            if name == key:
+                yield from self.elements()
                 return
-            for count, value in enumerate(self._elements(), 1):
-                yield f"{self._label}:{count}", value
-        except (ValueError, RecursionError) as error:
-            yield f"{self._label}:{count + 1}", Rejected("not JSON", f"the file is damaged or truncated: {error}")
+            if self._peek() == "[":
+                for _ in self.elements():  # element by element: the skipped array may be the large one
+                    pass
+            else:
+                self._value()
 
-    def entries(self) -> Iterator[Row]:
-        count = 0
-        try:
-            for count, pair in enumerate(self._pairs(), 1):
-                yield f"{self._label}:{count}", pair
-        except (ValueError, RecursionError) as error:
-            yield f"{self._label}:{count + 1}", Rejected("not JSON", f"the file is damaged or truncated: {error}")
+    def _items(self, opening: str, closing: str, read: Callable[[], T]) -> Iterator[T]:
+        """What `read` gives for each item between two brackets; the caller may read on before the next comma."""
+        self._expect(opening)
+        if self._peek() == closing:
+            self._at += 1
+            return
+        while True:
+            yield read()
+            if self._peek() == closing:
+                self._at += 1
+                return
+            self._expect(",")
+
+    def _name(self) -> str:
+        name = self._value()
+        self._expect(":")
+        return name
 
     def _fill(self) -> bool:
         """Read on, dropping what is done; False at the end. The step doubles, so long values cost linear time."""
@@ -277,46 +311,3 @@ class _Reader:
                 continue
             self._at = end
             return value
-
-    def _elements(self) -> Iterator[Any]:
-        self._expect("[")
-        if self._peek() == "]":
-            self._at += 1
-            return
-        while True:
-            yield self._value()
-            if self._peek() == "]":
-                self._at += 1
-                return
-            self._expect(",")
-
-    def _pairs(self) -> Iterator[tuple[str, Any]]:
-        self._expect("{")
-        if self._peek() == "}":
-            return
-        while True:
-            name = self._value()
-            self._expect(":")
-            yield name, self._value()
-            if self._peek() == "}":
-                return
-            self._expect(",")
-
-    def _seek(self, key: str) -> bool:
-        """Go to the value of a key of the top-level object; False when there is no such key."""
-        self._expect("{")
-        if self._peek() == "}":
-            return False
-        while True:
-            name = self._value()
-            self._expect(":")
-            if name == key:
-                return True
-            if self._peek() == "[":
-                for _ in self._elements():  # element by element: the skipped array may be the large one
-                    pass
-            else:
-                self._value()
-            if self._peek() == "}":
-                return False
-            self._expect(",")

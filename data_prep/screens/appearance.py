@@ -1,4 +1,4 @@
-"""The color a thing has, where it is clear: counted over the pixels of its middle."""
+"""What a thing looks like, in words: its color, where it is clear, and the part of the picture it lies in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from data_prep.web.instructions import color_name
 from grounding.targets import Box
 
 CLEAR = 0.6  # share of the pixels from which a color is the thing's color
@@ -17,9 +16,32 @@ MIDDLE = 0.6  # of each side: what lies around it is often background
 COVERED = 0.2  # share of the middle that a smaller thing may cover
 SAMPLES = 20  # the middle is looked at in so many steps along each side
 MIN_PIXELS = 8  # of the middle's shorter side
+HUES = ((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (195, "cyan"), (255, "blue"), (310, "purple"),
+        (345, "pink"), (361, "red"))  # fmt: skip
+"""Up to which angle of the color circle a hue has which name."""
 
 Shares = Mapping[str, float]
 """Name of a color -> share of the pixels."""
+
+
+def ninth(column: float, row: float) -> str:
+    """The ninth of a picture in which a point lies; its place is given in thirds of the sides, 0 to 3."""
+    words = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
+    return words[min(2, int(row))][min(2, int(column))]
+
+
+def color_name(rgb: Sequence[int]) -> str:
+    """A plain word for a color (0..255 each): its hue, or black, grey, white where there is little of it.
+
+    "" in between: one calls it grey, another blue.
+    """
+    hue, light, saturation = colorsys.rgb_to_hls(*(value / 255 for value in rgb))
+    chroma = saturation * (1 - abs(2 * light - 1))
+    if chroma < 0.12:
+        return "black" if light < 0.2 else "white" if light > 0.93 else "grey"
+    if chroma < 0.2:
+        return ""
+    return next(name for limit, name in HUES if 360 * hue < limit)
 
 
 def name_of(rgb: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from data_prep import Item, source
+from data_prep.screens.appearance import ninth
 from data_prep.screens.scenes import DIFFICULTIES, HELD_OUT, Element, Query, Scene, compose, count_named, draw, holds
 from grounding.geometry import point_in_box
 from grounding.sample import ImageRef, Sample
@@ -119,9 +120,7 @@ def to_box(element: Element, size: int) -> Box:
 
 def place_of(element: Element, size: int) -> str:
     """Where an element's center lies, in words: the screen's ninths."""
-    column, row = (min(2, int(3 * value / size)) for value in element.center)
-    words = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
-    return words[row][column]
+    return ninth(*(3 * value / size for value in element.center))
 
 
 def think(scene: Scene, query: Query, form: str = "place") -> str:

@@ -47,6 +47,7 @@ import yaml
 from data_prep import SPLITS, Item, Reject, Split, source
 from data_prep.pipeline import spaces
 from data_prep.pipeline.conversion import (
+    SLACK,
     Rejected,
     box_from_xyxy,
     convert_rows,
@@ -229,9 +230,9 @@ class TargetMapping:
             raise Rejected("wrong format", f"{self.kind} {value!r} needs {count} numbers")
         return list(value)
 
-    def _frame(self, image: ImageRef) -> tuple[float, float, float | None]:
+    def _frame(self, image: ImageRef) -> tuple[float, float, float]:
         if self.unit == "pixel":
-            return image.width, image.height, None
+            return image.width, image.height, SLACK
         whole = _UNITS.get(self.unit) or float(self.unit)
         return whole, whole, whole / 500
 
@@ -239,7 +240,7 @@ class TargetMapping:
         corners = _BOX_FORMATS[self.format or "xyxy"](*(number(v, "box") for v in self._numbers(value, 4)))
         width, height, slack = self._frame(image)
         spaces.add(corners, (image.width, image.height), (width, height))
-        if slack is None:
+        if self.unit == "pixel":
             in_pixels(corners, image.width, image.height)
         return box_from_xyxy(corners, width, height, image=index, slack=slack)
 

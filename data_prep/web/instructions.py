@@ -7,9 +7,9 @@ positional   where it is               Click the second link from the left in th
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 
+from data_prep.screens.appearance import color_name, ninth
 from data_prep.web.harvest import WebElement
 
 FORMS = ("functional", "visual", "positional")
@@ -38,31 +38,6 @@ ACTIONS = {
     "img": 'Find the picture of "{}"',
 }
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-HUES = (
-    (15, "red"),
-    (42, "orange"),
-    (68, "yellow"),
-    (165, "green"),
-    (195, "cyan"),
-    (255, "blue"),
-    (310, "purple"),
-    (345, "pink"),
-    (361, "red"),
-)
-
-
-def color_name(rgb: Sequence[int]) -> str:
-    """A plain word for a color (0..255 each): its hue, or black, grey, white where there is little of it.
-
-    "" in between: one calls it grey, another blue.
-    """
-    hue, light, saturation = colorsys.rgb_to_hls(*(value / 255 for value in rgb))
-    chroma = saturation * (1 - abs(2 * light - 1))
-    if chroma < 0.12:
-        return "black" if light < 0.2 else "white" if light > 0.93 else "grey"
-    if chroma < 0.2:
-        return ""
-    return next(name for limit, name in HUES if 360 * hue < limit)
 
 
 def write(element: WebElement, elements: Sequence[WebElement], width: int, height: int) -> dict[str, str]:
@@ -130,9 +105,8 @@ def _positional(element: WebElement, elements: Sequence[WebElement], width: int,
 
 def place_of(element: WebElement, width: int, height: int) -> str:
     """The ninth of the screen its middle lies in."""
-    words = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
     x, y = element.center
-    return words[min(2, int(3 * y / height))][min(2, int(3 * x / width))]
+    return ninth(3 * x / width, 3 * y / height)
 
 
 def _row(element: WebElement, kin: Sequence[WebElement]) -> list[WebElement]:

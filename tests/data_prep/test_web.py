@@ -11,10 +11,11 @@ from PIL import Image
 from data_prep import Reject
 from data_prep.__main__ import main
 from data_prep.pipeline.state import KIND
+from data_prep.screens.appearance import color_name
 from data_prep.web import rendering as web
 from data_prep.web.browser import Screen
 from data_prep.web.harvest import HarvestedScreen, WebElement
-from data_prep.web.instructions import color_name, place_of, write
+from data_prep.web.instructions import place_of, write
 from grounding.errors import UsageError
 from grounding.folders import STAGING, claim
 from grounding.io import read_samples
