@@ -13,9 +13,9 @@ from tqdm import tqdm
 from benchmarks.harness import cli, tables
 from benchmarks.miniwob import BASELINES, baseline, evaluate
 from benchmarks.miniwob.live import collect
+from data_prep.miniwob import SINGLE_CLICK
 from data_prep.miniwob.solved_pages import check_tasks
 from data_prep.miniwob.task_page import CROPS
-from data_prep.miniwob.tasks import SINGLE_CLICK
 from grounding.errors import FoveaError
 from grounding.folders import owning
 

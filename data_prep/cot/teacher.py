@@ -29,28 +29,19 @@ class Settings:
     Attributes:
         url: up to and including the version, for instance ``http://localhost:8000/v1``.
         model: its name there.
+        limits: how patiently and how often.
         key_variable: environment variable with the key; empty for none.
-        timeout: seconds for one attempt.
-        retries: attempts after the first.
-        backoff: seconds before the first retry, doubled each time.
-        per_minute: requests started in a minute at most; 0 for no limit.
-        parallel: requests under way at once.
         max_tokens, temperature: as the endpoint understands them.
-        input_price, output_price: money for a million tokens.
+        prices: money for a million tokens read, and written.
     """
 
     url: str
     model: str
+    limits: RequestLimits
     key_variable: str = ""
-    timeout: float = 120.0
-    retries: int = 4
-    backoff: float = 1.0
-    per_minute: int = 0
-    parallel: int = 8
     max_tokens: int = 512
     temperature: float = 0.7
-    input_price: float = 0.0
-    output_price: float = 0.0
+    prices: tuple[float, float] = (0.0, 0.0)
 
 
 class Teacher:
@@ -70,8 +61,7 @@ class Teacher:
             raise UsageError(f"--teacher {redact(s.url)} is not an address; give http(s)://host:port/v1")
         key_from(s.key_variable)
         self._replies = RepliesFile(cache)
-        limits = RequestLimits(s.timeout, s.retries, s.backoff, s.parallel, s.per_minute)
-        self.client = Client(s.url, limits, key_variable=s.key_variable, replies=self._replies)
+        self.client = Client(s.url, s.limits, key_variable=s.key_variable, replies=self._replies)
 
     def close(self) -> None:
         self._replies.close()
@@ -104,7 +94,7 @@ class Teacher:
     def cost(self) -> dict[str, float]:
         """Everything in the cache: replies, tokens in and out, money at the prices given."""
         count, given, taken = self._replies.totals()
-        money = (given * self.settings.input_price + taken * self.settings.output_price) / 1e6
+        money = (given * self.settings.prices[0] + taken * self.settings.prices[1]) / 1e6
         return {"replies": count, "input_tokens": given, "output_tokens": taken, "cost": round(money, 6)}
 
 

@@ -18,7 +18,7 @@ from data_prep.pipeline.conversion import Rejected
 from data_prep.pipeline.dataset import carry, dataset_source, read_dataset
 from data_prep.pipeline.images import inside
 from data_prep.pipeline.readers import read_jsonl
-from data_prep.pipeline.state import write_json
+from data_prep.pipeline.writer import write_json
 from grounding.completion import split_completion
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
@@ -26,6 +26,7 @@ from grounding.folders import check_new
 from grounding.sample import Sample, regions_of
 from grounding.targets import Absent, Box, Point, Span, TextBox
 from grounding.wording import arrange, quoted, split_head, write_place
+from models.chat_client import RequestLimits
 
 _ASK = (
     "You write the reasoning of somebody who looks at the image for the first time and finds what is asked for."
@@ -115,14 +116,10 @@ def _from_teacher(args: Namespace) -> Iterator[Proposal]:
         url=args.teacher,
         model=args.model,
         key_variable=args.key_variable,
-        timeout=args.timeout,
-        retries=args.retries,
-        per_minute=args.per_minute,
-        parallel=args.parallel,
+        limits=RequestLimits(args.timeout, args.retries, parallel=args.parallel, per_minute=args.per_minute),
         max_tokens=args.max_tokens,
         temperature=args.temperature,
-        input_price=args.prices[0],
-        output_price=args.prices[1],
+        prices=tuple(args.prices),
     )
     cache = args.cache or args.out.with_name(args.out.name + ".replies.sqlite")
     cost = cache.with_suffix(".cost.json")

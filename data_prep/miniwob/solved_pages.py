@@ -3,7 +3,7 @@
     python -m data_prep miniwob --out data/miniwob --per-task 50 --seed 0
 
 Every page is drawn from a seed that names its split ("train/0/click-button/17"), so a page of one split is never
-one of another. The search of `miniwob.search` finds the element that the page rewards; then the episode is started
+one of another. `Searcher` finds the element that the page rewards; then the episode is started
 anew and the middle of the box clicked with the mouse. Pages where several elements are right are drawn again (up
 to `--tries` times): a single box would call the others wrong.
 """
@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_prep import SPLITS, Item, Reject, source
-from data_prep.miniwob.search import Search, Searcher
-from data_prep.miniwob.task_page import CROPS, PageElement, TaskPage, all_tasks, html_folder, visit
-from data_prep.miniwob.tasks import SINGLE_CLICK
+from data_prep.miniwob import SINGLE_CLICK
+from data_prep.miniwob.task_page import CROPS, PageElement, Search, Searcher, TaskPage, all_tasks, html_folder, visit
 from data_prep.screens.appearance import ninth
 from data_prep.web.browser import Browser
 from grounding.errors import UsageError

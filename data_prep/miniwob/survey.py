@@ -1,4 +1,4 @@
-"""Find out by clicking which MiniWoB++ tasks one click solves, and check `data_prep.miniwob.tasks` against it.
+"""Find out by clicking which MiniWoB++ tasks one click solves, and check `data_prep/miniwob/tasks.yaml` against it.
 
     python -m data_prep.miniwob.survey --out runs/miniwob_survey.jsonl --problems 30
 
@@ -16,10 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.miniwob.search import Searcher
+from data_prep.miniwob import OTHERS, SINGLE_CLICK, SOMETIMES
 from data_prep.miniwob.solved_pages import check_tasks
-from data_prep.miniwob.task_page import WINDOW, TaskPage, all_tasks, html_folder
-from data_prep.miniwob.tasks import OTHERS, SINGLE_CLICK, SOMETIMES
+from data_prep.miniwob.task_page import WINDOW, Searcher, TaskPage, all_tasks, html_folder
 from data_prep.web.browser import Browser
 from grounding.errors import FoveaError
 from grounding.journal import Journal, read_journal

@@ -23,7 +23,7 @@ from typing import Any
 from data_prep import SPLITS
 from data_prep.pipeline.conversion import Rejected
 from data_prep.pipeline.readers import read_rows
-from data_prep.pipeline.state import read_json
+from data_prep.pipeline.writer import read_json
 from grounding.errors import BrokenRow, UsageError
 from grounding.folders import check_apart, real, rebuilding
 from grounding.sample import Sample, from_row, regions_of

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep import Item, Reject, source
-from data_prep.pipeline.state import WORK
+from data_prep.pipeline.writer import WORK
 from data_prep.web.browser import Browser, PageFailed, Screen, url_for_file
 from data_prep.web.harvest import HarvestedScreen, WebElement, look
 from data_prep.web.instructions import FORMS, write

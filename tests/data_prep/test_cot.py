@@ -28,6 +28,7 @@ from grounding.io import read_samples, write_samples
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Polygon, Span, TextBox
 from grounding.wording import read_places
+from models.chat_client import RequestLimits
 from tests.data_prep.helpers_data import parse, picture
 
 BOX = Box(0.5, 0.5, 0.75, 0.75)
@@ -166,7 +167,8 @@ def said(text, given=100, taken=20):
 
 
 def settings_for(url, **more):
-    return Settings(url=url, model="m", backoff=0.01, timeout=5, **more)
+    waits = {name: more.pop(name) for name in ("timeout", "retries", "per_minute") if name in more}
+    return Settings(url=url, model="m", limits=RequestLimits(**{"timeout": 5, "backoff": 0.01, **waits}), **more)
 
 
 def test_teacher_gets_past_a_server_that_misbehaves(tmp_path):
@@ -232,7 +234,7 @@ def test_a_server_that_drips_for_ever_is_left(tmp_path):
         return said("late")
 
     with Endpoint(drip) as server:
-        teacher = Teacher(replace(settings_for(server.url, retries=0), timeout=0.2), tmp_path / "c.sqlite")
+        teacher = Teacher(settings_for(server.url, retries=0, timeout=0.2), tmp_path / "c.sqlite")
         start = time.monotonic()
         with pytest.raises(Rejected, match="teacher failed"):
             teacher.ask([{"role": "user", "content": "x"}])

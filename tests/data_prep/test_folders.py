@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.pipeline import writer
-from data_prep.pipeline.state import State
+from data_prep.pipeline.writer import State
 from grounding.errors import FoveaError
 from models.chat_client import RepliesFile
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture

@@ -9,10 +9,9 @@ from PIL import Image
 
 from data_prep import SPLITS
 from data_prep.__main__ import main
+from data_prep.miniwob import OTHERS, SINGLE_CLICK, SOMETIMES
 from data_prep.miniwob import solved_pages as miniwob
-from data_prep.miniwob.search import Searcher
-from data_prep.miniwob.task_page import WINDOW, PageElement, TaskPage, all_tasks, html_folder
-from data_prep.miniwob.tasks import OTHERS, SINGLE_CLICK, SOMETIMES
+from data_prep.miniwob.task_page import WINDOW, PageElement, Searcher, TaskPage, all_tasks, html_folder
 from data_prep.web.browser import Browser
 from grounding.errors import UsageError
 from grounding.io import read_samples

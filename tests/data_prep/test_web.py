@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_prep import Reject
 from data_prep.__main__ import main
-from data_prep.pipeline.state import KIND
+from data_prep.pipeline.writer import KIND
 from data_prep.screens.appearance import color_name
 from data_prep.web import rendering as web
 from data_prep.web.browser import Screen

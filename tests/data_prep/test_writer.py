@@ -18,8 +18,7 @@ from PIL import Image
 
 from data_prep import Item, Reject, Source
 from data_prep.__main__ import build_parser
-from data_prep.pipeline.state import REJECTS
-from data_prep.pipeline.writer import run
+from data_prep.pipeline.writer import REJECTS, run
 from grounding.errors import FoveaError, UsageError
 from grounding.sample import ImageRef, Sample, from_row
 from grounding.targets import Box
