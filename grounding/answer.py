@@ -1,4 +1,4 @@
-"""What a model said, in canonical form: the one thing rewards and benchmarks are allowed to look at."""
+"""A parsed completion in the canonical frame: all that rewards and benchmarks see of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grounding.targets import Box, Point, Span
 
 
 class Status(StrEnum):
-    """How reading an answer went."""
+    """Outcome of parsing an answer."""
 
     OK = "ok"  # exactly one answer was found, in the dialect's grammar, in range
     NO_ANSWER = "no_answer"  # nothing that looks like an answer
@@ -42,8 +42,8 @@ class ImageSize:
 
 @dataclass(frozen=True, slots=True)
 class OutOfBounds:
-    """A point or box that reaches outside its image or has swapped corners: no answer here, but some official rules
-    score it as it is.
+    """A point or box that reaches outside its image or has swapped corners. It is not an answer, but some official
+    rules score it as it is.
 
     Attributes:
         coords: x y or x1 y1 x2 y2 as written, canonical but not within [0, 1].
@@ -67,7 +67,7 @@ class Answer:
     OUT_OF_RANGE and NO_ANSWER there is none; what lies outside the image is kept apart in `out_of_bounds`.
 
     Attributes:
-        status: how reading went.
+        status: outcome of parsing.
         boxes, points, spans: what was pointed at, in the order of the text.
         text: the answer in words, where the dialect or the task has one.
         absent: the model says the target is not there.

@@ -1,10 +1,12 @@
 """Token ids of a completion to the text that is parsed: the same in training, selection, evaluation and credit.
 
-A family's answer may be made of special tokens (``<ref>``, ``<|box_start|>``, ``<loc_120>``), so they are kept. Left
-out are what ends a turn, padding, and the special tokens of which the chat template builds turns and images. A
-generation prompt that ends in an open tag (``<think>``, as chat templates of reasoning models write it) has begun the
-completion: what it opened stands before the text. Tokenizers and processors are those of transformers,
-which is not imported here.
+Special tokens are kept: the answers of some families consist of them (``<ref>``, ``<|box_start|>``, ``<loc_120>``).
+End-of-turn tokens, padding, and the special tokens that mark turns and images in the chat template are left out. If
+the generation prompt ends in an open tag (``<think>``, as chat templates of reasoning models write it), that tag is
+put before the text.
+
+Next, `grounding.completion` separates thought and answer, and a dialect parses the answer. Tokenizers and processors
+are those of transformers, which is not imported here.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ _QUESTION, _ANSWER = "?", "Answer"
 
 
 class Decoder:
-    """How the completions of one model are read.
+    """Decodes the completions of one model.
 
     Args:
         tokenizer: of the model.
-        ends: ids that end a completion, beside the tokenizer's end-of-sequence and padding tokens.
-        opened: what the generation prompt has begun of the completion.
-        frame: ids that are no part of a text: begin of a sequence or turn, images.
+        ends: ids that end a completion, besides the tokenizer's end-of-sequence and padding tokens.
+        opened: the tags that the generation prompt has opened.
+        frame: ids that are not part of the text: beginning of a sequence or turn, images.
     """
 
     def __init__(self, tokenizer: Any, ends: Iterable[int] = (), opened: str = "", frame: Iterable[int] = ()):

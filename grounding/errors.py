@@ -14,13 +14,13 @@ class FoveaError(Exception):
 
 
 class UsageError(FoveaError):
-    """What was asked for cannot be done (an unknown key, a missing file): exit code 2."""
+    """A usage error (an unknown key, a missing file): exit code 2."""
 
     exit_code = 2
 
 
 class BrokenRow(FoveaError):
-    """A row of a data set is unusable. Never to be mistaken for a wrong answer.
+    """A row of a data set is unusable. It must never count as a wrong answer.
 
     Attributes:
         where: what locates the row, for instance ``"train.jsonl:17"`` or a sample id.

@@ -1,4 +1,4 @@
-"""Fingerprints: what a result depends on, in a few words that change when it does.
+"""Fingerprints: what a result depends on, as a few hashes and values; and random seeds derived from hashes.
 
 A fingerprint is a plain dictionary of hashes and values, kept as JSON beside the result. It depends on the contents
 of files only: a folder that was copied, moved or touched keeps its fingerprint, one changed tensor does not.
@@ -54,7 +54,7 @@ def model_fingerprint(path: str | os.PathLike[str], revision: str | None = None)
     A folder gives a hash per part (weights, config, tokenizer, processor, chat_template, generation_config, adapter,
     code), each over the names and whole contents of its files; parts without files are left out. The model that an
     adapter is laid on is a part too (`base`). A name on the Hub gives the commit that is in the cache, so ask after
-    something of it has been loaded. About 1 s per GB and core the first time, nothing when asked again.
+    something of it has been loaded. Takes about 1 s per GB and core the first time, and no time when asked again.
 
     Raises:
         UsageError: `path` is neither a folder nor in the cache.
@@ -135,9 +135,9 @@ def digest(value: Any) -> str:
 
 
 def derived(root: int, *use: str | int) -> int:
-    """A seed in [0, 2**63) for one use of a root seed: another for other words, ranks and steps.
+    """A seed in [0, 2**63) for one use of a root seed; other words, ranks and steps give another.
 
-    It depends on its arguments alone, so a resumed run draws what an uninterrupted one would.
+    It depends on its arguments alone, so a resumed run draws the same as an uninterrupted one.
 
     >>> derived(0, "noise", 0, 1) != derived(0, "noise", 1, 1)
     True

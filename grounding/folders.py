@@ -1,8 +1,8 @@
-"""Folders that a command owns: what is not in the listing of its own files is never replaced or removed.
+"""Folders that a command owns. Files that are not in its own listing are never replaced or removed.
 
     FOLDER/.fovea.jsonl        the listing: what kind of folder it is, and every file of ours in it
     FOLDER/.fovea.new/         the next content while it is being built
-    FOLDER/.fovea.next.jsonl   its listing, once it is complete: from here on it is put in place by whoever comes next
+    FOLDER/.fovea.next.jsonl   its listing, once it is complete: from here on the next run completes the publication
 
 Content is put in place in an order that leaves no mixture after a kill: the files of the old listing are removed,
 then the listing is emptied, then the new files are moved in (folders first, ``manifest.json`` last), then the new

@@ -25,7 +25,7 @@ from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.sample import ImageRef, Sample, from_row, to_row
 
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns of a decompression bomb
-# What may be opened. Others that Pillow knows start programs (EPS runs Ghostscript).
+# Formats that may be opened. Others that Pillow knows start programs (EPS runs Ghostscript).
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _BATCH = 1024  # rows in memory at a time
 

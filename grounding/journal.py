@@ -1,7 +1,7 @@
 """Append-only JSON lines that survive a kill at any moment: a header line, then one row a line, keyed by ``id``.
 
-Only a line that ends in a newline counts. What a killed writer left behind the last newline is cut off before
-anything is appended, and readers never look at it. Lines that are complete are never changed, so a journal may be
+Only a line that ends in a newline counts. What a killed writer left after the last newline is cut off before
+anything is appended, and readers ignore it. Lines that are complete are never changed, so a journal may be
 read while another process writes it.
 """
 

@@ -15,7 +15,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
-MAX_PLACES = 1000  # no answer names more; what does is a model in a loop, and would cost its readers dearly
+MAX_PLACES = 1000  # more come only from a model in a loop, and would be slow to read
 NUMBER = r"[-+]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][-+]?+[0-9]++)?+"
 _SPECIAL = r"[-+]?+(?:[nN]a[nN]|inf(?:inity)?|Infinity)\b"
 _NUMBERS = rf"{NUMBER}(?:\s*+,\s*+{NUMBER})*+"

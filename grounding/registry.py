@@ -32,7 +32,7 @@ _FEW = 60  # names that can still be read through
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`"; did you mean 'x'?"` for a known name that `name` is a slip of, else the list of what exists (if short)."""
+    """`"; did you mean 'x'?"` for a known name that `name` is a typo of, else the list of what exists (if short)."""
     plain = re.sub(r"[.\s-]", "_", name.lower())
     for candidate in difflib.get_close_matches(plain, known, n=3, cutoff=0.6):
         changes = difflib.SequenceMatcher(None, plain, candidate).get_opcodes()
@@ -129,5 +129,5 @@ class Registry(Generic[T]):
 
 
 def _of_python(module: str) -> bool:
-    """Whether a module belongs to the interpreter: a file that names `subprocess.run` as a reward means harm."""
+    """Whether a module belongs to the interpreter: naming `subprocess.run` as a reward is refused."""
     return module.partition(".")[0] in sys.stdlib_module_names

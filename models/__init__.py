@@ -1,1 +1,2 @@
-"""Loading a policy and its processor, and the tiny embedded model."""
+"""Policies: finding, loading, prompting and sampling them, computing once what rollouts share; the client of a chat
+endpoint; the tiny embedded model."""

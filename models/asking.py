@@ -1,7 +1,7 @@
-"""How a model is asked: one rendering of the question for SFT, GRPO, rejection, evaluation and credit.
+"""Prompts: one rendering of the question for SFT, GRPO, rejection, evaluation and credit.
 
 `question` writes the user's text, `messages` places the pictures in it, `encode` makes the model's inputs of that;
-`grounding.decoding` reads what comes back, and `models.sampling` says how it is drawn.
+`grounding.decoding` reads the completion, and `models.sampling` holds the sampling parameters.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Ask an OpenAI-compatible chat endpoint: the one place of the project that speaks to a model server.
+"""Client for OpenAI-compatible chat endpoints: deadline, retries, rate limits, cache and token counts.
 
-Judged rewards, the teacher of `data_prep cot` and `eval.py --endpoint` differ in what they ask and in what they do
-with a failure; deadline, retries, limits, cache and counting are here.
+Judged rewards, the teacher of `data_prep cot` and `eval.py --endpoint` use it. The key goes into the request's header
+only, never into the cache, an error or a log. The same holds for a user name and password in the address.
 
-The key goes nowhere but into the request's header: not into the cache, not into an error, not into a log. The same
-holds for a name and password in the address.
+Why not a library: openai's client and httpx limit neither the time of a whole attempt nor the size of a reply, and
+openai's pauses between retries cannot be set. Why not diskcache: it unpickles what it finds in its folder, and its
+SQLite file cannot be shared by several machines.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class EndpointError(FoveaError):
 
     Attributes:
         permanent: asking again cannot help (wrong key, unknown model, no such address).
-        pause: seconds the server asked to be left alone for.
+        pause: seconds that the server asked to wait (Retry-After).
         status: of HTTP; 0 when no response came or it was none.
     """
 
@@ -65,7 +66,7 @@ class EndpointError(FoveaError):
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How patiently and how often to ask.
+    """Timeout, retries and rate limits.
 
     Attributes:
         timeout: seconds for one attempt from first to last byte.
@@ -84,7 +85,7 @@ class RequestLimits:
 
 @dataclass(slots=True)
 class Spent:
-    """What a client asked for and got.
+    """Requests and tokens of a client.
 
     Attributes:
         asked: replies that came from the server.
@@ -130,10 +131,10 @@ class Client:
         limits: how patiently and how often.
         key_variable: environment variable with the key, read when it is needed; empty for none.
         key: the key itself, for a caller that has it.
-        replies: keeps what was answered; the same request is then not sent twice.
+        replies: cache of replies; the same request is then not sent twice.
 
     Attributes:
-        spent: what was asked and what it took, since this client was made.
+        spent: requests and tokens since this client was made.
     """
 
     def __init__(
@@ -256,9 +257,9 @@ class Client:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises, in a thread that is left to itself after `seconds`.
+    """What `work` returns or raises, run in a thread that is abandoned after `seconds`.
 
-    No timeout of a socket ends a server that drips its headers, or a slow lookup of a name.
+    A socket timeout does not end a server that sends its headers byte by byte, or a slow name lookup.
 
     Raises:
         TimeoutError: it took longer.
@@ -276,7 +277,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _receive(response: requests.Response, deadline: float, where: str) -> bytes:
-    """The body, as long as it is of sensible size, packed and unpacked, and comes in time."""
+    """The body. Raises EndpointError if it is too large, compressed or not, or comes too late."""
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packing not in ("identity", "gzip", "deflate", ""):
         raise EndpointError(f"{where}: the reply is packed with {packing[:20]!r}, which was not asked for")
@@ -353,7 +354,7 @@ class Reply:
 
 
 class Replies(Protocol):
-    """Replies of one text by the name of their request."""
+    """A cache of replies with one choice, by the hash of their request."""
 
     def get(self, name: str) -> Reply | None: ...
 
@@ -361,7 +362,7 @@ class Replies(Protocol):
 
 
 class RepliesFolder:
-    """One small file a reply; an entry that is damaged is as good as none.
+    """One small file for each reply, for several processes and shared disks. Corrupt entries are cache misses.
 
     Args:
         folder: made when the first reply comes.
@@ -395,7 +396,7 @@ class RepliesFolder:
 
 
 class RepliesFile:
-    """An SQLite file; may be shared between the threads of one process.
+    """One SQLite file, for very many replies and the threads of one process.
 
     Raises:
         FoveaError: the file is something else, or cannot be written.

@@ -1,4 +1,4 @@
-"""Where a model is: a folder here, or a name on the Hugging Face Hub; and the true reason where it is neither."""
+"""Find a model: a local folder or a name on the Hugging Face Hub. If it is neither, the error says exactly why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grounding.errors import UsageError
 from models.chat_client import within
 
 _SECONDS = 1.5  # for the Hub to say whether it has a model; its client would try for half a minute
-_SMALL = ("*.json", "*.jinja")  # what says how a model is asked; not its weights
+_SMALL = ("*.json", "*.jinja")  # configuration and chat template, without the weights
 
 
 def find_model(model: str, flag: str = "--model") -> tuple[str, Path]:

@@ -99,7 +99,7 @@ def load_policy(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A vision-language model that generates text, and its processor.
 
-    What the folder recommends for drawing answers is left out, see `models.sampling`.
+    The folder's sampling parameters are dropped, see `models.sampling`.
 
     Args:
         path: model folder or Hub name.

@@ -1,4 +1,4 @@
-"""How a model wants to be asked: its dialect, its grammar, the order of image and text, system message, prompt.
+"""How a model is prompted: dialect, grammar, order of image and text, system message, prompt template.
 
 A folder written by Fovea says so in `fovea.json`::
 
@@ -35,7 +35,7 @@ FAMILY_DIALECTS = frozenset(_FAMILIES.values())
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How a model is asked.
+    """How a model is prompted.
 
     Attributes:
         dialect, grammar: as in `grounding`.
@@ -51,7 +51,7 @@ class Profile:
     prompt: str | None = None
 
     def write(self, folder: Path) -> None:
-        """Say so in a model folder."""
+        """Write it to a model folder."""
         with replacing(folder / FILE_NAME) as part:
             part.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
@@ -64,7 +64,7 @@ def read_profile(
     *,
     system: str | None = None,
 ) -> Profile:
-    """What the flags say, else what the model folder says.
+    """The profile given by the flags, and where they are None by the model folder.
 
     Raises:
         UsageError: neither says which dialect the model speaks.

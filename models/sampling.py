@@ -1,7 +1,7 @@
-"""How answers are drawn: the same in GRPO, rejection and evaluation, whatever a model's folder recommends.
+"""Sampling parameters: the same in GRPO, rejection and evaluation, whatever the model's folder recommends.
 
-A published generation_config.json may hold a repetition penalty, a top-k or forbidden n-grams, and transformers fills
-in from it whatever a caller left unsaid. `forget_published` keeps its token ids alone.
+A published generation_config.json may hold a repetition penalty, a top-k or forbidden n-grams, and transformers takes
+from it whatever a caller leaves out. `forget_published` keeps only its token ids.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from grounding.decoding import Decoder
 
 
 def forget_published(model: PreTrainedModel, processor: Any) -> None:
-    """Leave nothing of a model's generation configuration but its token ids: all that end an answer, and padding."""
+    """Reduce a model's generation configuration to its token ids: those that end an answer, and padding."""
     published, tokenizer = model.generation_config, processor.tokenizer
     decoder = Decoder.of(processor, published.eos_token_id)
     padding = published.pad_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -40,10 +40,10 @@ def generation_config(
     answers: int = 1,
     more: Mapping[str, Any] | None = None,
 ) -> GenerationConfig:
-    """What TRL's GRPO draws with, for a model that `load_policy` loaded.
+    """The generation configuration that TRL's GRPO samples with, for a model that `load_policy` loaded.
 
     Args:
-        temperature: 0 is greedy; then top_p, top_k and min_p mean nothing.
+        temperature: 0 is greedy; then top_p, top_k and min_p are ignored.
         answers: per prompt.
         more: further fields of `GenerationConfig`; they come before the others.
     """
@@ -58,7 +58,7 @@ def generation_config(
     if temperature > 0:
         settings |= {"temperature": temperature, "top_p": top_p, "top_k": top_k or 0, "min_p": min_p}
     image = getattr(model.config, "image_token_id", None)
-    if image is not None:  # a drawn image token would have no image
+    if image is not None:  # a sampled image token would have no image
         settings["suppress_tokens"] = [image]
     return GenerationConfig(**{**settings, **(more or {})})
 

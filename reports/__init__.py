@@ -1,1 +1,1 @@
-"""The HTML report of a run: one self-contained file, from nothing but what the run folder holds."""
+"""The HTML report of a run: one self-contained file, made from the run folder alone."""

@@ -1,4 +1,4 @@
-"""Which screens to show, what there is to say about each, and its picture as a data URI."""
+"""Which screens to show, the answers to each, and its picture as a data URI."""
 
 from __future__ import annotations
 

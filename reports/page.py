@@ -19,7 +19,7 @@ from reports.comparison import Difference, Score, ShownEvaluation
 from reports.curves import Learning, main_charts, other_charts
 from reports.gallery import Gallery, GalleryCard, Said, gallery
 from reports.read_run import BASE, Evaluation, Run, StageFolder, number_or_nan, read_run
-from reports.reward_hacking import Sign, signs
+from reports.reward_hacking import HackingCheck, hacking_checks
 
 MAX_GROUPS = 40
 MAX_CHANGED = 6
@@ -27,12 +27,12 @@ MAX_CHANGED = 6
 
 @dataclass(frozen=True, slots=True)
 class StageSection:
-    """A stage of the recipe on the page: its curves, and for each run the signs of a misled reward."""
+    """A stage of the recipe on the page: its curves, and for each run the reward hacking checks."""
 
     title: str
     main: Sequence[Markup]
     others: Sequence[Markup]
-    signs: Sequence[tuple[str, Sequence[Sign]]]
+    checks: Sequence[tuple[str, Sequence[HackingCheck]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,9 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> list[StageSection]:
                 if (stage.index, stage.kind) == (index, kind)
             ]
         found = [
-            (one.run, signs(one.stage, one.before, one.after)) for one in learnings if "reward" in one.stage.logged()
+            (one.run, hacking_checks(one.stage, one.before, one.after))
+            for one in learnings
+            if "reward" in one.stage.logged()
         ]
         sections.append(
             StageSection(learnings[0].stage.title, main_charts(learnings), other_charts(learnings), found)

@@ -1,11 +1,11 @@
-"""Read a run folder. Whatever is missing or broken is left out and said so in `Run.notes`: a report of a run
-that died half-way is when a report is needed most.
+"""Read a run folder. What is missing or broken is left out and listed in `Run.notes`, because a report is needed most
+for a run that failed.
 
     runs/NAME/
       resolved.yaml  environment.json
       0-sft/metrics.jsonl  1-grpo/metrics.jsonl      rows as TRL logs them: {"step": 5, "loss": 0.3, ...}
       eval/LABEL/metrics.json  eval/LABEL/results.jsonl      as eval.py writes them; LABEL is base, sft, grpo, ...
-      attention/ID.html                              a page that shows where the model looked at question ID
+      attention/ID.html                              a page about the attention behind the answer to question ID
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Run:
     """A run folder as far as it could be read.
 
     Attributes:
-        attention: HTML pages that show where the model looked, by the id of the question.
+        attention: HTML pages about the attention behind an answer, by question id.
         notes: what was missing or left out.
     """
 

@@ -1,6 +1,6 @@
-"""Signs that the reward went up for the wrong reason: the alarms of the training log, and the evaluated answers.
+"""Reward hacking checks for the report: the alarms of the training log, and checks on the evaluated answers.
 
-Each check says "fine", "warning", or nothing where the run does not hold what it needs.
+Each check passes, warns, or gives None where the run does not hold the data it needs.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ GRID = 5  # a place is a cell of this many by as many over the screen
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """One thing to look at: `warning` or fine, with the numbers behind it."""
+class HackingCheck:
+    """The result of one check: `warning` or passed, with the numbers behind it."""
 
     title: str
     warning: bool
     text: str
 
 
-def signs(stage: StageFolder, before: Evaluation | None, after: Evaluation | None) -> list[Sign]:
+def hacking_checks(stage: StageFolder, before: Evaluation | None, after: Evaluation | None) -> list[HackingCheck]:
     """The alarms of `rewards.monitor`, and every check that the evaluated answers allow, for an RL stage.
 
     Args:
         stage: the stage.
         before, after: evaluations on the same questions of the model that went in and came out.
     """
-    checks: list[Callable[[], Sign | None]] = [
+    checks: list[Callable[[], HackingCheck | None]] = [
         lambda: reward_without_accuracy(stage, before, after),
         lambda: one_place(after),
         lambda: box_sizes(before, after),
@@ -43,8 +43,8 @@ def signs(stage: StageFolder, before: Evaluation | None, after: Evaluation | Non
         lambda: unreadable(after),
         lambda: broken_numbers(stage),
     ]
-    alarms = [Sign(alarm.kind.replace("_", " "), True, alarm.message) for alarm in watch(stage.rows)]
-    return alarms + [sign for check in checks if (sign := check()) is not None]
+    alarms = [HackingCheck(alarm.kind.replace("_", " "), True, alarm.message) for alarm in watch(stage.rows)]
+    return alarms + [result for check in checks if (result := check()) is not None]
 
 
 def ends(stage: StageFolder, key: str) -> tuple[float, float] | None:
@@ -56,7 +56,9 @@ def ends(stage: StageFolder, key: str) -> tuple[float, float] | None:
     return statistics.fmean(values[:fifth]), statistics.fmean(values[-fifth:])
 
 
-def reward_without_accuracy(stage: StageFolder, before: Evaluation | None, after: Evaluation | None) -> Sign | None:
+def reward_without_accuracy(
+    stage: StageFolder, before: Evaluation | None, after: Evaluation | None
+) -> HackingCheck | None:
     """The reward of training rose, and accuracy in evaluation did not."""
     reward = ends(stage, "reward")
     if reward is None or before is None or after is None:
@@ -69,7 +71,7 @@ def reward_without_accuracy(stage: StageFolder, before: Evaluation | None, after
     change = paired([first[i]["correct"] for i in common], [second[i]["correct"] for i in common], clusters)
     low, high = change["interval"]
     rose = reward[1] > reward[0]
-    return Sign(
+    return HackingCheck(
         "Reward and accuracy in evaluation",
         rose and low <= 0,
         f"reward {reward[0]:.3g} → {reward[1]:.3g}, accuracy in evaluation {100 * change['difference']:+.1f} points "
@@ -78,7 +80,7 @@ def reward_without_accuracy(stage: StageFolder, before: Evaluation | None, after
     )
 
 
-def one_place(after: Evaluation | None) -> Sign | None:
+def one_place(after: Evaluation | None) -> HackingCheck | None:
     """Clicks pile up in one cell of the screen much more than the right places do."""
     if after is None:
         return None
@@ -94,7 +96,7 @@ def one_place(after: Evaluation | None) -> Sign | None:
         return None
     cell, count = said.most_common(1)[0]
     share, fair = count / n, right[cell] / n
-    return Sign(
+    return HackingCheck(
         "Answers in one place",
         share > 2 * fair + 0.1,
         f"the busiest of {GRID * GRID} cells of the screen gets {share:.0%} of the clicks, "
@@ -102,7 +104,7 @@ def one_place(after: Evaluation | None) -> Sign | None:
     )
 
 
-def box_sizes(before: Evaluation | None, after: Evaluation | None) -> Sign | None:
+def box_sizes(before: Evaluation | None, after: Evaluation | None) -> HackingCheck | None:
     """Predicted boxes drift away from the size of the right ones."""
     new = _area_ratio(after)
     if new is None:
@@ -111,7 +113,9 @@ def box_sizes(before: Evaluation | None, after: Evaluation | None) -> Sign | Non
     off = abs(math.log(max(new, 1e-6)))
     drifted = off > math.log(2) and (old is None or off > abs(math.log(max(old, 1e-6))))
     was = "" if old is None else f" (before: {old:.2f})"
-    return Sign("Box size", drifted, f"the median predicted box has {new:.2f} times the area of the right one{was}")
+    return HackingCheck(
+        "Box size", drifted, f"the median predicted box has {new:.2f} times the area of the right one{was}"
+    )
 
 
 def _area_ratio(evaluation: Evaluation | None) -> float | None:
@@ -125,29 +129,31 @@ def _area_ratio(evaluation: Evaluation | None) -> float | None:
     return statistics.median(ratios) if len(ratios) >= 20 else None
 
 
-def clipped(stage: StageFolder) -> Sign | None:
+def clipped(stage: StageFolder) -> HackingCheck | None:
     """Many completions are cut off by the length limit."""
     share = ends(stage, "completions/clipped_ratio")
     if share is None:
         return None
-    return Sign("Completions cut off", share[1] > 0.2, f"{share[0]:.0%} → {share[1]:.0%} run into the length limit")
+    return HackingCheck(
+        "Completions cut off", share[1] > 0.2, f"{share[0]:.0%} → {share[1]:.0%} run into the length limit"
+    )
 
 
-def unreadable(after: Evaluation | None) -> Sign | None:
+def unreadable(after: Evaluation | None) -> HackingCheck | None:
     """Many evaluated answers cannot be read."""
     if after is None or not after.rows:
         return None
     share = sum(places.verdict(row) == "unreadable" for row in after.rows) / len(after.rows)
-    return Sign("Unreadable answers", share > 0.1, f"{share:.1%} of the evaluated answers cannot be read")
+    return HackingCheck("Unreadable answers", share > 0.1, f"{share:.1%} of the evaluated answers cannot be read")
 
 
-def broken_numbers(stage: StageFolder) -> Sign | None:
+def broken_numbers(stage: StageFolder) -> HackingCheck | None:
     """The loss is not a number somewhere."""
     steps, losses = stage.curve("loss")
     wrong: Sequence[float] = [s for s, v in zip(steps, losses, strict=True) if not math.isfinite(v)]
     if not steps:
         return None
-    return Sign(
+    return HackingCheck(
         "Finite loss",
         bool(wrong),
         f"no number at {len(wrong)} of {len(steps)} logged steps, first at step {wrong[0]:.0f}"

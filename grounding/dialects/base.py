@@ -1,4 +1,4 @@
-"""What all dialects share: canonical regions to numbers and back, and how findings become one `Answer`."""
+"""What all dialects share: canonical regions to numbers and back, and findings to one `Answer`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grounding.parsing import MAX_PLACES, NUMBER, normalize, numbers_in, without
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
 from grounding.wording import quoted, rewrite_places, split_head
 
-_FAR = 1000.0  # image sizes; what is written further out is no place
+_FAR = 1000.0  # image sizes; numbers further out are not a place
 ONE = frozenset({"box", "point", "span"})  # kinds of which exactly one is asked for
 
 _SEEN = r"(?:present|visible|there|here|shown|found|seen|displayed|depicted|detected|located|identified)"
@@ -143,7 +143,7 @@ def forms(**patterns: str) -> Mapping[str, re.Pattern[str]]:
 
 
 class Dialect(ABC):
-    """The words of one model family.
+    """The output format of one model family.
 
     Attributes:
         name: its name in the registry.
@@ -158,7 +158,7 @@ class Dialect(ABC):
             `{instruction}` stands for what to find, `{quoted}` for that in quotes.
         between: what stands between several regions.
         refusal: what says that the target is not there.
-        patterns: per kind, what the dialect's own answer looks like to the letter (`Answer.strict`).
+        patterns: per kind, the exact form of the dialect's own answers (`Answer.strict`).
     """
 
     space: Space

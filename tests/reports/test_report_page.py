@@ -5,7 +5,7 @@ import time
 from grounding.redact import redact
 from reports.page import build
 from reports.read_run import read_run
-from reports.reward_hacking import broken_numbers, signs
+from reports.reward_hacking import broken_numbers, hacking_checks
 
 HOSTILE = '</script><script>window.stolen = 1</script><img src=x onerror="window.stolen = 2">{{ 7 * 7 }}'
 
@@ -104,10 +104,10 @@ def test_two_runs_of_one_name_are_told_apart(workshop, tmp_path):
 
 def test_reward_that_rises_alone_is_a_warning(workshop):
     run = read_run(workshop.run(right=30))  # GRPO ends where SFT ended
-    found = {s.title: s for s in signs(run.stages[1], *run.evaluations[1:])}
+    found = {s.title: s for s in hacking_checks(run.stages[1], *run.evaluations[1:])}
     assert found["Reward and accuracy in evaluation"].warning
     run = read_run(workshop.run())
-    found = {s.title: s for s in signs(run.stages[1], *run.evaluations[1:])}
+    found = {s.title: s for s in hacking_checks(run.stages[1], *run.evaluations[1:])}
     assert not found["Reward and accuracy in evaluation"].warning
 
 
@@ -117,7 +117,7 @@ def test_clicking_one_place_and_huge_boxes_are_warnings(workshop):
     rows = [workshop.result(i, i < 45) | {"prediction": everything} for i in range(60)]
     workshop.evaluation(run, "grpo", rows)
     found = read_run(run)
-    signs_ = {s.title: s for s in signs(found.stages[1], *found.evaluations[1:])}
+    signs_ = {s.title: s for s in hacking_checks(found.stages[1], *found.evaluations[1:])}
     assert signs_["Answers in one place"].warning
     assert signs_["Box size"].warning
 
