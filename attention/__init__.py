@@ -10,7 +10,7 @@
     response         which tokens of a response hold its answer and its thought
     rollout          grids of attention over the image, one per rollout, for rewards that read it
     prompt           attention of a prompt's last token, and redistributing it while answers are generated
-    target           how well a map meets the target (NumPy alone)
+    maps             a prompt's map, and how well a map meets the target (NumPy alone)
 
 Axis letters: B responses, L layers, H heads, T response tokens, P prompt tokens, N = P + T, V image tokens,
 S sentences, d head size.

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from attention.capture import REFUSED
+from attention.maps import PromptAttention
 from attention.reading import MAP, AttentionReader, ResponseBatch, StepLog
 from attention.sinks import TAU, watching
 from attention.specification import AttentionSpec
@@ -28,21 +27,6 @@ from grounding.errors import UsageError
 RHO, MASS, KEEP = 0.5, 0.2, 0.6  # of `redistribute`, as published
 FIRST_LAYER = 2  # sinks form in the first two layers
 _NAME = "fovea_var"
-
-
-@dataclass(frozen=True, slots=True)
-class PromptAttention:
-    """Attention of the last token of a prompt on its images.
-
-    Attributes:
-        heads: (K, V) attention of K heads on V image tokens, image by image in reading order, float64.
-        sinks: (V,) bool, tokens that draw attention whatever is asked.
-        grids: (rows, columns) of image tokens per image; their products add up to V.
-    """
-
-    heads: np.ndarray
-    sinks: np.ndarray
-    grids: tuple[tuple[int, int], ...]
 
 
 def redistribute(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attention.maps import coverage
 from attention.signals import Map, Rows, exclusion
-from attention.target import coverage
 from grounding.errors import UsageError
 from grounding.sample import Sample, regions_of
 
@@ -163,7 +163,7 @@ def region_coverage(ids: Tensor, image_token: int, grids: Sequence[tuple[int, in
         grids: (rows, columns) of image tokens per image; for a video frame by frame.
 
     Returns:
-        (P,) float32. Regions as in `attention.target.coverage`; overlapping ones add up to at most 1. All 0 when the
+        (P,) float32. Regions as in `attention.maps.coverage`; overlapping ones add up to at most 1. All 0 when the
         image tokens do not match the grids (a truncated prompt).
     """
     cover = torch.zeros(len(ids))

@@ -19,9 +19,9 @@ import torch
 from tqdm import tqdm
 
 from attention.heads import FILE_NAME, HeadSelection
+from attention.maps import target_scores
 from attention.reading import MAP, AttentionReader, StepLog
 from attention.specification import AttentionSpec, HeadConfig
-from attention.target import target_scores
 from credit.config import CreditConfig
 from credit.describe import Describer, table
 from credit.policy import LookedAtPolicy

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from attention.target import mass_inside
+from attention.maps import mass_inside
 from grounding.answer import Answer
 from grounding.errors import FoveaError, UsageError
 from grounding.geometry import FloatArray

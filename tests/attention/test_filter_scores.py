@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from attention.target import target_scores
+from attention.maps import target_scores
 from credit.__main__ import main
 from data_prep.__main__ import main as data_prep
 from data_prep.screens.generated import example

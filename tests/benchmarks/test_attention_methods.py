@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from attention.maps import PromptAttention
 from attention.prompt import redistribute, redistribution
 from attention.sinks import TAU, massive
-from benchmarks.harness.backends.generate import Decoding, Gaze, Request
+from benchmarks.harness.backends.generate import Decoding, Request
 from benchmarks.harness.backends.local_model import LocalModel
 from benchmarks.harness.test_time import attention_guided as attention
 from benchmarks.harness.test_time.methods import wrap
@@ -31,21 +32,26 @@ ROOT = Path(__file__).parents[2]
 PLACE = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
-def gaze(heads, sinks=None, grid=(2, 2)):
+def shown(heads, sinks=None, grid=(2, 2)):
     heads = np.array(heads, dtype=float)
-    return Gaze(heads, np.zeros(heads.shape[1], bool) if sinks is None else np.array(sinks), (grid,), (), {})
+    return PromptAttention(heads, np.zeros(heads.shape[1], bool) if sinks is None else np.array(sinks), (grid,))
 
 
 class TestMaps:
     def test_heads_count_by_how_much_they_look_like_all(self):
         # Two heads agree on the first token, one is alone with the last.
-        heat = attention.blend(gaze([[0.8, 0, 0, 0.2], [0.8, 0, 0, 0.2], [0, 0, 0, 1.0]]))
+        heat = attention.blend(shown([[0.8, 0, 0, 0.2], [0.8, 0, 0, 0.2], [0, 0, 0, 1.0]]))
         assert heat.argmax() == 0
         # g = (1.6, 0, 0, 1.4) / 3; KL(g || p_1) = 0.533 ln 0.667 + 0.467 ln 2.333 = 0.179, the third's is over 10
         assert heat[0] == pytest.approx(0.8, abs=1e-3)
 
     def test_sinks_are_left_out(self):
-        assert attention.blend(gaze([[0.1, 0.9, 0.2, 0]], [False, True, False, False])).tolist() == [0.1, 0, 0.2, 0]
+        assert attention.blend(shown([[0.1, 0.9, 0.2, 0]], [False, True, False, False])).tolist() == [
+            0.1,
+            0,
+            0.2,
+            0,
+        ]
 
     def test_a_region_is_what_is_connected_with_the_peak(self):
         heat = np.array([[0.9, 0.5, 0.1], [0.0, 0.1, 0.0], [0.0, 0.0, 0.8]])
@@ -166,9 +172,9 @@ def squares(n):
 class TestModels:
     def test_a_batch_looks_where_single_requests_look(self, random_local):
         requests = squares(4)
-        together = random_local.gaze(requests, '{"bbox_2d": [')
+        together = random_local.prompt_attention(requests, '{"bbox_2d": [')
         for request, one in zip(requests, together, strict=True):
-            (alone,) = random_local.gaze([request], '{"bbox_2d": [')
+            (alone,) = random_local.prompt_attention([request], '{"bbox_2d": [')
             assert alone.grids == one.grids
             np.testing.assert_allclose(alone.heads, one.heads, atol=1e-5)
             assert one.heads.shape[1] == one.grids[0][0] * one.grids[0][1]
@@ -179,7 +185,7 @@ class TestModels:
     def test_reading_leaves_the_model_as_it_was(self, random_local):
         before = random_local.model.config.get_text_config()._attn_implementation
         first = random_local.generate(squares(2), Decoding(max_new_tokens=6), 0)
-        random_local.gaze(squares(2), "")
+        random_local.prompt_attention(squares(2), "")
         with random_local.redistribution():
             pass
         assert random_local.model.config.get_text_config()._attn_implementation == before

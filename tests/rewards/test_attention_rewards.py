@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attention.target import coverage
+from attention.maps import coverage
 from grounding.errors import FoveaError, UsageError
 from grounding.targets import Box
 from rewards.attention import attention_contrast, attention_in_target

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from PIL import Image
 
+from attention.maps import PromptAttention
 from benchmarks.harness.items import BenchmarkItem
 from grounding.errors import UsageError
 from grounding.fingerprint import differences, digest
@@ -73,30 +73,12 @@ class Backend(Protocol):
         """For each request its `decoding.rollouts` outputs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gaze:
-    """Attention of the last token of a prompt on the request's images.
-
-    Attributes:
-        heads: (K, V) attention of K heads on V image tokens, image by image in reading order, float64.
-        sinks: (V,) bool, tokens that draw attention whatever is asked.
-        grids: (rows, columns) of image tokens per image; their products add up to V.
-        seen, cost: as in `Output`.
-    """
-
-    heads: np.ndarray
-    sinks: np.ndarray
-    grids: tuple[tuple[int, int], ...]
-    seen: tuple[tuple[int, int], ...]
-    cost: dict[str, int]
-
-
 @runtime_checkable
-class Sighted(Backend, Protocol):
+class SupportsAttention(Backend, Protocol):
     """A backend whose attention can be read and changed: a model on this machine."""
 
-    def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
-        """For each request, where the model looks after its prompt and `opening`, the first words of the answer."""
+    def prompt_attention(self, requests: Sequence[Request], opening: str) -> list[PromptAttention]:
+        """For each request, the attention behind its prompt and `opening`, the first words of the answer."""
 
     def redistribution(self) -> AbstractContextManager[None]:
         """Within it, `generate` runs with attention redistributed from visual sinks."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from transformers import set_seed
 
+from attention.maps import PromptAttention
 from attention.prompt import read_prompts, redistribution
 from attention.visual import merge_size
-from benchmarks.harness.backends.generate import Decoding, Gaze, Output, Request
+from benchmarks.harness.backends.generate import Decoding, Output, Request
 from grounding.completion import Grammar
 from grounding.decoding import Decoder
 from models.asking import encode, messages, prompt_text
@@ -62,19 +64,16 @@ class LocalModel:
         ]
         return encode(self.processor, texts, [r.images for r in requests]).to(self.model.device)
 
-    def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
-        """See `Sighted`."""
+    def prompt_attention(self, requests: Sequence[Request], opening: str) -> list[PromptAttention]:
+        """See `SupportsAttention`."""
         inputs = self.encode(requests, opening)
         merge = merge_size(self.processor)
         found = read_prompts(self.model, inputs, merge, [len(r.images) for r in requests])
         seen = self._seen(inputs, requests)
-        return [
-            Gaze(one.heads, one.sinks, one.grids, own, {"tokens": 0, "passes": 1})
-            for one, own in zip(found, seen, strict=True)
-        ]
+        return [replace(one, seen=own, cost={"tokens": 0, "passes": 1}) for one, own in zip(found, seen, strict=True)]
 
     def redistribution(self) -> AbstractContextManager[None]:
-        """See `Sighted`."""
+        """See `SupportsAttention`."""
         return redistribution(self.model)
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[Output]]:

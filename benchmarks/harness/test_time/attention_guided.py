@@ -5,7 +5,7 @@
     carve    the contrast with a general question's attention says what to mask away
     var      attention that rests on visual sinks is given back to the image
 
-They need a backend that shows its attention (`generate.Sighted`); what is measured there is plain NumPy here.
+They need a backend that shows its attention (`generate.SupportsAttention`); what is read there is plain NumPy here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from benchmarks.harness.backends.generate import Gaze, Output, Request
+from attention.maps import PromptAttention
+from benchmarks.harness.backends.generate import Output, Request
 from benchmarks.harness.test_time.sampler import (
     Method,
     SampledAnswer,
@@ -45,9 +46,9 @@ def attend(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output
     bounds, or the center of its attention.
     """
     outputs = []
-    for request, gaze in zip(requests, look.gaze(requests), strict=True):
-        empty = Output("", gaze.seen, gaze.cost)
-        place = _strongest(blend(gaze), gaze.grids, look.answer_kind)
+    for request, found in zip(requests, look.prompt_attention(requests), strict=True):
+        empty = Output("", found.seen, found.cost)
+        place = _strongest(blend(found), found.grids, look.answer_kind)
         outputs.append(empty if place is None else replace(empty, text=look.say(place, empty, request)))
     return outputs
 
@@ -94,7 +95,7 @@ def var(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
     """Visual attention redistribution (VAR, Kang et al. 2025, "See What You Are Told", arXiv:2503.03321).
 
     The model answers as always, but heads that read the image give part of the attention they spend on sinks to the
-    other image tokens (`gaze.redistribute`).
+    other image tokens (`attention.prompt.redistribute`).
     """
     with look.redistribution():
         return [seen.output for seen in look.once(requests, seed)]
@@ -103,14 +104,14 @@ def var(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
 ATTENTIVE: dict[str, Method] = {"attend": attend, "vicrop": vicrop, "carve": carve, "var": var}
 
 
-def blend(gaze: Gaze) -> np.ndarray:
+def blend(attention: PromptAttention) -> np.ndarray:
     """One map (V,) of all heads, sinks left out.
 
     Each head counts by how much it looks like all of them (GUI-AIMA): weights = softmax over heads of -KL(g || p_h),
     p_h the head's attention normalized over the image and g the mean of all p_h. Attention itself is what is added
     up, so that a head that ignores the image says little.
     """
-    heads = np.where(gaze.sinks, 0.0, gaze.heads)
+    heads = np.where(attention.sinks, 0.0, attention.heads)
     shares = heads / np.maximum(heads.sum(-1, keepdims=True), _TINY)
     together = shares.mean(0)
     apart = (together * np.log((together + _TINY) / (shares + _TINY))).sum(-1)
@@ -187,8 +188,8 @@ def _contrasts(
     look: Sampler, requests: Sequence[Request], against: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> tuple[list[np.ndarray | None], list[list[SampledAnswer]]]:
     """Per request the question's map against the general question's (None for several images), and what it cost."""
-    own = look.gaze(requests)
-    general = look.gaze([Request(GENERAL, request.images) for request in requests])
+    own = look.prompt_attention(requests)
+    general = look.prompt_attention([Request(GENERAL, request.images) for request in requests])
     costs = [
         [SampledAnswer(Output("", g.seen, g.cost), None) for g in pair] for pair in zip(own, general, strict=True)
     ]

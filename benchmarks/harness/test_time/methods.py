@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.harness.backends.generate import Backend, Decoding, Gaze, Output, Request, Sighted
+from attention.maps import PromptAttention
+from benchmarks.harness.backends.generate import Backend, Decoding, Output, Request, SupportsAttention
 from benchmarks.harness.items import BenchmarkItem
 from benchmarks.harness.test_time.attention_guided import ATTENTIVE
 from benchmarks.harness.test_time.sampler import (
@@ -52,7 +53,7 @@ class Wrapped:
             raise UsageError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
         if answer_kind not in _PLACES:
             raise UsageError(f"--method {method}: works for one box or point, this benchmark asks for {answer_kind}")
-        if method in ATTENTIVE and not isinstance(backend, Sighted):
+        if method in ATTENTIVE and not isinstance(backend, SupportsAttention):
             raise UsageError(
                 f"--method {method}: needs the model's attention, which backend {backend.name!r} does not show; "
                 "use a model on this machine with --backend transformers"
@@ -77,10 +78,10 @@ class Wrapped:
 class Attentive(Wrapped):
     """`Wrapped` around a backend that shows its attention: it can be wrapped in methods that need it."""
 
-    _backend: Sighted
+    _backend: SupportsAttention
 
-    def gaze(self, requests: Sequence[Request], opening: str) -> list[Gaze]:
-        return self._backend.gaze(requests, opening)
+    def prompt_attention(self, requests: Sequence[Request], opening: str) -> list[PromptAttention]:
+        return self._backend.prompt_attention(requests, opening)
 
     def redistribution(self) -> AbstractContextManager[None]:
         return self._backend.redistribution()
@@ -111,7 +112,7 @@ def wrap(backend: Backend, methods: str, dialect: str, grammar: str, answer_kind
             raise UsageError(
                 "--method attend: asks the model for nothing, so it can only stand last, as in vicrop+attend"
             )
-        wrapper = Attentive if isinstance(backend, Sighted) else Wrapped
+        wrapper = Attentive if isinstance(backend, SupportsAttention) else Wrapped
         backend = wrapper(backend, method, dialect, grammar, answer_kind)
     return backend
 

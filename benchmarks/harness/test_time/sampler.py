@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from benchmarks.harness.backends.generate import Backend, Decoding, Gaze, Output, Request, Sighted
+from attention.maps import PromptAttention
+from benchmarks.harness.backends.generate import Backend, Decoding, Output, Request, SupportsAttention
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.targets import Box, Point, kind_of
@@ -62,17 +63,19 @@ class Sampler:
         """`n` sampled answers per request."""
         return self._ask(requests, replace(self.decoding, samples=n, temperature=TEMPERATURE), seed)
 
-    def gaze(self, requests: Sequence[Request]) -> list[Gaze]:
+    def prompt_attention(self, requests: Sequence[Request]) -> list[PromptAttention]:
         """Where the model looks as it is about to write its first coordinate; one pass, nothing generated.
 
         The answer is opened for it in the dialect's words and without a thought, so that the last token of the
         prompt is the one that has to find the place.
         """
-        return self._backend.gaze(requests, self._opening()) if isinstance(self._backend, Sighted) else []
+        if not isinstance(self._backend, SupportsAttention):
+            return []
+        return self._backend.prompt_attention(requests, self._opening())
 
     def redistribution(self) -> AbstractContextManager[None]:
         """Within it, answers are generated with the attention of sinks given to other image tokens (VAR)."""
-        return self._backend.redistribution() if isinstance(self._backend, Sighted) else nullcontext()
+        return self._backend.redistribution() if isinstance(self._backend, SupportsAttention) else nullcontext()
 
     def _opening(self) -> str:
         region = Point(0.5, 0.5) if self.answer_kind == "point" else Box(0.25, 0.25, 0.75, 0.75)

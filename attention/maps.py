@@ -1,11 +1,35 @@
-"""How well a map of attention over an image meets the target: for rewards, for signals and for curation. No torch."""
+"""Maps of attention over an image: a prompt's, and how well a map meets the target. No torch.
+
+Used by rewards, signals, curation and the inference-time methods of benchmarks.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from grounding.geometry import FloatArray
 from grounding.targets import Box, Point, Polygon
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAttention:
+    """Attention of the last token of a prompt on the prompt's images, K heads on V image tokens.
+
+    Attributes:
+        heads: (K, V), image by image in reading order, float64.
+        sinks: (V,) bool, see `attention.sinks`.
+        grids: (rows, columns) of image tokens per image; their products add up to V.
+        seen: (width, height) of each image after the processor's resizing; empty when not known.
+        cost: {"tokens": generated, "passes": calls of the model it took}.
+    """
+
+    heads: np.ndarray
+    sinks: np.ndarray
+    grids: tuple[tuple[int, int], ...]
+    seen: tuple[tuple[int, int], ...] = ()
+    cost: dict[str, int] = field(default_factory=dict)
 
 
 def coverage(rows: int, columns: int, region: object) -> FloatArray:
