@@ -81,7 +81,7 @@ def read_prompts(model: Any, inputs: Mapping[str, Any], merge: int, images: Sequ
     batch = ResponseBatch.of(ids, valid, valid[:, -1:], token, first=ids.shape[1] - 1)
     reader = AttentionReader(model, AttentionSpec(), MAP, StepLog("attention"))
     try:
-        with torch.no_grad(), reader.looking(batch, sinks=True) as shown:
+        with torch.no_grad(), reader.reading_prompts(batch, sinks=True) as shown:
             model(**inputs, logits_to_keep=1)
     finally:
         reader.detach()

@@ -271,8 +271,8 @@ class CapturedPass:
                 values = (torch.full_like(one.rows.lse, torch.nan),) * 4  # no image, no score
             else:
                 own, image = sinks[one.start : one.start + count], self.batch.image.part(one.start, count)
-                looking = image_attention(one.rows, image, own, keys=one.rows.k)
-                values = (looking.mass, looking.target, looking.entropy, 1.0 - looking.everything)
+                shown = image_attention(one.rows, image, own, keys=one.rows.k)
+                values = (shown.mass, shown.target, shown.entropy, 1.0 - shown.everything)
             for name, value in zip(names, values, strict=True):
                 self._accumulate(sums, name, one.start, value)
         return sums
@@ -378,7 +378,7 @@ class AttentionReader:
                 self.settle([found])
 
     @contextmanager
-    def looking(self, batch: ResponseBatch, *, sinks: bool = False) -> Iterator[CapturedPass]:
+    def reading_prompts(self, batch: ResponseBatch, *, sinks: bool = False) -> Iterator[CapturedPass]:
         """The same for prompts without a response, whose map is wanted: heads are those chosen, or all of them
         (`CapturedPass.head_maps`); `sinks` wants massive ones."""
         found = CapturedPass(self._spec, MAP, batch, self.heads, sinks=False)

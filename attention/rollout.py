@@ -247,7 +247,7 @@ class RolloutAttention:
         asked = [general_prompt(prompts[index], self.config.query) for index in rows]
         tokenized = self._passes.tokenize(asked)
         ids, valid, _, given = self._passes.inputs(tokenized[0], [[]] * len(rows), *tokenized[1:])
-        with self.looking(ids, valid) as found:
+        with self.reading_prompts(ids, valid) as found:
             self._passes.run(ids, valid, 1, given)
         pairs = self._grids(found, tokenized, [samples[index] for index in rows])
         return {
@@ -255,12 +255,12 @@ class RolloutAttention:
         }
 
     @contextmanager
-    def looking(self, ids: Tensor, valid: Tensor) -> Iterator[CapturedPass]:
+    def reading_prompts(self, ids: Tensor, valid: Tensor) -> Iterator[CapturedPass]:
         """Around a pass over prompts alone, whose last token looks: no sinks, and the heads chosen on responses."""
         if self.reader.heads is None:
             raise RuntimeError("heads are chosen on responses: read a pass with responses first")
         batch = ResponseBatch.of(ids, valid, valid[:, -1:], self.reader.image_token, first=ids.shape[1] - 1)
-        with self.reader.looking(batch) as found:
+        with self.reader.reading_prompts(batch) as found:
             yield found
 
 

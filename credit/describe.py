@@ -55,8 +55,8 @@ class Description:
         length, thought, sentences: mean number of tokens of a response, of them before the answer, and of sentences.
         coordinates: share of the tokens that are the answer's coordinates.
         scored: share of the tokens with a future within the horizon.
-        looking: part of the response -> mean attention of its tokens on the image, in the image-reading heads with
-            sinks left out, and the share of it inside the target.
+        image_attention: part of the response -> mean attention of its tokens on the image, in the image-reading heads
+            with sinks left out, and the share of it inside the target.
         heads: the choice made from all responses, with the measures of every captured head.
         raised: strategy -> what it raises.
     """
@@ -67,7 +67,7 @@ class Description:
     sentences: float
     coordinates: float
     scored: float
-    looking: dict[str, tuple[float, float]]
+    image_attention: dict[str, tuple[float, float]]
     heads: HeadSelection
     raised: dict[str, Raised]
 
@@ -125,13 +125,13 @@ class Describer:
             sentences=sum(float((given["sentence"].amax(-1) + 1).sum()) for _, given, _ in signals) / responses,
             coordinates=sum(float(given["coordinate"].sum()) for _, given, _ in signals) / tokens,
             scored=sum(int((~s.fai.isnan() & mask).sum()) for s, _, mask in signals) / tokens,
-            looking={part: _looking(signals, part) for part in ("thought", "coordinate")},
+            image_attention={part: _image_attention(signals, part) for part in ("thought", "coordinate")},
             heads=self._batches[0][0].heads,
             raised=raised,
         )
 
 
-def _looking(batches: Sequence[tuple[Signals, dict[str, Tensor], Tensor]], part: str) -> tuple[float, float]:
+def _image_attention(batches: Sequence[tuple[Signals, dict[str, Tensor], Tensor]], part: str) -> tuple[float, float]:
     """Mean attention on the image over the tokens of a part, and the share of it inside the target."""
     count = sum(float(given[part].sum()) for _, given, _ in batches)
     mass = sum(float((signals.image_mass * given[part]).sum()) for signals, given, _ in batches)
@@ -168,7 +168,7 @@ def table(description: Description) -> str:
         f"{d.responses} responses of {d.length:.1f} tokens, {d.thought:.1f} before the answer, in {d.sentences:.1f} "
         f"sentences; {d.coordinates:.0%} of the tokens are coordinates; {d.scored:.0%} have a future in the horizon",
         "attention on the image, and inside the target of that: "
-        + "; ".join(f"{part} tokens {mass:.2f}, {inside:.0%}" for part, (mass, inside) in d.looking.items()),
+        + "; ".join(f"{part} tokens {mass:.2f}, {inside:.0%}" for part, (mass, inside) in d.image_attention.items()),
         "",
         "| head | " + " | ".join(name.replace("_", " ") for name in MEASURES) + " | roles |",
         "|---" * (len(MEASURES) + 2) + "|",

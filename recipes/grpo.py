@@ -63,19 +63,22 @@ class FoveaGRPOTrainer(EpisodeTrainer):
             draws = {"seed": self.args.seed, "rank": self.accelerator.process_index}
             told = reader if self.toolbox is None else None  # a text of several turns has no one answer to find
             self.credit = CreditAssigner(credit, policy, self.processing_class, told, grammar, **draws)
-        self.looking: RolloutAttention | None = None
+        self.rollout_attention: RolloutAttention | None = None
         read = columns_read(self.reward_funcs) & COLUMNS
         if read:
             passes = TrainerPasses(self)
             given = (attention or {}, policy, self.processing_class, reader, grammar)
-            self.looking = RolloutAttention(*given, passes=passes, general="general" in read)
+            self.rollout_attention = RolloutAttention(*given, passes=passes, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
-        parts = {"credit": self.credit, "attention": None if self.looking is None else self.looking.reader}
+        parts = {
+            "credit": self.credit,
+            "attention": None if self.rollout_attention is None else self.rollout_attention.reader,
+        }
         self.add_callback(StageState({name: part for name, part in parts.items() if part is not None}))
         self.add_callback(WholeBatches(self))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        with nullcontext() if self.looking is None else self.looking.scoring(inputs):
+        with nullcontext() if self.rollout_attention is None else self.rollout_attention.scoring(inputs):
             output = super()._generate_and_score_completions(inputs)
         if self.credit is not None:
             output.update(self.credit.annotate(inputs, output, self._step))
@@ -102,15 +105,15 @@ class FoveaGRPOTrainer(EpisodeTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, ...]:
         tokenized = super()._tokenize_prompts(prompts)
-        if self.looking is not None:
-            self.looking.tokenized(tokenized)
+        if self.rollout_attention is not None:
+            self.rollout_attention.tokenized(tokenized)
         return tokenized
 
     def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
         if not self.tools:  # TRL leaves special tokens out, which the answers of some families are made of
             completions = [[{"role": "assistant", "content": self.decoder(ids)}] for ids in completion_ids]
-        if self.looking is not None:
-            columns = self.looking.columns(prompts, completion_ids)
+        if self.rollout_attention is not None:
+            columns = self.rollout_attention.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
         size = self.num_generations if self.model.training else self.num_generations_eval
         inputs = [{**row, "num_generations": size} for row in inputs]  # group rewards need it, by the mode of now
@@ -127,8 +130,8 @@ class FoveaGRPOTrainer(EpisodeTrainer):
             self._crediting = None
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
-        if self._crediting is None and self.looking is not None:
-            with self.looking.observing(model, *args[:3]):
+        if self._crediting is None and self.rollout_attention is not None:
+            with self.rollout_attention.observing(model, *args[:3]):
                 return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         if self._crediting is None:
             return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
@@ -147,8 +150,8 @@ class FoveaGRPOTrainer(EpisodeTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.credit is not None and self.model.training:
             logs.update(self.credit.metrics())
-        if self.looking is not None and self.model.training:
-            logs.update(self.looking.metrics())
+        if self.rollout_attention is not None and self.model.training:
+            logs.update(self.rollout_attention.metrics())
         if self.log_completions:  # a table of wandb's takes texts, not lists of an image and a text
             for name in ("prompt", "completion"):
                 chats = self._logs[name]

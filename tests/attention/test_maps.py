@@ -118,10 +118,10 @@ def test_the_last_prompt_token_looks_for_a_query_without_response(
     model, single = build(), alone_scenes[1]
     maps = RolloutAttention({"rows": "response"}, model, Processor())
     ids, valid = single.forward["input_ids"], single.forward["attention_mask"]
-    with pytest.raises(RuntimeError, match="heads are chosen on responses"), maps.looking(ids, valid):
+    with pytest.raises(RuntimeError, match="heads are chosen on responses"), maps.reading_prompts(ids, valid):
         run(model, single)
     look_at(maps, model, single, some_weights(single))
-    with maps.looking(ids, valid) as look:
+    with maps.reading_prompts(ids, valid) as look:
         run(model, single)
     full = eager_maps(build(), single)
     expected = torch.stack([full[layer][0, head, -1] for layer, head in maps.reader.heads.roles["image"]]).mean(0)

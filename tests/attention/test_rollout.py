@@ -65,7 +65,7 @@ def columns_of(recipe: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     rows = [trainer.train_dataset[index] for index in (0, 0, 0, 0, 1, 1, 1, 1)]
     trainer._generate_and_score_completions(rows)
-    return {**SEEN.pop(), "metrics": trainer.looking.metrics()}
+    return {**SEEN.pop(), "metrics": trainer.rollout_attention.metrics()}
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def test_nothing_is_captured_where_no_reward_reads_attention(model: Any, data: A
     recipe = recipe_of(model, data, tmp_path, grpo={"rewards": ["iou"]})
     (job,) = jobs_of(recipe)
     trainer = STAGES.get("grpo")(job).trainer()
-    assert trainer.looking is None
+    assert trainer.rollout_attention is None
     assert not trainer.model.config.get_text_config()._attn_implementation.startswith("captured")
 
 
