@@ -19,6 +19,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness import cli as evaluation
+from benchmarks.miniwob.__main__ import main as miniwob
 from credit.__main__ import main as credit
 from data_prep.__main__ import main as data_prep
 from grounding.errors import FoveaError
@@ -26,6 +27,7 @@ from grounding.folders import LOCK_NAME, STAGING
 from reports.__main__ import main as reports
 from rewards.__main__ import main as rewards
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture
+from train import main as train
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "assets" / "fovea-tiny"
@@ -43,8 +45,8 @@ def _data(*words: str) -> Command:
 
 
 def out_base(out: Path) -> Path:
-    """The sandbox: the folder with `raw`, `set` and `run` above wherever `out` lies."""
-    return next(path for path in out.parents if (path / "raw" / "a.json").exists())
+    """The sandbox: the folder with `raw`, `set` and `run` that `out` is or lies in."""
+    return next(path for path in (out, *out.parents) if (path / "raw" / "a.json").exists())
 
 
 def _scores(out: Path, _: str) -> int:
@@ -79,6 +81,39 @@ FILES: dict[str, Command] = {
         ["attention", "--model", str(MODEL), "--data", f"{out_base(out)}/set/train.jsonl", "--out", str(out)]
     ),
 }
+
+
+def _train(out: Path, seed: str) -> int:
+    base = out_base(out)
+    recipe = base.parent / f"{base.name}.yaml"
+    recipe.write_text(json.dumps({
+        "name": out.name, "output": str(out.parent), "data": f"{base}/set",
+        "model": {"path": str(MODEL), "dialect": "fovea", "grammar": "bare"},
+        "wandb": "disabled", "seed": int(seed),
+        "stages": [{"kind": "sft", "args": {"max_steps": 1, "per_device_train_batch_size": 2}}],
+    }))  # fmt: skip
+    return train([str(recipe)])
+
+
+def _miniwob_benchmark(out: Path, seed: str) -> int:
+    episodes = out_base(out).parent / "episodes"
+    return miniwob(["--policy", "oracle", "--data", str(episodes), "--out", str(out), "--seed", seed,
+                    "--per-task", "1", "--tasks", "click-test"])  # fmt: skip
+
+
+def _show(out: Path, _: str) -> int:
+    return credit(["show", "--model", str(MODEL), "--data", f"{out_base(out)}/set/train.jsonl", "--limit", "2",
+                   "--response", "(500,500)", "--horizon", "1", "4", "--out", str(out)])  # fmt: skip
+
+
+# Seconds a run, so that each is tried on every place once instead of on many random ones.
+SLOW: dict[str, Command] = {
+    "web": _data("web", "--root", "{base}/pages", "--screens", "320x240", "--max-rejects", "1"),
+    "miniwob": _data("miniwob", "--per-task", "1", "--val-per-task", "0", "--tasks", "click-test"),
+    "miniwob benchmark": _miniwob_benchmark,
+    "credit show": _show,
+    "train": _train,
+}  # fmt: skip
 OVERWRITES = ("overwrite", "curate", "cot", "screens")
 PLACES = (
     "out", "a/b/out", ".", "raw", "raw/images", "raw/new", "set", "set/view", "set/view/x", "run", "said.jsonl",
@@ -154,6 +189,27 @@ def test_nothing_of_the_users_changes_wherever_a_command_writes(sandbox, name, p
             assert {path: after.get(path) for path in before} == before, (name, place, seed)
     finally:
         shutil.rmtree(base)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SLOW)
+def test_a_slow_command_changes_nothing_either(sandbox, name, tmp_path, chromium):
+    for number, place in enumerate(PLACES):
+        base = tmp_path / f"base{number}"
+        shutil.copytree(sandbox, base, symlinks=True)
+        (base / "pages").mkdir()
+        (base / "pages/a.html").write_text("<button>Save the file</button>")
+        out = base / place
+        if place == "file":
+            out.write_bytes(b"a file of the user's")
+        elif not out.exists() and number % 2:
+            put(out, dict.fromkeys(NAMES, b"mine"))
+        before = tree(base)
+        assert run(SLOW[name], out) in (0, 1, 2)
+        after = tree(base)
+        assert {path: after.get(path) for path in before} == before, place
+    assert run(SLOW[name], tmp_path / "base0/new") == 0  # it can do its work
 
 
 def put(folder: Path, files: dict[str, bytes]) -> None:
