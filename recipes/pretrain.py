@@ -22,6 +22,7 @@ import argparse
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from data_prep.screens import scenes
 from grounding.answer import ImageSize
 from grounding.completion import render_completion
 from grounding.dialects import get_dialect
+from grounding.errors import FoveaError
+from grounding.folders import owning
 from models.loading import save_policy
 from models.profile import Profile
 from models.tiny import MERGE, PATCH, build, train_tokenizer
@@ -264,16 +267,27 @@ def rate(elapsed: float, total: float, step: int) -> float:
     return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.0, left))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, its log and its checkpoint")
     parser.add_argument("--minutes", type=float, default=75.0, help="training time, checkpoints included")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    try:
+        with owning(options.out, "pre-training"):
+            pretrain(options)
+    except FoveaError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train, from the folder's checkpoint where there is one."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
 
     tokenizer = train_tokenizer(corpus())
     model, processor = build(tokenizer)
@@ -331,4 +345,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

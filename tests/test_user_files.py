@@ -24,6 +24,7 @@ from credit.__main__ import main as credit
 from data_prep.__main__ import main as data_prep
 from grounding.errors import FoveaError
 from grounding.folders import LOCK_NAME, STAGING
+from recipes.pretrain import main as pretrain
 from reports.__main__ import main as reports
 from rewards.__main__ import main as rewards
 from tests.data_prep.helpers_data import write_json, write_jsonl, write_picture
@@ -113,6 +114,7 @@ SLOW: dict[str, Command] = {
     "miniwob benchmark": _miniwob_benchmark,
     "credit show": _show,
     "train": _train,
+    "pretrain": lambda out, seed: pretrain(["--out", str(out), "--minutes", "0.01", "--seed", seed]),
 }  # fmt: skip
 OVERWRITES = ("overwrite", "curate", "cot", "screens")
 PLACES = (
