@@ -41,7 +41,7 @@ from trl import GRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_prep.screens import example
+from data_prep.screens.generated import example
 from grounding.io import write_samples
 from models.loading import save_policy
 from models.tiny import build, train_tokenizer
