@@ -11,7 +11,6 @@ query.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ from attention.text_attention import pretrained
 from attention.visual import image_cells, merge_size
 from grounding.answer import ImageSize
 from grounding.errors import FoveaError, UsageError
-from grounding.sample import Sample, from_row, regions_of
+from grounding.sample import Sample, regions_of
 
 COLUMNS = frozenset({"attention", "general", "sinks"})
 
@@ -138,7 +137,7 @@ class RolloutAttention:
             return self._columns(prompts, completions)
 
     def _columns(self, prompts: Sequence[Any], completions: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-        samples = [from_row(json.loads(row["sample"]), "sample column") for row in self._rows]
+        samples = [row["sample"] for row in self._rows]
         self._log.add("own_pass", float(not self._passed))
         if not self._passed:
             ids, images, given = self._tokenized
@@ -220,7 +219,7 @@ class RolloutAttention:
 
     def _batch(self, ids: Tensor, valid: Tensor, mask: Tensor) -> ResponseBatch:
         """What is read of the rollouts; mask: (B, T)."""
-        sizes = [[ImageSize(*numbers) for numbers in json.loads(row["sizes"])] for row in self._rows]
+        sizes = [row["sizes"] for row in self._rows]
         weights = self.row_weights(ids[:, ids.shape[1] - mask.shape[1] :], mask, sizes)
         return ResponseBatch.of(ids, valid, mask, self.reader.image_token, weights=weights)
 
@@ -233,9 +232,9 @@ class RolloutAttention:
         wanted = [_target_image(sample) for sample in samples]
         return self.grids(found, grids, counts, wanted, [sample.id for sample in samples])
 
-    def _general_grids(self, prompts: Sequence[Any], samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    def _general_grids(self, prompts: Sequence[Any], samples: Sequence[Sample]) -> dict[Sample, np.ndarray]:
         """row's sample -> the map of the general query on its image, from one pass over the distinct prompts."""
-        distinct: dict[str, int] = {}
+        distinct: dict[Sample, int] = {}
         for index, row in enumerate(self._rows):
             distinct.setdefault(row["sample"], index)
         chosen = [index for index in distinct.values() if samples[index].images]

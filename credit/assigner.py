@@ -16,7 +16,6 @@ reuse it and `capturing` then does nothing. `metrics()` hands out what was logge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -39,7 +38,6 @@ from credit.tokens import own_tokens, spread, text_fields
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.fingerprint import derived
-from grounding.sample import from_row
 
 WEIGHTS = "credit_weights"  # key of the finished weights in TRL's inputs
 RIVALS = ("coordinate", "entropy", "local_chunk", "global_anchor", "visual_anchor")  # whose choice is compared
@@ -124,8 +122,8 @@ class CreditAssigner:
         if not (read or compared):
             return {}
         result, ids, mask = {}, output["completion_ids"], output["completion_mask"]
-        sizes = [[ImageSize(*numbers) for numbers in json.loads(row["sizes"])] for row in rows]
-        samples = [from_row(json.loads(row["sample"]), "sample column") for row in rows] if read else []
+        sizes = [row["sizes"] for row in rows]
+        samples = [row["sample"] for row in rows] if read else []
         if self.needs & TEXT_FIELDS:
             noted = text_fields(self._reader, ids, mask, sizes, samples)
             result |= {f"credit_{name}": values for name, values in noted.items()}

@@ -208,13 +208,18 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise BrokenRow(where, f"not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise BrokenRow(where, f"a {type(row).__name__} where an object is needed")
-            yield where, row
+            yield where, row_of(line, where)
+
+
+def row_of(line: bytes, where: str) -> dict[str, Any]:
+    """The row a line of a ``.jsonl`` file holds. Raises `BrokenRow` where it is no JSON object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BrokenRow(where, f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise BrokenRow(where, f"a {type(row).__name__} where an object is needed")
+    return row
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -133,6 +133,10 @@ class Sample:
             if type(index) is not int or not 0 <= index < len(self.images):
                 raise ValueError(f"target points into image {index}, the sample has {len(self.images)}")
 
+    def __hash__(self) -> int:
+        """Of what has a hash: `meta` has none."""
+        return hash((self.id, self.images, self.instruction, self.target))
+
     @property
     def kind(self) -> str:
         """The target's kind: a key of `grounding.targets.TARGET_KINDS`."""

@@ -13,7 +13,6 @@ when a figure falls short.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sys
@@ -27,7 +26,8 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from grounding.sample import ImageRef, Sample, to_row
+from grounding.answer import ImageSize
+from grounding.sample import ImageRef, Sample
 from grounding.targets import Box
 from rewards.compose import build_rewards
 
@@ -139,16 +139,16 @@ def main() -> int:
             for s in samples
             if isinstance(s.target, Box)
         ]
-        rows = [json.dumps(to_row(sample)) for sample in samples]  # one text per row, as a data loader gives them
-        sizes = [json.dumps([[WIDTH, HEIGHT, *SEEN]]) for _ in samples]
+        # Rollouts of a prompt share their row, as data loaders give them
+        sizes = [own for _ in range(PROMPTS) for own in [(ImageSize(WIDTH, HEIGHT, *SEEN),)] * GENERATIONS]
         n = len(completions)
 
         def ours() -> Callable[[slice], tuple[list[float], list[float]]]:
-            functions = build_rewards(["iou", "format"], "qwen2_5_vl", "think", expect="box")
+            functions = build_rewards(["iou", "format"], "qwen2_5_vl", "think", answer_kind="box")
 
             def score(part: slice) -> Any:
                 given = {"prompts": completions[part], "completions": completions[part]}
-                return tuple(f(**given, sample=rows[part], sizes=sizes[part]) for f in functions)
+                return tuple(f(**given, sample=samples[part], sizes=sizes[part]) for f in functions)
 
             return score
 

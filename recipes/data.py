@@ -1,26 +1,28 @@
 """Samples as the rows TRL's trainers read: conversational prompts, images opened only when a batch needs them.
 
 Columns of a row (a generation batch or a collator sees nothing else):
-    prompt      one user message (and a system message where the recipe has one), images and text in recipe order
-    images      PIL images, RGB
-    sample      JSON text of `grounding.sample.to_row`
-    sizes       JSON text, [[width, height, input_width, input_height], ...], one per image
-    expect      what the prompt asks for: box, point, ...
-    completion  the right answer in the model's own words (supervised stages only)
+    prompt       one user message (and a system message where the recipe has one), images and text in recipe order
+    images       PIL images, RGB
+    sample       the `grounding.sample.Sample`
+    sizes        tuple of `grounding.answer.ImageSize`, one per image
+    answer_kind  what the prompt asks for: box, point, ...
+    completion   the right answer in the model's own words (supervised stages only)
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import tempfile
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
-from datasets.table import InMemoryTable
 from PIL import Image
 from pyarrow import parquet
 from trl import SFTConfig
@@ -30,8 +32,8 @@ from grounding.answer import ImageSize
 from grounding.completion import check_grammar, opened_by, render_completion
 from grounding.decoding import opening
 from grounding.dialects import Dialect, get_dialect
-from grounding.errors import BrokenRow, UsageError
-from grounding.io import open_image, read_samples
+from grounding.errors import BrokenRow, FoveaError, UsageError
+from grounding.io import open_image, read_samples, row_of
 from grounding.sample import Sample, from_row, to_row
 from models.asking import messages, prompt_text, question
 from models.loading import SeenSizes
@@ -43,8 +45,6 @@ from tools.toolbox import Toolbox
 log = logging.getLogger("fovea")
 
 SUFFIXES = (".parquet", ".jsonl")
-_CHUNK = 4096
-_SCHEMA = pa.schema([("row", pa.large_string()), ("root", pa.string()), ("expect", pa.string())])
 
 
 def data_file(path: str, split: str) -> Path:
@@ -89,18 +89,18 @@ class RowBuilder:
     with_completion: bool = False
     toolbox: Toolbox | None = None
 
-    def row(self, sample: Sample, images: list[Image.Image], expect: str) -> dict[str, Any]:
+    def row(self, sample: Sample, images: list[Image.Image], answer_kind: str) -> dict[str, Any]:
         sizes = self.seen.of(sample.images)
         row = {
-            "prompt": self.prompt(sample, expect, sizes),
+            "prompt": self.prompt(sample, answer_kind, sizes),
             "images": images,
-            "sample": json.dumps(to_row(sample), ensure_ascii=False),
-            "sizes": json.dumps([[s.width, s.height, s.input_width, s.input_height] for s in sizes]),
-            "expect": expect,
+            "sample": sample,
+            "sizes": sizes,
+            "answer_kind": answer_kind,
         }
         if self.with_completion and self.toolbox is not None:
-            asked = self.question(sample, expect, sizes)
-            row[TAUGHT] = teach(self.toolbox, sample, images, question=asked, answer_kind=expect)
+            asked = self.question(sample, answer_kind, sizes)
+            row[TAUGHT] = teach(self.toolbox, sample, images, question=asked, answer_kind=answer_kind)
             row["completion"] = [{"role": "assistant", "content": row[TAUGHT].text}]
         elif self.with_completion:
             if sample.turns:
@@ -108,12 +108,12 @@ class RowBuilder:
             row["completion"] = [{"role": "assistant", "content": self.completion(sample, sizes)}]
         return row
 
-    def question(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> str:
-        text = question(self.model.profile, sample.question, expect, sizes)
+    def question(self, sample: Sample, answer_kind: str, sizes: tuple[ImageSize, ...]) -> str:
+        text = question(self.model.profile, sample.question, answer_kind, sizes)
         return text if self.toolbox is None else self.toolbox.question(text)
 
-    def prompt(self, sample: Sample, expect: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
-        text = self.question(sample, expect, sizes)
+    def prompt(self, sample: Sample, answer_kind: str, sizes: tuple[ImageSize, ...]) -> list[dict[str, Any]]:
+        text = self.question(sample, answer_kind, sizes)
         return messages(text, len(sizes), image_first=self.model.image_first, system=self.model.system)
 
     def completion(self, sample: Sample, sizes: tuple[ImageSize, ...]) -> str:
@@ -146,23 +146,107 @@ def count_rows(spec: DataSpec) -> int:
     return total
 
 
+class SampleFile:
+    """The samples of a file by their index. Of each, only where its line begins and ends is kept in memory.
+
+    Rows of a Parquet file are written to a temporary file as lines first.
+
+    Args:
+        path: .jsonl or .parquet.
+        limit: at most so many, from the beginning.
+    """
+
+    def __init__(self, path: Path, limit: int | None):
+        self.path, self._limit = path, limit
+        lines = path.suffix != ".parquet"
+        self._file = path.open("rb") if lines else tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+        self._ends = array("q")  # begin and end of each line
+        self._stamp = os.fstat(self._file.fileno())
+
+    def read(self) -> Iterator[Sample]:
+        """All of them in order, streamed; to be exhausted before any is asked for by its index.
+
+        Raises:
+            BrokenRow: a row that is not a valid sample.
+        """
+        end = 0
+        for sample, line in self._rows():
+            begin, end = end, end + len(line)
+            if sample is not None:
+                self._ends.extend((begin, end))
+                yield sample
+        self._file.flush()
+        self._stamp = os.fstat(self._file.fileno())
+
+    def _rows(self) -> Iterator[tuple[Sample | None, bytes]]:
+        if self.path.suffix == ".parquet":
+            for sample in read_samples(self.path, limit=self._limit):
+                line = json.dumps(to_row(sample), ensure_ascii=False).encode() + b"\n"
+                self._file.write(line)
+                yield sample, line
+            return
+        for number, line in enumerate(self._file, start=1):
+            if len(self) == self._limit:
+                return
+            where = f"{self.path}:{number}"
+            yield from_row(row_of(line, where), where) if line.strip() else None, line
+
+    def __len__(self) -> int:
+        return len(self._ends) // 2
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises FoveaError where the file has been written to since it was read."""
+        begin, end = self._ends[2 * index : 2 * index + 2]
+        now = os.fstat(self._file.fileno())
+        if (now.st_mtime_ns, now.st_size) != (self._stamp.st_mtime_ns, self._stamp.st_size):
+            raise FoveaError(f"{self.path}: changed while it was being read; start the command again")
+        where = f"{self.path}, sample {index + 1}"
+        return from_row(row_of(os.pread(self._file.fileno(), end - begin, begin), where), where)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SampleFile:
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, int | None]]:
+        """As a path: a worker process that does not share this one's open files reads it anew."""
+        return _read_file, (self.path, self._limit)
+
+
+def _read_file(path: Path, limit: int | None) -> SampleFile:
+    file = SampleFile(path, limit)
+    for _ in file.read():
+        pass
+    return file
+
+
 @dataclass(frozen=True)
 class Stored:
-    """The samples of a stage in memory, as little of them as there can be.
+    """The samples of a stage.
 
     Attributes:
-        table: columns row (JSON of a sample), root (its folder) and expect.
+        files: with what each says it asks for; None leaves it to the sample.
         sizes: the first image of each size: (width, height) -> (id of the sample, path).
-        thoughtless: how many samples have no thought.
+        without_thought: how many samples have no thought.
         example: index of the first sample with a thought, else 0.
         kinds: the first sample of each source and kind: (source, kind) -> index.
     """
 
-    table: pa.Table
+    files: tuple[tuple[SampleFile, str | None], ...]
     sizes: dict[tuple[int, int], tuple[str, str]]
-    thoughtless: int
+    without_thought: int
     example: int
     kinds: dict[tuple[str, str], int]
+
+    def __len__(self) -> int:
+        return sum(len(file) for file, _ in self.files)
+
+    def __getitem__(self, index: int) -> tuple[Sample, str, Path]:
+        """A sample, what its prompt asks for, and the folder its images are in."""
+        for file, answer_kind in self.files:
+            if index < len(file):
+                sample = file[index]
+                return sample, answer_kind or sample.answer_kind, file.path.parent
+            index -= len(file)
+        raise IndexError(index)
 
 
 def stored(spec: DataSpec) -> Stored:
@@ -177,33 +261,25 @@ def stored(spec: DataSpec) -> Stored:
 
 
 @lru_cache(maxsize=4)
-def _stored(spec: DataSpec, files: tuple[tuple[str, int, int], ...]) -> Stored:
-    batches: list[pa.RecordBatch] = []
+def _stored(spec: DataSpec, names: tuple[tuple[str, int, int], ...]) -> Stored:
+    files = [SampleFile(Path(name), spec.limit) for name, _, _ in names]
     sizes: dict[tuple[int, int], tuple[str, str]] = {}
     kinds: dict[tuple[str, str], int] = {}
-    thoughtless, thoughtful, total = 0, None, 0
-    rows: list[dict[str, Any]] = []
-    for name, _, _ in files:
-        file = Path(name)
-        ask = spec.answer_kind or _manifest_ask(file.parent)
-        for sample in read_samples(file, limit=spec.limit):
-            text = json.dumps(to_row(sample), ensure_ascii=False)
-            rows.append({"row": text, "root": str(file.parent), "expect": ask or sample.answer_kind})
+    without_thought, example, total = 0, None, 0
+    for file in files:
+        for sample in file.read():
             for image in sample.images:
                 sizes.setdefault((image.width, image.height), (sample.id, image.path))
             if sample.thought is None:
-                thoughtless += 1
-            elif thoughtful is None:
-                thoughtful = total
+                without_thought += 1
+            elif example is None:
+                example = total
             kinds.setdefault((sample.source, sample.kind), total)
             total += 1
-            if len(rows) == _CHUNK:
-                batches.append(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
-                rows = []
-    batches.append(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
     if not total:
         raise UsageError(f"data {', '.join(spec.path)}: no samples")
-    return Stored(pa.Table.from_batches(batches), sizes, thoughtless, thoughtful or 0, kinds)
+    asked = [spec.answer_kind or _manifest_kind(file.path.parent) for file in files]
+    return Stored(tuple(zip(files, asked, strict=True)), sizes, without_thought, example or 0, kinds)
 
 
 def check_images(spec: DataSpec, processor: Any) -> None:
@@ -229,13 +305,12 @@ def example(
     Raises:
         UsageError: the chat template asks otherwise than it teaches, or leaves out a part of the answer.
     """
-    table = stored(spec)
-    row = table.table.slice(table.example, 1).to_pylist()[0]
-    sample = from_row(json.loads(row["row"]))
+    found = stored(spec)
+    sample, answer_kind, root = found[found.example]
     builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion, toolbox)
     turns = toolbox is not None and with_completion
-    images = [open_image(row["root"], image) for image in sample.images] if turns else []
-    made = builder.row(sample, images, row["expect"])
+    images = [open_image(root, image) for image in sample.images] if turns else []
+    made = builder.row(sample, images, answer_kind)
     asked = prompt_text(processor, made["prompt"], tools=None if toolbox is None else toolbox.schemas)
     render_completion("", grammar=check_grammar(model.grammar), opened=opened_by(asked, check_grammar(model.grammar)))
     if with_completion and toolbox is None:
@@ -247,10 +322,9 @@ def example(
                 f"model {model.path}: its chat template renders a question otherwise where an answer follows, so it "
                 "would be trained on other prompts than it is asked with; correct chat_template.jinja"
             )
-        sizes = [ImageSize(*numbers) for numbers in json.loads(made["sizes"])]
-        parts = {"answer": builder.dialect.render(sample.target, sizes)}
+        parts = {"answer": builder.dialect.render(sample.target, made["sizes"])}
         if sample.thought and model.grammar != "bare":
-            parts["thought"] = builder.dialect.render_thought(sample.thought, sizes)
+            parts["thought"] = builder.dialect.render_thought(sample.thought, made["sizes"])
         for name, text in parts.items():
             if text.strip() not in whole[len(asked) :]:
                 raise UsageError(
@@ -271,34 +345,36 @@ def build_dataset(
         BrokenRow: a row that is not a valid sample (now), an image that cannot be used (when it is read).
     """
     found = stored(spec)
-    if with_completion and model.grammar != "bare" and found.thoughtless:
+    if with_completion and model.grammar != "bare" and found.without_thought:
         log.warning(
             "data %s: %d of %d samples have no thought, so the answer to learn is an empty one; write thoughts with "
             "`python -m data_prep cot`, or set model.grammar to bare",
             ", ".join(spec.path),
-            found.thoughtless,
-            found.table.num_rows,
+            found.without_thought,
+            len(found),
         )
     builder = RowBuilder(model, get_dialect(model.dialect), processor, SeenSizes(processor), with_completion, toolbox)
-    return Dataset(InMemoryTable(found.table)).with_transform(LazyRows(builder))
+    return Dataset.from_dict({"index": range(len(found))}).with_transform(LazyRows(found, builder))
 
 
 @dataclass(frozen=True)
 class LazyRows:
-    """The transform behind the data set: stored JSON text in, trainer rows out."""
+    """The transform behind the data set, whose only stored column is the index: trainer rows out.
 
+    Rows hold objects, which a column of Arrow could not; rollouts of one prompt share one row.
+    """
+
+    samples: Stored
     builder: RowBuilder
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        known: dict[tuple[str, ...], dict[str, Any]] = {}  # a batch of rollouts asks for every row several times
-        rows = []
-        for key in zip(batch["row"], batch["root"], batch["expect"], strict=True):
-            if key not in known:
-                text, root, expect = key
-                sample = from_row(json.loads(text))
+        known: dict[int, dict[str, Any]] = {}  # a batch of rollouts asks for every row several times
+        for index in batch["index"]:
+            if index not in known:
+                sample, answer_kind, root = self.samples[index]
                 images = [open_image(root, image) for image in sample.images]
-                known[key] = self.builder.row(sample, images, expect)
-            rows.append(known[key])
+                known[index] = self.builder.row(sample, images, answer_kind)
+        rows = [known[index] for index in batch["index"]]
         return {key: [row[key] for row in rows] for key in rows[0]}
 
 
@@ -314,7 +390,7 @@ class WholeRows(DataCollatorForVisionLanguageModeling):
         batch = collate_taught(self.processor, examples) if taught else super().torch_call(examples)
         lengths, taught = batch["attention_mask"].sum(1).tolist(), (batch["labels"] != -100).sum(1).tolist()
         for row, length, labels in zip(examples, lengths, taught, strict=True):
-            name = f"sample {json.loads(row['sample'])['id']!r}"
+            name = f"sample {row['sample'].id!r}"
             if self.longest is not None and length > self.longest:
                 raise BrokenRow(name, f"needs {length} tokens, args.max_length is {self.longest}; raise it, or null")
             if not labels:
@@ -328,7 +404,7 @@ def whole_rows(args: SFTConfig, processor: Any) -> WholeRows:
     return WholeRows(processor, completion_only_loss=only, longest=args.max_length)
 
 
-def _manifest_ask(folder: Path) -> str | None:
+def _manifest_kind(folder: Path) -> str | None:
     """What a data set says it asks for."""
     manifest = folder / "manifest.json"
     if not manifest.is_file():

@@ -87,9 +87,7 @@ class EpisodeTrainer(SharedPromptTrainer):
         toolbox = self.toolbox
         self._played = [
             Played(
-                toolbox.episode(
-                    pictures, question=question_of(prompt), answer_kind=row.get("answer_kind", row.get("expect"))
-                ),
+                toolbox.episode(pictures, question=question_of(prompt), answer_kind=row.get("answer_kind")),
                 list(ids),
                 list(pictures),
             )
@@ -132,10 +130,6 @@ class EpisodeTrainer(SharedPromptTrainer):
                 [token for token, own in zip(row.completion, row.written, strict=True) if own] for row in self._played
             ]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-
-
-def _asked_kind(row: Mapping[str, Any]) -> str | None:
-    return row.get("expect")
 
 
 def columns_of(row: Played) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class FoveaGRPOTrainer(EpisodeTrainer):
             columns = self.rollout_attention.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
         size = self.num_generations if self.model.training else self.num_generations_eval
-        inputs = [{**row, "num_generations": size} for row in inputs]  # group rewards need it, by the mode of now
+        mode = {"num_generations": size, "training": self.model.training}  # only the trainer knows them
+        inputs = [{**row, **mode} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:

@@ -13,7 +13,6 @@ Left out: the SFT cold start, stages, checkpoints, LoRA, several GPUs (`docs/tra
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from trl import GRPOConfig
 
 from data_prep.screens.generated import example
 from grounding.decoding import Decoder
-from grounding.sample import to_row
 from models.asking import encode, messages, prompt_text, question
 from models.loading import SeenSizes, load_policy
 from models.profile import read_profile
@@ -61,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> tuple[float, float]:
         return {
             "prompt": messages(text, 1, image_first=profile.image_first, system=profile.system),
             "images": [image],
-            "sample": json.dumps(to_row(sample)),
-            "sizes": json.dumps([[s.width, s.height, s.input_width, s.input_height] for s in sizes]),
-            "expect": sample.answer_kind,
+            "sample": sample,
+            "sizes": sizes,
+            "answer_kind": sample.answer_kind,
         }
 
     def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

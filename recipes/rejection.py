@@ -6,7 +6,6 @@ Rejection-sampling fine-tuning (RFT, arXiv 2308.01825); repeated, a self-evoluti
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +25,7 @@ from grounding.journal import Journal, read_journals
 from models.asking import encode, prompt_text
 from models.sampling import generation_config
 from recipes.checks import check_training
-from recipes.data import build_dataset, whole_rows
+from recipes.data import Stored, build_dataset, stored, whole_rows
 from recipes.describe import describe_training
 from recipes.processes import this_process
 from recipes.stage import STAGES, Stage
@@ -117,7 +116,7 @@ class RejectionStage(Stage):
         unset_hf_deepspeed_config()  # each process answers with a whole model, also where training will split it
         model, processor = load_for(job)
         dataset = build_dataset(job.spec.data, job.recipe.model, processor)
-        ids = unique_ids(dataset)
+        ids = unique_ids(stored(job.spec.data))
         size, rank, processes = args.generation_batch_size, process.process_index, process.num_processes
         batches = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
         seen = {row["id"] for row in read_journals(job.folder, KEPT)}
@@ -160,7 +159,7 @@ class RejectionStage(Stage):
         kept = {row["id"]: row["kept"] for row in read_journals(self.job.folder, KEPT)}
         rows = [
             {"index": index, "text": text}
-            for index, name in enumerate(unique_ids(dataset))
+            for index, name in enumerate(unique_ids(stored(self.job.spec.data)))
             for text in kept.get(name, ())
         ]
         if not rows:
@@ -180,12 +179,12 @@ class KeptRows:
         return {**{key: [row[key] for row in rows] for key in rows[0]}, "completion": completions}
 
 
-def unique_ids(dataset: Dataset) -> list[str]:
-    """The ids of a data set's samples in order, numbered where one occurs again, as in concatenated sets."""
+def unique_ids(samples: Stored) -> list[str]:
+    """The ids of samples in order, numbered where one occurs again, as in concatenated sets."""
     seen: Counter[str] = Counter()
     ids = []
-    for text in dataset.data.column("row").to_pylist():
-        name = json.loads(text)["id"]
+    for index in range(len(samples)):
+        name = samples[index][0].id
         seen[name] += 1
         ids.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return ids
@@ -219,7 +218,7 @@ def generate(
 def score(rewards: list[RewardFunction], weights: list[float], row: dict[str, Any], texts: list[str]) -> list[float]:
     """The weighted sum of rewards of each answer to one prompt; a reward that does not apply counts nothing."""
     completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {key: [row[key]] * len(texts) for key in ("sample", "sizes", "expect")}
+    columns = {key: [row[key]] * len(texts) for key in ("sample", "sizes", "answer_kind")}
     totals = [0.0] * len(texts)
     for reward, weight in zip(rewards, weights, strict=True):
         values = reward([row["prompt"]] * len(texts), completions, **columns)

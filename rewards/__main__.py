@@ -23,12 +23,13 @@ from typing import Any
 
 import yaml
 
+from grounding.answer import ImageSize
 from grounding.completion import GRAMMARS
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.folders import check_new
 from grounding.io import read_samples, replacing
-from grounding.sample import Sample, to_row
+from grounding.sample import Sample
 from rewards import REWARDS, Reward
 from rewards.compose import build_rewards, read_specs, weights
 from rewards.heat_map import draw_heat_map, has_heat_map
@@ -109,7 +110,7 @@ def score_completions(arguments: argparse.Namespace) -> None:
     rows = list(_completions(arguments.completions, samples, arguments.dialect))
     if not rows:
         raise UsageError(f"{arguments.completions}: no completions")
-    functions = build_rewards(specs, arguments.dialect, arguments.grammar, expect=arguments.expect)
+    functions = build_rewards(specs, arguments.dialect, arguments.grammar, answer_kind=arguments.expect)
     columns = {key: [row[key] for row in rows] for key in ("prompts", "completions", "sample", "sizes")}
     scores = {f.__name__: f(**columns) for f in functions}
     totals = [
@@ -172,14 +173,17 @@ def _completions(path: Path, samples: Mapping[str, Sample], dialect: str) -> Ite
                     f"dialect {dialect!r} answers in pixels of the image as the model was shown it: give 'sizes': "
                     "[[width, height, input_width, input_height]], or [[width, height]] where it was not resized",
                 )
-            sizes = sizes or [[image.width, image.height] for image in sample.images]
+            try:
+                shown = tuple(ImageSize(*size) for size in sizes) if sizes else sample.sizes
+            except (TypeError, ValueError) as error:
+                raise BrokenRow(where, f"'sizes' is not [[width, height], ...]: {error}") from error
             for text in texts:
                 yield {
                     "id": sample.id,
                     "prompts": sample.instruction,
                     "completions": text,
-                    "sample": json.dumps(to_row(sample)),
-                    "sizes": json.dumps(sizes),
+                    "sample": sample,
+                    "sizes": shown,
                 }
 
 

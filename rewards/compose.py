@@ -1,7 +1,7 @@
 """From a recipe's list of rewards to the functions TRL's GRPOTrainer calls.
 
     specs = read_specs(recipe["rewards"])
-    functions = build_rewards(specs, dialect="qwen3_vl", grammar="think", expect="box")
+    functions = build_rewards(specs, dialect="qwen3_vl", grammar="think", answer_kind="box")
     GRPOTrainer(reward_funcs=functions, args=GRPOConfig(reward_weights=weights(specs), ...), ...)
 
 The functions share one `Reader`, so a completion is parsed once however many rewards look at it. They return None
@@ -17,9 +17,8 @@ from grounding.completion import Grammar
 from grounding.dialects import Dialect
 from grounding.errors import UsageError
 from grounding.geometry import at_least
-from rewards.batch import RewardBatch
 from rewards.monitor import statistics
-from rewards.reader import Completion, Reader
+from rewards.reader import Completion, Reader, RewardBatch
 from rewards.scorers import RemoteScorer, Scorer, Scores, build_scorer
 from rewards.spec import Condition, RewardSpec, has_weight_schedule, read_specs, weights
 
@@ -31,21 +30,21 @@ def build_rewards(
     dialect: str | Dialect,
     grammar: Grammar = "think",
     *,
-    expect: str | None = None,
+    answer_kind: str | None = None,
 ) -> list[RewardFunction]:
     """Build the reward functions of a GRPO stage.
 
     Args:
         specs: the recipe's `rewards:` list, or what `read_specs` made of it.
         dialect: the policy's coordinate dialect.
-        grammar: what stands around the answer, see `grounding.completion`.
-        expect: what every prompt asks for; a column `expect` says it row by row.
+        grammar: the completion format, see `grounding.completion`.
+        answer_kind: what every prompt asks for; a column `answer_kind` says it row by row.
 
     Raises:
         UsageError: an unknown reward, parameter or condition, with the nearest name.
     """
     entries = read_specs(specs)
-    reader = Reader(dialect, grammar, expect)
+    reader = Reader(dialect, grammar, answer_kind)
     labels = {spec.display: spec for spec in entries}
     return [RewardFunction(spec, reader, labels, observes=spec is entries[0]) for spec in entries]
 

@@ -1,21 +1,25 @@
-"""From what TRL hands a reward function to parsed answers: once per completion, however many rewards look at it."""
+"""From what TRL hands a reward function to parsed answers with their samples, groups, columns and step.
+
+A completion is parsed once, however many rewards look at it.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 from grounding.answer import Answer, ImageSize
 from grounding.completion import Grammar, check_grammar
 from grounding.dialects import Dialect, get_dialect
 from grounding.errors import BrokenRow, UsageError
-from grounding.sample import Sample, from_row
+from grounding.sample import Sample
+from rewards import Reward
 
 Message: TypeAlias = Mapping[str, Any]
 Completion: TypeAlias = str | Sequence[Message]
 
-CACHE = 16_384  # entries; several times the completions of one step, a few tens of MB
+CACHE = 16_384  # answers; several times the completions of one step, a few tens of MB
 
 
 class Rollout(NamedTuple):
@@ -37,91 +41,78 @@ class Rollout(NamedTuple):
 
 
 class Reader:
-    """Parses completions and sample rows, and remembers both by their content.
+    """Parses completions, and remembers their answers.
 
     Args:
         dialect: the coordinate dialect the policy answers in, or its name.
-        grammar: what stands around the answer, see `grounding.completion`.
-        expect: what the prompt asked for (``"box"``, ``"point"``, ...) where the rows have no column `expect`.
+        grammar: the completion format, see `grounding.completion`.
+        answer_kind: what the prompt asked for (``"box"``, ``"point"``, ...) where the rows have no such column.
     """
 
-    def __init__(self, dialect: str | Dialect, grammar: Grammar = "think", expect: str | None = None):
+    def __init__(self, dialect: str | Dialect, grammar: Grammar = "think", answer_kind: str | None = None):
         self._given = dialect
         self.dialect = get_dialect(dialect) if isinstance(dialect, str) else dialect
         self.grammar = check_grammar(grammar)
-        self.expect = expect
-        self._answers: dict[tuple[str, str, str | None], Answer] = {}
-        self._samples: dict[str, Sample] = {}
-        self._sizes: dict[str, tuple[ImageSize, ...]] = {}
+        self.answer_kind = answer_kind
+        self._answers: dict[tuple[str, int], Answer] = {}
+        self._ways: list[tuple[tuple[ImageSize, ...], str | None]] = []  # sizes and kinds of answer there were
+        self._numbers: dict[tuple[tuple[ImageSize, ...], str | None], int] = {}
 
     def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
         """As it was made, without what it remembers: reward functions travel to worker processes."""
-        return Reader, (self._given, self.grammar, self.expect)
+        return Reader, (self._given, self.grammar, self.answer_kind)
 
     def read(self, completions: Sequence[Completion], columns: Mapping[str, Any]) -> list[Rollout]:
         """Read a batch.
 
         Args:
             completions: N texts or message lists.
-            columns: TRL's keyword columns, N values each: `sample` (JSON of `grounding.sample.to_row`), `sizes`
-                (JSON, ``[[width, height, input_width, input_height], ...]`` per image), `expect` where they differ;
-                `answers` where whoever ran the episodes has read them already (`tools.episode`).
+            columns: TRL's keyword columns, N values each: `sample` (`Sample`), `sizes` (tuple of `ImageSize`, one per
+                image), `answer_kind` where they differ; `answers` where whoever ran the episodes has read them
+                already (`tools.episode`).
 
         Raises:
             UsageError: a column is missing.
-            BrokenRow: a row's sample or sizes cannot be read.
+            BrokenRow: a row's sample or sizes are not what they should be.
         """
-        rows = required_column(columns, "sample")
-        sizes = required_column(columns, "sizes")
-        expects = columns.get("expect") or [None] * len(completions)
+        samples, sizes = required_column(columns, "sample"), required_column(columns, "sizes")
+        kinds = columns.get("answer_kind") or [None] * len(completions)
         answers = columns.get("answers") or [None] * len(completions)
-        return [
-            self._rollout(completion, row, size, expect, answer)
-            for completion, row, size, expect, answer in zip(completions, rows, sizes, expects, answers, strict=True)
-        ]
+        rollouts: list[Rollout] = []
+        sample = shown = kind = asked = None
+        for completion, answer, *row in zip(completions, answers, samples, sizes, kinds, strict=True):
+            if asked is None or row[0] is not sample or row[1] is not shown or row[2] is not kind:
+                asked = self._asked(*row)  # once for the rollouts of a prompt, which share their row
+                sample, shown, kind = row
+            text = completion if isinstance(completion, str) else last_turn(completion)
+            found = self._answer(text, asked) if answer is None else answer
+            rollouts.append(Rollout(found, sample, text, shown, completion))
+        return rollouts
 
-    def _rollout(
-        self, completion: Completion, row: str, size: str, expect: str | None, answer: Answer | None
-    ) -> Rollout:
-        sample = self._samples.get(row) or self._read_sample(row)
-        sizes = self._sizes.get(size) or self._read_sizes(size, sample)
+    def _asked(self, sample: Sample, sizes: tuple[ImageSize, ...], answer_kind: str | None) -> int:
+        """A number for what an answer is read with beside its text, which is quick to look up."""
+        if not isinstance(sample, Sample):
+            raise BrokenRow("column 'sample'", f"a grounding.sample.Sample is needed, got {sample!r:.80}")
+        where = f"sample {sample.id!r}"
+        if type(sizes) is not tuple or not all(isinstance(size, ImageSize) for size in sizes):
+            raise BrokenRow(where, f"column 'sizes' is no tuple of grounding.answer.ImageSize: {sizes!r:.80}")
         if len(sizes) != len(sample.images):
-            raise BrokenRow(
-                f"sample {sample.id!r}", f"{len(sizes)} entries in column 'sizes', {len(sample.images)} images"
-            )
-        expect = expect or self.expect
-        text = completion if isinstance(completion, str) else last_turn(completion)
-        if answer is not None:
-            return Rollout(answer, sample, text, sizes, completion)
-        key = (text, size, expect)
-        answer = self._answers.get(key)
+            raise BrokenRow(where, f"{len(sizes)} entries in column 'sizes', {len(sample.images)} images")
+        found = (sizes, answer_kind or self.answer_kind)
+        number = self._numbers.setdefault(found, len(self._ways))
+        if number == len(self._ways):
+            self._ways.append(found)
+        return number
+
+    def _answer(self, text: str, asked: int) -> Answer:
+        answer = self._answers.get((text, asked))
         if answer is None:
-            answer = self.dialect.parse(text, sizes, grammar=self.grammar, answer_kind=expect)
-            remember(self._answers, key, answer)
-        return Rollout(answer, sample, text, sizes, completion)
-
-    def _read_sample(self, row: str) -> Sample:
-        try:
-            fields = json.loads(row)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BrokenRow(
-                "column 'sample'", f"not the JSON text of a sample ({error}): {str(row)[:80]!r}"
-            ) from error
-        if not isinstance(fields, dict):
-            raise BrokenRow("column 'sample'", f"a JSON object is needed, got {str(row)[:80]!r}")
-        sample = from_row(fields, where=f"sample {fields.get('id')!r}")
-        remember(self._samples, row, sample)
-        return sample
-
-    def _read_sizes(self, size: str, sample: Sample) -> tuple[ImageSize, ...]:
-        try:
-            sizes = tuple(ImageSize(*item) for item in json.loads(size))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BrokenRow(
-                f"sample {sample.id!r}", f"column 'sizes' is not [[w, h, seen_w, seen_h], ...]: {error}"
-            ) from error
-        remember(self._sizes, size, sizes)
-        return sizes
+            sizes, answer_kind = self._ways[asked]
+            answer = self.dialect.parse(text, sizes, grammar=self.grammar, answer_kind=answer_kind)
+            if len(self._answers) >= CACHE:  # a step's completions come together and never return later
+                self._answers.clear()
+            self._answers[text, asked] = answer
+        return answer
 
 
 def required_column(columns: Mapping[str, Any], name: str) -> Sequence[Any]:
@@ -149,8 +140,93 @@ def content_text(content: Any) -> str:
     return ""
 
 
-def remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    """Add to a cache that is emptied when full: a step's completions come together and never return later."""
-    if len(cache) >= CACHE:
-        cache.clear()
-    cache[key] = value
+DERIVED: dict[str, Callable[[Rollout, Reader], Any]] = {
+    "text": lambda rollout, reader: rollout.text,
+    "sizes": lambda rollout, reader: rollout.sizes,
+    "messages": lambda rollout, reader: rollout.completion,
+    "places": lambda rollout, reader: reader.dialect.read_thought(rollout.answer.thought or "", rollout.sizes),
+}
+COLUMN = {"tokens": "completion_ids", "prompt": "prompts"}  # what a reward calls it: what TRL calls it
+
+
+class RewardBatch:
+    """N completions of a step: what one call of TRL brings to a reward.
+
+    Attributes:
+        prompts, completions: as TRL gives them.
+        columns: everything else TRL passes, by name, `completion_ids` and `prompts` among it.
+        step: the trainer's global step, 0 outside a trainer.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompts: Sequence[Any],
+        completions: Sequence[Completion],
+        columns: Mapping[str, Any],
+    ):
+        self.prompts = prompts
+        self.completions = completions
+        self.columns = {**columns, "prompts": prompts}
+        self.step = int(getattr(columns.get("trainer_state"), "global_step", 0))
+        self._reader = reader
+        self._rollouts: list[Rollout] | None = None
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """The completions read, on first need: TRL's own reward functions need no samples."""
+        if self._rollouts is None:
+            self._rollouts = self._reader.read(self.completions, self.columns)
+        return self._rollouts
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Positions of the answers to each prompt: neighbors with the same sample, `num_generations` at a time.
+
+        That column comes with the batch (the trainer knows whether it trains or evaluates); without it, outside a
+        trainer, all neighbors with the same sample are one group.
+
+        Raises:
+            UsageError: a trainer does not say how large its groups are, or the border of the batch cuts one.
+        """
+        rows = required_column(self.columns, "sample")
+        runs = [list(run) for _, run in groupby(range(len(self)), key=lambda i: rows[i])]
+        if "num_generations" not in self.columns:
+            if "trainer_state" in self.columns:
+                raise UsageError(
+                    "a reward compares the answers to a prompt, but no column num_generations of the batch says how "
+                    "many there are; train with recipes.grpo.FoveaGRPOTrainer, or add the column to the data"
+                )
+            return runs
+        groups = []
+        for run in runs:
+            size = int(self.columns["num_generations"][run[0]])
+            if len(run) % size:
+                raise UsageError(
+                    f"a reward compares the {size} answers to a prompt, but the batch of {len(self)} cuts a group in "
+                    "two; make per_device_train_batch_size * steps_per_generation (in evaluation, "
+                    "per_device_eval_batch_size) a multiple of num_generations"
+                )
+            groups += [run[start : start + size] for start in range(0, len(run), size)]
+        return groups
+
+    def extras(self, reward: Reward, i: int) -> dict[str, Any]:
+        """The keyword arguments `reward.needs` names, for completion `i`."""
+        values = {}
+        for wanted in reward.needs:
+            need, optional = wanted.removesuffix("?"), wanted.endswith("?")
+            if need in DERIVED:
+                values[need] = DERIVED[need](self.rollouts[i], self._reader)
+                continue
+            name = COLUMN.get(need, need)
+            if name in self.columns:
+                values[need] = self.columns[name][i]
+            elif optional:
+                values[need] = None
+            else:
+                known = ", ".join(sorted(self.columns))
+                raise UsageError(f"reward {reward.name!r} needs a column {name!r}; the batch has: {known}")
+        return values

@@ -16,7 +16,7 @@ from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
 from rewards import REWARDS, Reward
-from rewards.batch import RewardBatch
+from rewards.reader import RewardBatch
 from rewards.spec import RewardSpec
 
 # What a reward is given to look at its parameters with, before there is any data

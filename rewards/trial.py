@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from typing import Any
 from grounding.answer import ImageSize
 from grounding.completion import Grammar, render_completion
 from grounding.dialects import Dialect, get_dialect
-from grounding.sample import Sample, from_row, regions_of
+from grounding.sample import Sample, regions_of
 from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
 from rewards.compose import RewardFunction
 
@@ -58,7 +57,7 @@ def try_rewards(
     Args:
         functions: of `build_rewards`.
         dialect, grammar: the policy's.
-        rows: of the data, as the trainer gets them (columns `sample`, `sizes`, `expect`, `prompt`, its own); one of
+        rows: of the data, with the columns of a trainer (`sample`, `sizes`, `answer_kind`, `prompt`, its own); one of
             each source and kind is enough.
         tokenize: a completion's token ids; without, a word counts as a token.
 
@@ -69,9 +68,8 @@ def try_rewards(
     words = get_dialect(dialect) if isinstance(dialect, str) else dialect
     trials = []
     for row in rows:
-        sample = from_row(json.loads(row["sample"]))
-        sizes = [ImageSize(*size) for size in json.loads(row["sizes"])]
-        texts = _completions(sample, row.get("expect"), words, grammar, sizes)
+        sample, sizes = row["sample"], row["sizes"]
+        texts = _completions(sample, row.get("answer_kind"), words, grammar, sizes)
         columns = {key: [value] * len(texts) for key, value in {**MAPS, **row, "num_generations": len(texts)}.items()}
         prompts = columns.pop("prompt", [""] * len(texts))
         for key in ("images", "completion"):
@@ -92,27 +90,27 @@ def try_rewards(
 
 
 def _completions(
-    sample: Sample, expect: str | None, dialect: Dialect, grammar: Grammar, sizes: Sequence[ImageSize]
+    sample: Sample, answer_kind: str | None, dialect: Dialect, grammar: Grammar, sizes: Sequence[ImageSize]
 ) -> list[str]:
     thought = THOUGHT
     if sample.thought is not None and grammar != "bare":
         thought = dialect.render_thought(sample.thought, sizes)
-    targets = (_asked_for(target, expect) for target in (sample.target, elsewhere(sample.target)))
+    targets = (_asked_for(target, answer_kind) for target in (sample.target, elsewhere(sample.target)))
     return [*(render_completion(dialect.render(t, sizes), thought, grammar) for t in targets), UNREADABLE]
 
 
-def _asked_for(target: Target, expect: str | None) -> Target:
+def _asked_for(target: Target, answer_kind: str | None) -> Target:
     """A target as an answer of the kind asked for: a point for a box, a list for one thing."""
     if isinstance(target, Polygon):
         target = target.bounds
     regions = regions_of(target)
     boxes = tuple(region for region in regions if isinstance(region, Box))
-    if expect in ("point", "points") and boxes and not isinstance(target, TextBox):
+    if answer_kind in ("point", "points") and boxes and not isinstance(target, TextBox):
         points = tuple(box.center for box in boxes)
-        return points[0] if expect == "point" else Points(points)
-    if expect == "boxes" and isinstance(target, Box):
+        return points[0] if answer_kind == "point" else Points(points)
+    if answer_kind == "boxes" and isinstance(target, Box):
         return Boxes((target,))
-    return Points((target,)) if expect == "points" and isinstance(target, Point) else target
+    return Points((target,)) if answer_kind == "points" and isinstance(target, Point) else target
 
 
 def elsewhere(target: Target) -> Target:

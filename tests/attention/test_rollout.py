@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 from attention.rollout import general_prompt
 from grounding.errors import UsageError
 from grounding.io import open_image
-from grounding.sample import from_row
 from models.loading import load_policy
 from recipes.callbacks import read_metrics
 from recipes.run_folder import jobs_of
@@ -90,8 +88,7 @@ def test_the_logged_reward_is_that_of_eager_maps(model: Any, data: Any, tmp_path
     policy, processor = load_policy(model, attn_implementation="eager", dtype=torch.float32)
     expected: dict[str, list[float]] = {"attention_in_target": [], "attention_contrast": []}
     task, general, masses, facts = [], [], [], []
-    for text, response in zip(seen["sample"], seen["completion_ids"], strict=True):
-        sample = from_row(json.loads(text))
+    for sample, response in zip(seen["sample"], seen["completion_ids"], strict=True):
         image = open_image(data, sample.images[0])
         prompt = next(part for part in seen["prompts"] if sample.instruction in str(part))
         conversation = [{"role": "user", "content": [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,6 @@ from benchmarks.harness.io.data_sets import item_of
 from grounding.answer import ImageSize
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
-from grounding.sample import from_row
 from models.asking import encode, prompt_text, question
 from models.loading import load_policy, load_processor
 from models.profile import Profile
@@ -77,10 +75,9 @@ def test_what_a_stage_teaches_is_what_every_reader_gets(family, opened, data, tm
     text = decoder(labels[labels != -100].tolist())
     row = dataset[0]
     assert text == row["completion"][0]["content"]
-    sizes = [ImageSize(*numbers) for numbers in json.loads(row["sizes"])]
-    answer = dialect.parse(text, sizes, grammar=model.grammar, answer_kind="box")
+    answer = dialect.parse(text, row["sizes"], grammar=model.grammar, answer_kind="box")
     assert answer.ok and answer.strict
-    sample = from_row(json.loads(row["sample"]))
+    sample = row["sample"]
     assert answer.box.xyxy == pytest.approx(sample.target.xyxy, abs=0.04)
     assert (answer.thought or "").strip() == (sample.thought if dialect.thinks else "")
     # what GRPO asks with (TRL lets the processor tokenize), what the labels follow, what evaluation asks with
@@ -110,7 +107,7 @@ def test_training_selection_and_evaluation_ask_with_the_same_tokens(data, tmp_pa
         path=str(tmp_path), dialect="qwen3_vl", system="Point at things.", prompt='Click "{instruction}".'
     )
     row = build_dataset(DataSpec(path=str(data)), spec, processor)[0]
-    sample = from_row(json.loads(row["sample"]))
+    sample = row["sample"]
     trained = encode(processor, [prompt_text(processor, row["prompt"])], [row["images"]])["input_ids"]
     local = LocalModel(model, processor, spec.image_first, system=spec.system)
     item = item_of(sample, "box", {})

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import read_samples, write_samples
-from grounding.sample import ImageRef, Sample, from_row
+from grounding.sample import ImageRef, Sample
 from grounding.targets import Absent, Point, Polygon
 from models.loading import load_processor
 from recipes.config import DataSpec, ModelSpec
@@ -39,17 +37,17 @@ def folder(tmp_path_factory):
 
 def test_a_row_holds_what_trainer_and_rewards_read(model, processor, folder):
     row = build_dataset(DataSpec(path=str(folder)), model, processor)[2]
-    sample = from_row(json.loads(row["sample"]))
+    sample = row["sample"]
     assert sample.id == "square-2"
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
     assert sample.instruction in row["prompt"][0]["content"][1]["text"]
     assert [image.size for image in row["images"]] == [(100, 70)]
-    (size,) = json.loads(row["sizes"])
+    (size,) = row["sizes"]
     # InternVL sees tiles of one size
     factor = 56 if model.dialect == "internvl" else 2 * processor.image_processor.patch_size
-    assert size[:2] == [100, 70]
-    assert size[2] % factor == size[3] % factor == 0
-    assert row["expect"] == "box"
+    assert (size.width, size.height) == (100, 70)
+    assert size.input_width % factor == size.input_height % factor == 0
+    assert row["answer_kind"] == "box"
     assert "completion" not in row
 
 
@@ -62,13 +60,13 @@ def test_the_instruction_may_stand_before_the_image(model, processor, folder):
 
 def test_the_completion_is_the_right_answer_in_the_models_words(model, processor, folder):
     row = build_dataset(DataSpec(path=str(folder)), model, processor, with_completion=True)[1]
-    sample = from_row(json.loads(row["sample"]))
+    sample = row["sample"]
     dialect = get_dialect(model.dialect)
     sizes = build_dataset(DataSpec(path=str(folder)), model, processor)[1]["sizes"]
     assert row["sizes"] == sizes
     text = row["completion"][0]["content"]
     assert sample.thought in text
-    answer = dialect.parse(text, [ImageSize(*numbers) for numbers in json.loads(sizes)], answer_kind="box")
+    answer = dialect.parse(text, sizes, answer_kind="box")
     assert answer.ok
     assert answer.strict
     assert answer.box.xyxy == pytest.approx(sample.target.xyxy, abs=0.01)
@@ -149,7 +147,7 @@ def test_what_the_recipe_asks_for_comes_first(model, processor, tmp_path, ask):
     rows = list(read_samples(folder / "train.jsonl"))
     write_samples(folder / "train.jsonl", [replace(rows[0], target=Absent()), rows[1]])
     dataset = build_dataset(DataSpec(path=str(folder), answer_kind=ask), model, processor)
-    assert [row["expect"] for row in dataset] == [ask or "box"] * 2
+    assert [row["answer_kind"] for row in dataset] == [ask or "box"] * 2
 
 
 def test_answers_without_a_thought_are_not_learned_in_silence(model, processor, tmp_path, caplog):

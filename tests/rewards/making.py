@@ -1,11 +1,9 @@
 """Samples, answers and batches for the tests of rewards."""
 
-import json
-
 from grounding.answer import Answer, ImageSize, Status
 from grounding.completion import render_completion
 from grounding.dialects import get_dialect
-from grounding.sample import ImageRef, Sample, to_row
+from grounding.sample import ImageRef, Sample
 from grounding.targets import Box, Point, Span
 
 TARGET = Box(0.2, 0.3, 0.6, 0.5)  # 0.4 wide, 0.2 high, center (0.4, 0.4)
@@ -38,8 +36,8 @@ UNREADABLE = [Answer(status) for status in (Status.NO_ANSWER, Status.MALFORMED, 
 
 def columns(samples, sizes=None, **more):
     """TRL's columns for a batch of samples."""
-    texts = [json.dumps([[s.width, s.height] for s in (sizes or sample.images)]) for sample in samples]
-    return {"sample": [json.dumps(to_row(s)) for s in samples], "sizes": texts, **more}
+    shown = [tuple(ImageSize(s.width, s.height) for s in (sizes or sample.images)) for sample in samples]
+    return {"sample": list(samples), "sizes": shown, **more}
 
 
 def call(function, completions, samples, **more):

@@ -66,7 +66,7 @@ SWAPPED = Answer(Status.OK, boxes=(Box(*ONE.xyxy, label="jug"), Box(*OTHER.xyxy,
 
 
 def of_text(name, text, target):
-    (function,) = build_rewards([name], "qwen3_vl", "bare", expect="box")
+    (function,) = build_rewards([name], "qwen3_vl", "bare", answer_kind="box")
     return call(function, [text], [a_sample(target)])[0]
 
 

@@ -60,7 +60,7 @@ HACKS = {
 @pytest.mark.parametrize("name", ONE_BOX)
 @pytest.mark.parametrize("hack", HACKS)
 def test_a_hack_earns_no_more_than_an_honest_wrong_answer(name, hack):
-    (function,) = build_rewards([name], "qwen3_vl", "think", expect="box")
+    (function,) = build_rewards([name], "qwen3_vl", "think", answer_kind="box")
     values = [
         call(function, [text] * 2, [a_sample(TARGET)] * 2)[0] for text in (HACKS[hack], write(WRONG), write(TARGET))
     ]
@@ -70,7 +70,7 @@ def test_a_hack_earns_no_more_than_an_honest_wrong_answer(name, hack):
 
 @pytest.mark.parametrize("name", ["matched_iou", "matched_objects", "detection_f1", "detection_map"])
 def test_where_several_are_asked_for_a_grid_earns_its_share_at_most(name):
-    (function,) = build_rewards([name], "qwen3_vl", "think", expect="boxes")
+    (function,) = build_rewards([name], "qwen3_vl", "think", answer_kind="boxes")
     sample = a_sample(Boxes((TARGET, Box(0.0, 0.0, 0.2, 0.2))))
     grid = call(function, [f"<think>look</think>{json_boxes(GRID)}"], [sample])[0]
     one_right = call(function, [f"<think>look</think>{json_boxes([TARGET])}"], [sample])[0]
@@ -192,7 +192,7 @@ def test_time_grows_linearly_with_the_text():
 
 def test_moving_a_whole_series_of_clicks_towards_the_center_is_monotone_through_text():
     """Through rendering and parsing too, not only for the pure function."""
-    (function,) = build_rewards(["gaussian_point"], "qwen3_vl", "think", expect="box")
+    (function,) = build_rewards(["gaussian_point"], "qwen3_vl", "think", answer_kind="box")
     steps = [Box(*(c + 0.03 * k for c in (0.44, 0.42)), *(c + 0.03 * k for c in (0.6, 0.62))) for k in range(8)]
     values = call(function, [write(box) for box in steps], [a_sample(TARGET)] * len(steps))
     assert all(before > after for before, after in pairwise(values))

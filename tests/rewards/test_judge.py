@@ -20,7 +20,7 @@ CHART = a_sample(TextBox("blue", (Box(0.1, 0.1, 0.2, 0.2),)))
 def judge(server, **params):
     given = {"url": server.url, "model": "judge", "timeout": 5.0, "retries": 1, "backoff": 0.01, **params}
     spec = {"name": "judged_equivalence", "params": given}
-    return build_rewards([spec], "qwen3_vl", "bare", expect="text_box")[0]
+    return build_rewards([spec], "qwen3_vl", "bare", answer_kind="text_box")[0]
 
 
 def said(*words):

@@ -191,7 +191,7 @@ def test_repetition_by_hand(text, expected):
 def test_a_pretty_printed_answer_does_not_repeat_itself(count):
     places = [{"bbox_2d": [x, 10, x + 50, 90], "label": "cup"} for x in range(0, 50 * count, 50)]
     text = f"<think>I see cups. They stand in a row.</think>\n```json\n{json.dumps(places, indent=2)}\n```"
-    (function,) = build_rewards(["repetition"], "qwen3_vl", "think", expect="boxes")
+    (function,) = build_rewards(["repetition"], "qwen3_vl", "think", answer_kind="boxes")
     assert call(function, [text, text.replace("They", "I see cups. They")], [a_sample()] * 2)[0] == 0.0
     assert call(function, [text.replace("They", "I see cups. They")], [a_sample()])[0] < 0.0
 
@@ -229,7 +229,7 @@ def test_grounded_thought_counts_distinct_places():
 
 
 def test_a_thought_left_open_is_not_paid():
-    (function,) = build_rewards(["grounded_thought"], "qwen3_vl", "think", expect="box")
+    (function,) = build_rewards(["grounded_thought"], "qwen3_vl", "think", answer_kind="box")
     assert call(function, ["<think>(3, 4)", "<think>(3, 4)</think>" + RIGHT], [a_sample()] * 2) == [0.0, 1.0]
 
 
@@ -292,7 +292,7 @@ WRITTEN = '<tool_call>{"name": "zoom", "arguments": {"point_2d": [%d, 500]}}</to
     ids=["in the thought", "nonsense", "answered with an error"],
 )
 def test_calls_that_were_only_written_pay_nothing(completion):
-    spread, when_right = build_rewards(["zoom_spread", "tool_when_right"], "qwen3_vl", "think", expect="box")
+    spread, when_right = build_rewards(["zoom_spread", "tool_when_right"], "qwen3_vl", "think", answer_kind="box")
     for function in (spread, when_right):
         assert call(function, [completion], [a_sample()]) == [0.0]
     executed = [[zoomed(0.1, 0.1)]]

@@ -130,7 +130,8 @@ def test_score_takes_a_recipes_list(folder, capsys):
         ('{"completion": "x"}', "answers.jsonl:1: key 'id' is missing"),
         ('{"id": "three", "completion": "x"}', "answers.jsonl:1: the data has no sample 'three'"),
         ('{"id": "one", "completion": 3}', "answers.jsonl:1: `completion` is a text"),
-        ('{"id": "one", "completion": "x", "sizes": [[1]]}', "sample 'one': column 'sizes'"),
+        ('{"id": "one", "completion": "x", "sizes": [[1]]}', "answers.jsonl:1: 'sizes' is not"),
+        ('{"id": "one", "completion": "x", "sizes": [[0, 9]]}', "answers.jsonl:1: 'sizes' is not"),
     ],
 )
 def test_a_broken_line_is_named(folder, capsys, line, message):

@@ -1,13 +1,10 @@
 """Rewards tried before a training: what is shown, and what is found."""
 
-import json
-
 import pytest
 
 from grounding.answer import ImageSize
 from grounding.dialects import DIALECTS, get_dialect
 from grounding.errors import FoveaError, UsageError
-from grounding.sample import to_row
 from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, TextBox
 from rewards import REWARDS
 from rewards.compose import build_rewards
@@ -20,13 +17,13 @@ TARGETS = [TARGET, POLYGON, Point(0.2, 0.3), Boxes((TARGET,)), Points((Point(0.2
 TARGETS += [TextBox("B", (TARGET,)), Absent()]
 
 
-def row(target=TARGET, expect=None, **more):
+def row(target=TARGET, answer_kind=None, **more):
     sample = a_sample(target, **({"meta": {"duration": 9.0}} if isinstance(target, Span) else {}))
     return {
         "prompt": PROMPT,
-        "sample": json.dumps(to_row(sample)),
-        "sizes": json.dumps([[200, 100]]),
-        "expect": expect or sample.answer_kind,
+        "sample": sample,
+        "sizes": (ImageSize(200, 100),),
+        "answer_kind": answer_kind or sample.answer_kind,
         "images": ["never looked at"],
         **more,
     }
@@ -97,7 +94,7 @@ def test_a_target_a_reward_cannot_score_is_found():
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 def test_every_dialect_answers_in_its_own_words(dialect):
     kinds = get_dialect(dialect).kinds
-    expect = "box" if "box" in kinds else "point"
-    (trial,) = tried("click_in_box", grammar="bare", dialect=dialect, rows=[row(expect=expect)])
+    asked = "box" if "box" in kinds else "point"
+    (trial,) = tried("click_in_box", grammar="bare", dialect=dialect, rows=[row(answer_kind=asked)])
     assert (trial.right, trial.wrong, trial.unreadable) == (1.0, 0.0, 0.0)
-    assert get_dialect(dialect).render(Box(0, 0, 1, 1) if expect == "box" else Point(0, 0), [ImageSize(9, 9)])
+    assert get_dialect(dialect).render(Box(0, 0, 1, 1) if asked == "box" else Point(0, 0), [ImageSize(9, 9)])
