@@ -84,6 +84,8 @@ def pseudo_queries(args: Namespace) -> Iterator[Item | Sample | Reject]:
                 instruction=query,
                 target=box,
                 source="pseudo_queries",
+                thought=None,  # what leads to the detection leads not to this box
+                turns=(),
                 meta={"category": box.label},
             )
             yield carry(sample, args.root, split)

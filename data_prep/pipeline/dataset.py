@@ -95,7 +95,10 @@ def carry(sample: Sample, root: Path, split: Split) -> Item:
 
 
 def derived(sample: Sample, prefix: str, asked: str, target: Target, *, source: str, **meta: str) -> Sample:
-    """A sample of another task about the same images: `prefix` begins its id, `meta` joins that of `sample`."""
+    """A sample of another task about the same images: `prefix` begins its id, `meta` joins that of `sample`.
+
+    The thought and the calls that lead to the old answer stay behind.
+    """
     return replace(
         sample,
         id=f"{prefix}-{sample.id}",
@@ -103,6 +106,7 @@ def derived(sample: Sample, prefix: str, asked: str, target: Target, *, source: 
         target=target,
         source=source,
         thought=None,
+        turns=(),
         meta={**sample.meta, **meta},
     )
 

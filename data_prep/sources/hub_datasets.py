@@ -37,12 +37,12 @@ import json
 import string
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import yaml
+from pydantic import Field, model_validator
 
 from data_prep import SPLITS, Item, Reject, Split, source
 from data_prep.pipeline import spaces
@@ -64,6 +64,7 @@ from data_prep.pipeline.spaces import Spaces
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
+from grounding.settings import Section
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox
 
 
@@ -93,7 +94,7 @@ def _mapping(args: Namespace) -> Mapping:
         content = yaml.safe_load(require(args.mapping).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise UsageError(f"{args.mapping}: {error}") from error
-    return load_mapping(content, str(args.mapping))
+    return Mapping.from_mapping(content, f"{args.mapping}:")
 
 
 def _inputs(args: Namespace) -> list[Path]:
@@ -149,38 +150,40 @@ _POINT_FORMATS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "xy": lambda x, y: (x, y),
     "yx": lambda y, x: (x, y),
 }
-_KINDS = ("box", "boxes", "point", "points", "span", "text_box", "absent")
 
 
-@dataclass(frozen=True)
-class TargetMapping:
+class TargetMapping(Section):
     """Where the target stands and how it is written."""
 
-    kind: str
+    kind: Literal["box", "boxes", "point", "points", "span", "text_box", "absent"]
     column: str = ""
-    fields: list[str] = field(default_factory=list)
+    fields: tuple[str, ...] = ()
     format: str = ""
     unit: Any = "pixel"
     text: str = ""
     image: Any = None
 
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"target.kind {self.kind!r}{nearest(self.kind, list(_KINDS))}")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         count = 2 if self.kind.startswith(("point", "span")) else 4
-        if self.fields and (not isinstance(self.fields, list) or len(self.fields) != count):
-            raise ValueError(f"target.fields {self.fields!r}: a {self.kind} has {count} numbers")
+        if self.fields and len(self.fields) != count:
+            raise ValueError(f"fields {list(self.fields)!r}: a {self.kind} has {count} numbers")
         if self.kind != "absent" and not self.column and not self.fields:
-            raise ValueError("target.column or target.fields must say where the numbers stand")
+            raise ValueError("column or fields must say where the numbers stand")
         if self.kind in ("boxes", "points", "text_box") and not self.column:
-            raise ValueError(f"target.column must name the list of {self.kind}")
+            raise ValueError(f"column must name the list of {self.kind}")
         formats: list[str] = list(_POINT_FORMATS if self.kind.startswith("point") else _BOX_FORMATS)
         if self.format and self.format not in formats:
-            raise ValueError(f"target.format {self.format!r}{nearest(self.format, formats)}")
-        if isinstance(self.unit, bool) or (self.unit != "pixel" and self.unit not in _UNITS):
-            float(self.unit)
+            raise ValueError(f"format {self.format!r}{nearest(self.format, formats)}")
+        if (
+            self.unit != "pixel"
+            and self.unit not in _UNITS
+            and (isinstance(self.unit, bool) or not _positive(self.unit))
+        ):
+            raise ValueError(f"unit {self.unit!r} is none of pixel, {', '.join(_UNITS)}, and no number above 0")
         if self.kind == "text_box" and not self.text:
-            raise ValueError("target.text must name the answer's column")
+            raise ValueError("text must name the answer's column")
+        return self
 
     def read(self, row: dict[str, Any], images: Sequence[ImageRef], spaces: Spaces) -> Target:
         """The target of a row, canonical. Raises Rejected or KeyError."""
@@ -251,8 +254,7 @@ class TargetMapping:
         return point_from_xy(place, width, height, image=index, slack=slack)
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(Section):
     """A checked mapping; the attributes are the keys of the YAML file."""
 
     name: str
@@ -260,16 +262,17 @@ class Mapping:
     instruction: str
     target: TargetMapping
     license: str = "unknown"
-    files: list[str] = field(default_factory=list)
-    hub: dict[str, Any] = field(default_factory=dict)
-    split: Any = "train"
+    files: tuple[str, ...] = ()
+    hub: dict[str, Any] = Field({})
+    split: str | dict[str, str] = "train"
     image_folder: str = "."
     each: str | None = None
-    where: dict[str, Any] = field(default_factory=dict)
+    where: dict[str, Any] = Field({})
     thought: str | None = None
-    meta: list[str] = field(default_factory=list)
+    meta: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if bool(self.files) == bool(self.hub):
             raise ValueError("give either files or hub")
         if isinstance(self.split, str) and _split_of(self.split) is None:
@@ -278,6 +281,7 @@ class Mapping:
             list(string.Formatter().parse(self.instruction))
         if self.hub.get("trust_remote_code"):
             raise ValueError("hub.trust_remote_code: code of a data set is never run")
+        return self
 
     def explode(self, rows: Iterable[Row]) -> Iterator[Row]:
         """(row, row with an element's fields) for each element of the column `each` that `where` asks for."""
@@ -342,29 +346,11 @@ def _split_of(name: str) -> Split | None:
     return next((split for prefix, split in names.items() if name.lower().startswith(prefix)), None)
 
 
-def load_mapping(content: Any, where: str) -> Mapping:
-    """Check a mapping.
-
-    Raises:
-        UsageError: naming the key that is unknown, missing or wrong.
-    """
+def _positive(value: Any) -> bool:
     try:
-        return _build(Mapping, {**content, "target": _build(TargetMapping, content.get("target"), "target.")}, "")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{where}: {error}") from error
-
-
-def _build(cls: Any, content: Any, prefix: str) -> Any:
-    if not isinstance(content, dict):
-        raise ValueError(f"{prefix.rstrip('.') or 'the file'} must be a mapping")
-    known = {f.name: f for f in fields(cls)}
-    for key in content:
-        if key not in known:
-            raise ValueError(f"unknown key {prefix}{key}{nearest(str(key), list(known))}")
-    for name, spec in known.items():
-        if name not in content and spec.default is MISSING and spec.default_factory is MISSING:
-            raise ValueError(f"key {prefix}{name} is missing")
-    return cls(**{key: value for key, value in content.items() if value is not None})
+        return not isinstance(value, bool) and float(value) > 0
+    except (TypeError, ValueError):
+        return False
 
 
 def lookup(row: Any, column: str) -> Any:

@@ -75,8 +75,8 @@ def test_an_object_without_fields_is_asked_about(tmp_path):
     ("target", "word"),
     [
         ({"kind": "box", "fields": ["x", "y"]}, "a box has 4 numbers"),
-        ({"kind": "box"}, "target.column or target.fields"),
-        ({"kind": "boxes", "fields": XYWH}, "target.column must name the list"),
+        ({"kind": "box"}, "target: column or fields must say"),
+        ({"kind": "boxes", "fields": XYWH}, "target: column must name the list"),
         ({"kind": "box", "column": "b", "feilds": XYWH}, "fields"),
     ],
 )

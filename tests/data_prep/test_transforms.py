@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.geometry import iou
 from grounding.io import read_samples, write_samples
-from grounding.sample import ImageRef, Sample
+from grounding.sample import ImageRef, Sample, ToolTurn
 from grounding.targets import Absent, Box, Boxes, Point, TextBox
 from grounding.wording import read_places
 from tests.data_prep.helpers_data import convert, parse, reasons, write_picture
@@ -214,3 +215,17 @@ def test_a_model_is_asked_about_places_in_its_own_numbers(tmp_path, dialect, pla
     for sample in samples:
         told = get_dialect(dialect).prompt(sample.instruction, "text_box", "bare", (ImageSize(100, 50, 200, 100),))
         assert place in told and "0.400" not in told
+
+
+@pytest.mark.parametrize("name", ["absent_targets", "corrupted_pairs", "query_inference", "pseudo_queries"])
+def test_what_led_to_the_old_answer_does_not_lead_to_the_new(tmp_path, name):
+    root = dataset(
+        tmp_path, [("a.png", "the red dog", box(0.1, 0.1, "dog")), ("b.png", "a cat", box(0.5, 0.5, "cat"))]
+    )
+    rows = [
+        replace(sample, thought="I look for it.", turns=(ToolTurn("zoom", box(0.0, 0.0)),))
+        for sample in read_samples(root / "train.jsonl")
+    ]
+    write_samples(root / "train.jsonl", rows)
+    items, _ = convert(name, root)
+    assert items and all(item.sample.thought is None and not item.sample.turns for item in items)
