@@ -27,8 +27,30 @@ _SMALL_PNG = 12_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
+class SaidTurn:
+    """A turn before the answer: what was said, asked for and shown.
+
+    Attributes:
+        region: where to, as something to draw; None for a call without a place, or of another image.
+        shown: what the tool showed, without pixels where the page has no room for them; None where it showed nothing.
+        reply: what the model was told.
+    """
+
+    text: str
+    tool: str
+    region: Shape | None
+    shown: Picture | None
+    reply: str
+    error: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
-    """What the model of one evaluation answered to one question; `distance` as in `places.distance`."""
+    """What the model of one evaluation answered to one question; `distance` as in `places.distance`.
+
+    Attributes:
+        turns: those before the answer, where it may call tools.
+    """
 
     verdict: str
     strict: bool
@@ -39,6 +61,7 @@ class Said:
     words: str
     thought: str
     output: str
+    turns: tuple[SaidTurn, ...] = ()
 
     @property
     def rank(self) -> float:
@@ -120,9 +143,13 @@ def gallery(evaluations: Sequence[Evaluation], main: int) -> Gallery:
                 picture=picture,
                 truth=places.right_places(row, image),
                 truth_words=places.words(row["truth"]),
-                answers=tuple(_said(rows.get(row["id"]), image) for rows in asked),
+                answers=tuple(
+                    _said(rows.get(row["id"]), image, root if picture is not None and picture.uri else None)
+                    for rows in asked
+                ),
             )
         )
+        spent += sum(len(turn.shown.uri) for said in cards[-1].answers if said for turn in said.turns if turn.shown)
     if full:
         notes.append(f"{full} screens are drawn without their pixels, to keep the page small enough to send around.")
     if unread:
@@ -145,7 +172,7 @@ def clip(text: object, most: int = MAX_TEXT) -> str:
     return words if len(words) <= most else f"{words[:most]} … ({len(words) - most} more characters)"
 
 
-def _said(row: Mapping[str, Any] | None, image: int) -> Said | None:
+def _said(row: Mapping[str, Any] | None, image: int, root: Path | None) -> Said | None:
     if row is None:
         return None
     return Said(
@@ -158,7 +185,19 @@ def _said(row: Mapping[str, Any] | None, image: int) -> Said | None:
         words=places.words(row["prediction"]),
         thought=clip(row["prediction"].get("thought")),
         output=clip(row.get("output")),
+        turns=tuple(_turn(row, turn, image, root) for turn in row.get("turns") or () if turn["tool"]),
     )
+
+
+def _turn(row: Mapping[str, Any], turn: Mapping[str, Any], image: int, root: Path | None) -> SaidTurn:
+    region, shown, own = turn["region"], turn["shown"], int(turn["image"])
+    drawn = None
+    if region is not None and own == image:
+        drawn = Shape("box" if len(region) == 4 else "point", tuple(region))
+    picture = None
+    if shown is not None and own < len(row["images"]):
+        picture = embed(root, row["images"][own]["path"], *places.size(row, own), part=shown)
+    return SaidTurn(clip(turn["text"]), turn["tool"], drawn, picture, clip(turn["reply"]), bool(turn["error"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +215,20 @@ def fit(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def embed(root: Path | None, path: str, width: int, height: int) -> Picture:
-    """The image as a picture of the page; without its pixels when the file cannot be read or is not as stated."""
-    empty = Picture(*fit(width, height))
+def embed(
+    root: Path | None, path: str, width: int, height: int, part: Sequence[float] = (0.0, 0.0, 1.0, 1.0)
+) -> Picture:
+    """The image, or a part of it (canonical xyxy), as a picture of the page; without its pixels when the file cannot
+    be read or is not as stated."""
+    pixels = [round(value * side) for value, side in zip(part, (width, height) * 2, strict=True)]
+    empty = Picture(*fit(max(1, pixels[2] - pixels[0]), max(1, pixels[3] - pixels[1])))
     if root is None:
         return empty
     try:
         image = open_image(root, ImageRef(path, width, height))
     except (FoveaError, ValueError):
         return empty
+    image = image.crop(tuple(pixels)) if tuple(pixels) != (0, 0, *image.size) else image
     return Picture(*fit(*image.size), uri=data_uri(image))
 
 

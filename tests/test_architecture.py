@@ -22,7 +22,13 @@ MAY_IMPORT = {
     "models": {"grounding", "attention"},  # shared prompts set the attention
     "credit": {"grounding", "attention", "models"},  # its commands load a policy
     "tools": {"grounding", "rewards", "models"},  # executed calls are what rewards read; replies become tokens
-    "benchmarks": {"grounding", "models", "attention", "data_prep"},  # held-out screens and pages come from data_prep
+    "benchmarks": {
+        "tools",
+        "grounding",
+        "models",
+        "attention",
+        "data_prep",
+    },  # held-out screens and pages come from data_prep
     "reports": {"grounding", "rewards", "benchmarks"},  # the same monitor and the same intervals as everywhere
     "recipes": {"grounding", "rewards", "attention", "credit", "models", "data_prep", "benchmarks", "tools"},
     "train.py": {"grounding", "rewards", "credit", "models", "data_prep", "recipes", "reports"},

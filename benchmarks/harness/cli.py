@@ -104,6 +104,9 @@ def _run_parser(prog: str) -> argparse.ArgumentParser:
     model.add_argument("--top-p", type=float, default=1.0)
     model.add_argument("--seed", type=int, default=0)
     model.add_argument("--method", help="inference-time method, or several: outer+inner (see docs/evaluation.md)")
+    model.add_argument(
+        "--tools", help="what it may call before it answers: zoom, or several, or a recipe's file (see docs/tools.md)"
+    )
     model.add_argument("--restart", action="store_true", help="forget answers already in --out")
 
     file = parser.add_argument_group("who answers: a predictions file")
@@ -263,6 +266,8 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
         system=args.system,
     )
     _check_backend(args, profile)
+    if args.tools and args.method:
+        raise UsageError("--method asks for single answers: leave it out with --tools")
     # SciPy: a second that the wrong name of a model should not cost
     from benchmarks.harness.test_time import methods  # noqa: PLC0415
 
@@ -327,8 +332,8 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
 
 
 _NOT_FOR: dict[str, tuple[str, ...]] = {  # flags that a backend does not know; ignoring one would be a wrong result
-    "--endpoint": ("device", "dtype", "attn", "allow_pickle", "trust_remote_code", "backend"),
-    "--backend vllm": ("device", "attn", "allow_pickle"),
+    "--endpoint": ("tools", "device", "dtype", "attn", "allow_pickle", "trust_remote_code", "backend"),
+    "--backend vllm": ("tools", "device", "attn", "allow_pickle"),
 }
 
 

@@ -144,7 +144,10 @@ def answer_items(
         def progress(batch: Sequence[BenchmarkItem], lines: Sequence[Generated]) -> None:
             nonlocal right, answered
             by_id = {item.id: item for item in batch}
-            pairs = [(by_id[g.id], read_output(g.output, by_id[g.id], reading, g.seen).prediction) for g in lines]
+            pairs = [
+                (by_id[g.id], read_output(g.output, by_id[g.id], reading, g.seen, episode=g.episode).prediction)
+                for g in lines
+            ]
             verdicts = benchmark.judge([item for item, _ in pairs], [p for _, p in pairs], rule)
             right += sum(v.correct for v in verdicts)
             answered += sum(not v.skipped for v in verdicts)
@@ -180,9 +183,8 @@ def replies_of(
             line = generated.get((item.id, rollout))
             if line is None:
                 raise UsageError(f"{out}: item {item.id!r} has no answer yet; run the same command again")
-            replies.append(
-                (item, read_output(line.output, item, reading, line.seen, rollout=rollout, cost=line.cost))
-            )
+            told = {"rollout": rollout, "cost": line.cost, "episode": line.episode}
+            replies.append((item, read_output(line.output, item, reading, line.seen, **told)))
     return replies
 
 

@@ -57,11 +57,14 @@ class Output:
         text: as the model wrote it, special tokens kept, end of sequence removed.
         seen: (width, height) of each image after the processor's resizing; empty when not known.
         cost: {"tokens": generated, "passes": calls of the model this answer took}.
+        episode: of an answer in several turns, `turns` (what was said, called and shown) and `frame` (what the
+            numbers of `text` are of: a crop; None for the whole image).
     """
 
     text: str
     seen: tuple[tuple[int, int], ...] = ()
     cost: dict[str, int] = field(default_factory=dict)
+    episode: dict[str, Any] | None = None
 
 
 class Backend(Protocol):
@@ -93,6 +96,7 @@ class Generated:
     output: str
     seen: tuple[tuple[int, int], ...]
     cost: dict[str, int]
+    episode: dict[str, Any] | None = None
 
 
 def plan(items: Sequence[BenchmarkItem], batch_size: int, batch_tokens: int) -> list[list[BenchmarkItem]]:
@@ -170,7 +174,7 @@ def generate(
                 requests = [Request(text_of(item), load_images(item, root)) for item in batch]
                 answers = backend.generate(requests, decoding, decoding.seed + index)
                 lines = [
-                    Generated(item.id, rollout, output.text, output.seen, output.cost)
+                    Generated(item.id, rollout, output.text, output.seen, output.cost, output.episode)
                     for item, outputs in zip(batch, answers, strict=True)
                     for rollout, output in enumerate(outputs)
                 ]
@@ -186,7 +190,9 @@ def read_generations(folder: Path) -> dict[tuple[str, int], Generated]:
     for row in (row for file in _files(folder) for row in read_journal(file)):
         item, _, rollout = row["id"].rpartition("#")
         seen = tuple((w, h) for w, h in row["seen"])
-        found[item, int(rollout)] = Generated(item, int(rollout), row["output"], seen, row["cost"])
+        found[item, int(rollout)] = Generated(
+            item, int(rollout), row["output"], seen, row["cost"], row.get("episode")
+        )
     return found
 
 
@@ -206,7 +212,8 @@ def _name(process: int) -> str:
 
 
 def _row(line: Generated) -> dict[str, Any]:
-    return {"id": f"{line.id}#{line.rollout}", "output": line.output, "seen": line.seen, "cost": line.cost}
+    row = {"id": f"{line.id}#{line.rollout}", "output": line.output, "seen": line.seen, "cost": line.cost}
+    return row if line.episode is None else {**row, "episode": line.episode}
 
 
 def _check(folder: Path, header: Mapping[str, Any]) -> None:

@@ -11,18 +11,22 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from omegaconf import OmegaConf
 
+from benchmarks.harness.backends.episode_model import EpisodeModel
 from benchmarks.harness.backends.generate import Backend
 from benchmarks.harness.backends.local_model import LocalModel
 from benchmarks.harness.backends.served_model import MIN_PIXELS, EndpointBackend
 from benchmarks.harness.backends.vllm_model import VllmModel
 from benchmarks.harness.items import BenchmarkItem
 from grounding.completion import check_grammar
+from grounding.errors import UsageError
 from grounding.fingerprint import data_fingerprint, model_fingerprint
 from grounding.redact import redact
 from models.chat_client import key_from
 from models.loading import load_policy
 from models.profile import Profile
+from tools.section import ToolsConfig
 
 
 def processes() -> tuple[tuple[int, int], Callable[[], None]]:
@@ -61,6 +65,8 @@ def _fingerprint(
     if args.endpoint:
         return {**found, "endpoint": redact(args.endpoint), "model": {"name": args.model}}
     found["model"] = model_fingerprint(args.model)
+    if isinstance(backend, EpisodeModel):
+        found["tools"], backend = backend.toolbox.config.model_dump(mode="json"), backend.inner
     if isinstance(backend, LocalModel):
         config = backend.model.config
         return {
@@ -110,6 +116,25 @@ def open_backend(args: argparse.Namespace, profile: Profile, source: str | None)
         allow_pickle=args.allow_pickle,
         trust_remote_code=args.trust_remote_code,
     )
-    return LocalModel(
+    local = LocalModel(
         model, processor, profile.image_first, system=profile.system, grammar=check_grammar(profile.grammar)
     )
+    return local if args.tools is None else EpisodeModel(local, tools_of(args.tools), profile)
+
+
+def tools_of(given: str) -> ToolsConfig:
+    """The tools a flag asks for: names, a mapping in YAML's short form, or a recipe's file, whose last tools count.
+
+    Raises:
+        UsageError: no such tool, key or file, or a recipe without tools.
+    """
+    if not given.endswith((".yaml", ".yml")):
+        return ToolsConfig.from_given(OmegaConf.to_container(OmegaConf.create(given)) if "{" in given else given)
+    file = Path(given)
+    if not file.is_file():
+        raise UsageError(f"--tools {given}: no such file")
+    stages = OmegaConf.to_container(OmegaConf.load(file)).get("stages") or []
+    found = [stage["tools"] for stage in stages if stage.get("tools")]
+    if not found:
+        raise UsageError(f"--tools {given}: no stage of this recipe has tools")
+    return ToolsConfig.from_given(found[-1])

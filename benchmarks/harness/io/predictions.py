@@ -32,6 +32,7 @@ from benchmarks.harness.io.row_files import KEY, Place, Row, row_at
 from benchmarks.harness.items import DIGITS, MISSING, XY, BenchmarkItem, Prediction, from_answer, sizes_of
 from benchmarks.harness.scoring import masks
 from grounding.answer import ImageSize, Status
+from grounding.crops import Crop
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
 
@@ -203,8 +204,13 @@ def read_output(
     *,
     rollout: int = 0,
     cost: dict[str, int] | None = None,
+    episode: dict[str, Any] | None = None,
 ) -> ItemReply:
-    """A raw output, parsed by the declared dialect with what the benchmark asks for."""
+    """A raw output, parsed by the declared dialect with what the benchmark asks for.
+
+    Args:
+        episode: of an answer in several turns (`Output.episode`), whose numbers may be of a crop.
+    """
     dialect = get_dialect(reading.dialect)
     in_parts = dialect.space.scale is not None or bool(seen)
     if item.answer_kind != "span" and in_parts != (item.frame == "unit") and not all(p.known for p in item.images):
@@ -213,9 +219,15 @@ def read_output(
             "known; put the images into the data folder"
         )
     sizes = sizes_of(item, seen) or (ImageSize(1, 1),)
+    frame = (episode or {}).get("frame")
+    if frame is not None:
+        sizes = (ImageSize(*frame["size"]),)
     answer = dialect.parse(output, sizes, grammar=reading.grammar, answer_kind=item.answer_kind)
+    if frame is not None:
+        answer = Crop(frame["image"], tuple(frame["pixels"]), *frame["of"]).answer(answer)
     prediction = from_answer(answer, item)
-    return ItemReply(prediction, output, rollout, seen or (), cost=cost or {})
+    turns = None if episode is None else episode["turns"]
+    return ItemReply(prediction, output, rollout, seen or (), cost=cost or {}, turns=turns)
 
 
 def _seen(value: Any, item: BenchmarkItem, where: str) -> Sizes | None:

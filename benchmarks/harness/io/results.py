@@ -12,6 +12,9 @@ A line of `results.jsonl` (coordinates canonical: [0, 1] of the original image, 
                     "absent": false, "thought": "..."},
      "correct": true, "value": 0.83, "skipped": false}
 
+An answer in several turns has one key more, `turns`: for each the text, the tool called, its region and what was
+shown (both canonical), the reply, and whether the call was refused.
+
 `frame` is "unit" unless the size of an image is unknown; then coordinates stay in pixels and it says "pixel".
 `prediction` is what was read, whether in range or not; nothing is clamped.
 """
@@ -40,6 +43,7 @@ class ItemReply:
         seen: [width, height] of each image as the model was shown it; empty when not known.
         missing: the predictions file has no line for the item.
         cost: tokens generated, forward passes, ... summed into `metrics.json`.
+        turns: of an answer in several turns, each as it was said, called and shown; None for a single one.
     """
 
     prediction: Prediction
@@ -48,6 +52,7 @@ class ItemReply:
     seen: tuple[tuple[int, int], ...] = ()
     missing: bool = False
     cost: dict[str, int] = field(default_factory=dict)
+    turns: list[dict[str, Any]] | None = None
 
 
 def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[str, Any]:
@@ -107,6 +112,7 @@ def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[
         "correct": verdict.correct,
         "value": verdict.value,
         "skipped": verdict.skipped,
+        **({} if reply.turns is None else {"turns": reply.turns}),
     }
 
 

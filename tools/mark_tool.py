@@ -8,7 +8,7 @@ from grounding.crops import Crop
 from grounding.errors import UsageError
 from grounding.targets import Box
 from tools import TOOLS, CallRefused, Shown, Tool, ToolCall, ToolView
-from tools.zoom import enlarged
+from tools.zoom_tool import enlarged
 
 
 @TOOLS.register("mark")
