@@ -1,7 +1,7 @@
 """Remove secrets from text that is kept or shown: configurations, command lines, addresses, messages.
 
-A secret is recognized by the name before it (`api_key`, but not `api_key_env`, which names a variable; `hub_token`, but
-not `eos_token`), by its place in an address, or by the prefix of well-known keys.
+A secret is recognized by the name before it (`api_key`, but not `api_key_env`, which names a variable; `hub_token`,
+but not `eos_token`), by its place in an address, or by the prefix of well-known keys.
 """
 
 from __future__ import annotations
