@@ -18,9 +18,9 @@ from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.io import open_image
 from grounding.sample import Sample
-from models.asking import encode, messages, prompt_text, question
 from models.loading import SeenSizes, load_policy
 from models.profile import read_profile
+from models.prompting import encode, messages, prompt_text, question
 from models.sampling import generation_config
 
 SUFFIXES = (".jsonl", ".parquet")

@@ -33,8 +33,8 @@ from grounding.decoding import Decoder
 from grounding.fingerprint import model_fingerprint
 from grounding.geometry import point_in_box
 from grounding.io import open_image, read_samples, replacing
-from models.asking import question
 from models.loading import load_policy
+from models.prompting import question
 from models.sampling import generation_config
 from recipes.config import load_recipe
 from tools import Shown, ToolCall, ToolView

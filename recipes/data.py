@@ -35,8 +35,8 @@ from grounding.dialects import Dialect, get_dialect
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.io import open_image, read_samples, row_of
 from grounding.sample import Sample, from_row, to_row
-from models.asking import messages, prompt_text, question
 from models.loading import SeenSizes
+from models.prompting import messages, prompt_text, question
 from recipes.config import DataSpec, ModelSpec
 from recipes.taught import TAUGHT, collate_taught
 from tools.teaching import teach

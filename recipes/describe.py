@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from grounding.completion import check_grammar
-from models.asking import encode
 from models.loading import load_config, load_processor
+from models.prompting import encode
 from recipes.checks import import_packages
 from recipes.config import DataSpec
 from recipes.data import build_dataset, example, stored, whole_rows

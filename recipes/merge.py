@@ -20,8 +20,8 @@ from transformers.trainer_utils import align_special_tokens
 
 from grounding.errors import FoveaError
 from grounding.io import replacing
-from models.asking import encode, messages, prompt_text
 from models.loading import load_config, load_policy, save_policy
+from models.prompting import encode, messages, prompt_text
 from recipes.stage import Job
 
 # What a checkpoint holds besides the model.

@@ -25,9 +25,9 @@ from trl import GRPOConfig
 
 from data_prep.screens.generated import example
 from grounding.decoding import Decoder
-from models.asking import encode, messages, prompt_text, question
 from models.loading import SeenSizes, load_policy
 from models.profile import read_profile
+from models.prompting import encode, messages, prompt_text, question
 from models.sampling import generation_config
 from recipes.grpo import FoveaGRPOTrainer
 from rewards.compose import build_rewards, read_specs, weights

@@ -22,7 +22,7 @@ from grounding.decoding import Decoder
 from grounding.errors import FoveaError
 from grounding.fingerprint import derived
 from grounding.journal import Journal, read_journals
-from models.asking import encode, prompt_text
+from models.prompting import encode, prompt_text
 from models.sampling import generation_config
 from recipes.checks import check_training
 from recipes.data import Stored, build_dataset, stored, whole_rows

@@ -9,8 +9,8 @@ from PIL import Image
 
 from grounding.completion import check_grammar
 from grounding.dialects import get_dialect
-from models.asking import messages, prompt_text
 from models.profile import Profile
+from models.prompting import messages, prompt_text
 from models.viewing import PictureSizes
 from tools.episode import ToolEpisode, ToolReply
 from tools.protocols import content_of, end_of_turn, protocol_for

@@ -29,8 +29,8 @@ from benchmarks.harness.scoring.intervals import Scoreboard
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError
 from grounding.wording import read_places
-from models.asking import question
 from models.profile import Profile
+from models.prompting import question
 
 _BATCH = 1024  # answers judged at a time
 

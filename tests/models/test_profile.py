@@ -7,8 +7,8 @@ import json
 import pytest
 
 from grounding.errors import UsageError
-from models.asking import messages
 from models.profile import Profile, read_profile
+from models.prompting import messages
 
 
 def folder(tmp_path, **told):

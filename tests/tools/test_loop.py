@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from grounding.decoding import Decoder
 from grounding.errors import UsageError
 from grounding.targets import Box
-from models.asking import question
 from models.loading import load_policy, load_processor
 from models.profile import Profile, read_profile
+from models.prompting import question
 from models.sampling import generation_config
 from tests.recipes.families import make_family
 from tests.recipes.tiny import make_model

@@ -17,8 +17,8 @@ from attention.visual import merge_size
 from benchmarks.harness.backends.generate import Decoding, Output, Request
 from grounding.completion import Grammar
 from grounding.decoding import Decoder
-from models.asking import encode, messages, prompt_text
 from models.loading import SeenSizes, processor_sizes
+from models.prompting import encode, messages, prompt_text
 from models.sampling import generation_config
 from models.sharing import share_images, share_prefill
 

@@ -10,8 +10,8 @@ from benchmarks.harness.backends.generate import Decoding, Output, Request
 from grounding.completion import Grammar
 from grounding.decoding import Decoder
 from grounding.errors import UsageError
-from models.asking import messages, prompt_text
 from models.loading import SeenSizes, load_processor
+from models.prompting import messages, prompt_text
 
 
 class VllmModel:

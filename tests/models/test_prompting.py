@@ -16,9 +16,9 @@ from benchmarks.harness.io.data_sets import item_of
 from grounding.answer import ImageSize
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
-from models.asking import encode, prompt_text, question
 from models.loading import load_policy, load_processor
 from models.profile import Profile
+from models.prompting import encode, prompt_text, question
 from models.sampling import forget_published, generation_config
 from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset
