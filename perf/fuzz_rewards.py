@@ -219,13 +219,13 @@ def value_of(entry: Reward, answer: Answer, sample: Sample, text: str, dialect: 
             extras[need] = range(len(text))
         elif need == "places":
             extras[need] = dialect.read_thought(answer.thought or "", SIZES)
-        elif need == "executed_calls?":
-            extras["executed_calls"] = None
+        elif need in ("executed_calls?", "turns?"):
+            extras[need.removesuffix("?")] = None
     params = {"enough": 3} if "enough" in entry.params else {}
     return float(entry([answer] * 2, sample)[0] if entry.group else entry(answer, sample, **extras, **params))
 
 
-ACCURACY = ("abstention", "box", "point", "many", "ranked", "span", "text")
+ACCURACY = ("box", "point", "detection", "span", "text")  # families; and `abstention`
 SWARM = 0.1  # a swarm of N boxes may earn the share of it that is right where several were asked for
 
 
@@ -242,7 +242,8 @@ def check(rng: random.Random, kind: str, n: int, tally: FuzzTally) -> None:
     asked = {"polygon": "box", "absent": "box", "choice": "text_box"}.get(kind, kind)
     expect = rng.choice((asked, asked, None))
     rewards = usable(kind)
-    honest = {e.name: value_of(e, TARGETS[kind][1], sample, "", dialect) for e in rewards if e.family in ACCURACY}
+    accurate = [e for e in rewards if e.family in ACCURACY or e.name == "abstention"]
+    honest = {e.name: value_of(e, TARGETS[kind][1], sample, "", dialect) for e in accurate}
     for _ in range(n):
         name, text = completion(rng, dialect, sample.target)
         if name == "in the thought" and grammar == "bare" and "</think>" not in text:
@@ -265,7 +266,9 @@ def check(rng: random.Random, kind: str, n: int, tally: FuzzTally) -> None:
             if not (math.isfinite(value) and low <= value <= high):
                 tally.fail(entry.name, text, f"{value} is outside [{low}, {high}]")
             if entry.name in honest and (not answer.ok or name in HACKS):
-                most = honest[entry.name] + (SWARM if name == "swarm of boxes" and entry.family == "many" else 1e-9)
+                most = honest[entry.name] + (
+                    SWARM if name == "swarm of boxes" and entry.family == "detection" else 1e-9
+                )
                 if value > most and not (kind == "absent" and answer.absent):
                     tally.fail(entry.name, text, f"{name} earns {value:.3g}, an honest wrong answer {most:.3g}")
 

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from grounding.errors import BrokenRow, FoveaError
 from grounding.io import replacing
-from rewards.monitor import HELD_OUT, watch
+from rewards.monitor import RewardHackingMonitor
 
 log = logging.getLogger("fovea")
 
@@ -236,7 +236,7 @@ class Alarms(TrainerCallback):
     """Warns in the log when the answers look as if the policy games its reward, once per kind of alarm."""
 
     def __init__(self) -> None:
-        self._given: set[str] = set()
+        self._monitor = RewardHackingMonitor()
 
     def on_log(
         self,
@@ -246,13 +246,8 @@ class Alarms(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero:
-            return
-        held_out = next((key for record in state.log_history for key in HELD_OUT if key in record), None)
-        for alarm in watch(state.log_history, held_out):
-            if alarm.kind not in self._given:
-                self._given.add(alarm.kind)
-                log.warning(alarm.message)
+        for alarm in self._monitor.new_alarms(state.log_history) if state.is_world_process_zero else ():
+            log.warning(alarm.message)
 
 
 def summary(logs: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from grounding.errors import FoveaError, UsageError
 from grounding.geometry import FloatArray
 from grounding.sample import Sample
 from rewards import reward
-from rewards.read import SINGLE, target_box
+from rewards.single_target import SINGLE, target_box
 
 
 def _grid(

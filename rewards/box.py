@@ -13,7 +13,7 @@ from grounding.answer import Answer
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Box
 from rewards import reward
-from rewards.read import SINGLE, WHOLE_IMAGE, is_whole_image, overlap, single_box, target_box
+from rewards.single_target import SINGLE, WHOLE_IMAGE, is_whole_image, overlap, single_box, target_box
 
 
 def _pair(answer: Answer, sample: Sample, max_area: float) -> tuple[Box, Box] | None:

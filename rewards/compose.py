@@ -17,9 +17,9 @@ from grounding.completion import Grammar
 from grounding.dialects import Dialect
 from grounding.errors import UsageError
 from grounding.geometry import at_least
+from rewards.adapters import RemoteScorer, Scorer, Scores, build_scorer
 from rewards.monitor import statistics
 from rewards.reader import Completion, Reader, RewardBatch
-from rewards.scorers import RemoteScorer, Scorer, Scores, build_scorer
 from rewards.spec import Condition, RewardSpec, has_weight_schedule, read_specs, weights
 
 __all__ = ["RewardFunction", "build_rewards", "has_weight_schedule", "read_specs", "weights"]

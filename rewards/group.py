@@ -14,7 +14,7 @@ from grounding.sample import Sample
 from grounding.targets import Box
 from rewards import reward
 from rewards.box import iou
-from rewards.read import SINGLE, WHOLE_IMAGE, single_box, single_click
+from rewards.single_target import SINGLE, WHOLE_IMAGE, single_box, single_click
 
 
 @reward("region_consistency", range=(0, 1), source="GUI-RCPO (arXiv 2508.05615)", group=True)

@@ -11,7 +11,8 @@ Two halves, both pure. `statistics` looks at the answers of one step; the reward
 | short_answers    | completions lose more than half of their length                                 |
 | no_spread        | in most groups every answer earns the same, so there is nothing to learn from   |
 
-    for alarm in watch(records, held_out="eval_accuracy"):
+    monitor = RewardHackingMonitor()
+    for alarm in monitor.new_alarms(records):       # each kind once; the report asks `watch` for all of them
         logger.warning(alarm.message)
 """
 
@@ -126,10 +127,12 @@ def watch(
 
     Args:
         records: logged metrics in the order of the steps, each with ``step``; keys may be missing from any of them.
-        held_out: key of the held-out accuracy, in the records of evaluations; without it that alarm is not given.
+        held_out: key of the held-out accuracy, in the records of evaluations; None is the first of `HELD_OUT` there
+            is, and without one that alarm is not given.
         limits: thresholds.
     """
     limits = limits or MonitorLimits()
+    held_out = held_out or next((key for record in records for key in HELD_OUT if key in record), None)
     step = max((int(record["step"]) for record in records if "step" in record), default=0)
     alarms = []
     for kind, metric, rule in (
@@ -149,6 +152,19 @@ def watch(
                 Alarm(kind, step, metric, before, now, f"step {step}: {seen} ({metric} {before:.3g} -> {now:.3g})")
             )
     return alarms
+
+
+class RewardHackingMonitor:
+    """Watches a training log while it grows, and gives an alarm of each kind once."""
+
+    def __init__(self, limits: MonitorLimits | None = None):
+        self._limits, self._given = limits, set[str]()
+
+    def new_alarms(self, records: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+        """The alarms of `watch` on the log so far, of kinds that were not given before."""
+        fresh = [alarm for alarm in watch(records, limits=self._limits) if alarm.kind not in self._given]
+        self._given.update(alarm.kind for alarm in fresh)
+        return fresh
 
 
 def _reward_only(before: float, now: float, limits: MonitorLimits, accuracy: Sequence[float]) -> str | None:

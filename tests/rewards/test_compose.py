@@ -77,7 +77,7 @@ def make_constant(constant=0.0):
         ({"name": "subprocess.check_output", "params": {"args": "touch X", "shell": True}}, "standard library"),
         ("os:system", "standard library"),
         ("builtins.exec", "standard library"),
-        ("rewards.scorers.ThreadPoolExecutor", "standard library"),
+        ("rewards.adapters.ThreadPoolExecutor", "standard library"),
         (
             {"name": "gaussian_point", "schedule": {"alpha": [[0, 1], [10, -1]]}},
             "at step 10 of its schedule: alpha -1",

@@ -14,8 +14,8 @@ from grounding.answer import Answer, Status
 from grounding.targets import Box, Boxes, Point
 from rewards.box import giou, iou, iou_above
 from rewards.compose import build_rewards
+from rewards.detection import detection_map, matched_objects
 from rewards.group import difficulty_weighted_iou
-from rewards.many import detection_map, matched_objects
 from rewards.point import click_in_box, dense_point, gaussian_point
 from rewards.tools import ExecutedCall, zoom_spread
 from tests.rewards.making import a_sample, boxes, call, clicks

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from grounding.errors import FoveaError, UsageError
-from rewards.endpoint import EndpointError, JudgeEndpoint
+from rewards.judge import EndpointError, JudgeEndpoint
 from tests.rewards.serving import chat, serve
 
 KEY = "sk-very-secret-42"

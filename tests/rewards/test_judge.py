@@ -9,8 +9,7 @@ from grounding.answer import Answer, Status
 from grounding.errors import UsageError
 from grounding.targets import Box, TextBox
 from rewards.compose import build_rewards
-from rewards.endpoint import EndpointError
-from rewards.judge import judged_equivalence, judged_thought
+from rewards.judge import EndpointError, judged_equivalence, judged_thought
 from tests.rewards.making import UNREADABLE, a_sample, call, says, write
 from tests.rewards.serving import chat, serve
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from grounding.targets import Box, Boxes, Point
-from rewards.monitor import MonitorLimits, statistics, watch
+from rewards.monitor import MonitorLimits, RewardHackingMonitor, statistics, watch
 from tests.rewards.making import ABSENT, UNREADABLE, a_sample, boxes, clicks
 
 
@@ -72,6 +72,15 @@ def test_reward_up_while_held_out_accuracy_is_flat():
 
 def test_boxes_that_find_back_to_their_targets_are_no_drift():
     assert kinds(log(area=lambda t: 20 - 10 * t)) == []
+
+
+def test_a_monitor_gives_each_alarm_once_and_finds_the_held_out_accuracy():
+    records = [dict(r, **{"eval_rewards/iou_above/mean": 0.4}) if "eval_accuracy" in r else r for r in log()]
+    monitor = RewardHackingMonitor()
+    assert (
+        [alarm.kind for alarm in monitor.new_alarms(records)] == ["reward_only"] == [a.kind for a in watch(records)]
+    )
+    assert monitor.new_alarms(records) == []
 
 
 def test_a_short_or_empty_or_odd_log_gives_no_alarm():

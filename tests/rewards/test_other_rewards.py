@@ -11,13 +11,10 @@ from grounding.answer import Answer, ImageSize, Status
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
 from grounding.targets import Absent, Box, Point, Span, TextBox
-from rewards.abstention import abstention
 from rewards.compose import build_rewards
-from rewards.format import format_
-from rewards.length import overlong, repetition, thought_length
+from rewards.format import abstention, format_, grounded_thought, overlong, repetition, thought_length
 from rewards.span import temporal_iou, temporal_iou_edges
 from rewards.text import text_choice, text_match, text_number
-from rewards.thought import grounded_thought
 from rewards.tools import ExecutedCall, tool_when_right, turn_format, zoom_on_target, zoom_spread
 from tests.rewards.making import ABSENT, TARGET, UNREADABLE, a_sample, boxes, call, clicks, says, spans
 

@@ -11,8 +11,7 @@ from scipy.stats import norm
 
 from grounding.errors import BrokenRow, UsageError
 from grounding.targets import Box, Point, Polygon
-from rewards.point import click_in_box, click_near, dense_point, gaussian_coverage, gaussian_point
-from rewards.ranked import ranked_points
+from rewards.point import click_in_box, click_near, dense_point, gaussian_coverage, gaussian_point, ranked_points
 from tests.rewards.making import ABSENT, TARGET, UNREADABLE, a_sample, boxes, clicks
 
 CLICKS = [click_in_box, dense_point, gaussian_point]

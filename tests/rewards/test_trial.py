@@ -65,7 +65,7 @@ def test_every_reward_can_be_tried_on_every_kind_it_scores(target):
         low, high = entry.range
         assert trial.right is None or low <= trial.unreadable <= high
         clicks_for_boxes = name == "matched_points" and kind == "boxes"  # scores points, which nobody asked for here
-        if entry.family in ("box", "point", "many", "span", "text", "ranked") and not clicks_for_boxes:
+        if entry.family in ("box", "point", "detection", "span", "text") and not clicks_for_boxes:
             assert trial.right > max(trial.wrong, trial.unreadable), name
 
 

@@ -21,7 +21,7 @@ from rewards.spec import RewardSpec
 
 # What a reward is given to look at its parameters with, before there is any data
 PROBE: dict[str, Any] = {"text": "", "tokens": (), "messages": (), "prompt": "", "sizes": (), "places": ()}
-PROBE |= {"executed_calls": None, "attention": [[1.0]], "general": [[1.0]], "sinks": None}
+PROBE |= {"executed_calls": None, "turns": None, "attention": [[1.0]], "general": [[1.0]], "sinks": None}
 _BOX, _POINT = Box(0.1, 0.1, 0.2, 0.2), Point(0.1, 0.1)
 PROBES: dict[str, Target] = {"box": _BOX, "boxes": Boxes((_BOX,)), "point": _POINT, "points": Points((_POINT,))}
 PROBES |= {"span": Span(0.0, 1.0), "text_box": TextBox("B", (_BOX,)), "absent": Absent()}

@@ -19,7 +19,7 @@ from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point
 from rewards import reward
 from rewards.point import hits
-from rewards.read import WHOLE_IMAGE
+from rewards.single_target import WHOLE_IMAGE
 
 BOXES = ("boxes", "box", "text_box")
 RECALLS = np.linspace(0.0, 1.0, 101)

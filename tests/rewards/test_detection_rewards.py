@@ -17,7 +17,14 @@ from grounding.errors import BrokenRow
 from grounding.geometry import iou_matrix
 from grounding.targets import Box, Boxes, Point, Points, TextBox
 from rewards.box import iou, iou_above
-from rewards.many import average_precision, detection_f1, detection_map, matched_iou, matched_objects, matched_points
+from rewards.detection import (
+    average_precision,
+    detection_f1,
+    detection_map,
+    matched_iou,
+    matched_objects,
+    matched_points,
+)
 from tests.rewards.making import ABSENT, UNREADABLE, a_sample, boxes, clicks
 
 LEFT, RIGHT, TOP = (0.1, 0.4, 0.3, 0.6), (0.7, 0.4, 0.9, 0.6), (0.4, 0.05, 0.6, 0.25)
