@@ -36,7 +36,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import unwrap
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from grounding.errors import UsageError
 from grounding.registry import Registry
@@ -111,25 +111,15 @@ class Source:
 SOURCES: Registry[Source] = Registry("data source", "data_prep")
 
 
-def source(
-    name: str,
-    *,
-    reads: str,
-    license: str,
-    home: str = "",
-    add_arguments: Callable[[ArgumentParser], None] | None = None,
-    inputs: Callable[[Namespace], Iterable[Path]] | None = None,
-    needs_root: bool = True,
-    seeks: bool = False,
-    max_rejects: float = 0.1,
-) -> Callable[[Converter], Converter]:
-    """Decorator that registers a `convert` function as a `Source`; the function itself is returned."""
+def source(name: str, **about: Any) -> Callable[[Converter], Converter]:
+    """Decorator that registers a `convert` function; the function itself is returned.
+
+    Args:
+        about: the further attributes of `Source`; `reads` and `license` are needed.
+    """
 
     def add(convert: Converter) -> Converter:
-        named = _named_by_the_user(convert)
-        SOURCES.register(name)(
-            Source(name, named, reads, license, home, add_arguments, inputs, needs_root, seeks, max_rejects)
-        )
+        SOURCES.register(name)(Source(name, _named_by_the_user(convert), **about))
         return convert
 
     return add

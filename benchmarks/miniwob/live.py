@@ -15,8 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_prep.miniwob.solved_pages import page_mode, page_seed, png, to_box
+from data_prep.miniwob.solved_pages import page_mode, page_seed, to_box
 from data_prep.miniwob.task_page import CROPS, Outcome, Searcher, TaskPage, html_folder, visit
+from data_prep.pipeline.images import png
 from data_prep.web.browser import Browser, PageFailed
 from grounding.errors import UsageError
 from grounding.folders import claim, writing

@@ -21,19 +21,27 @@ EASY_AREA = 0.02  # share of the image from which a target is easy to see
 MARGIN = 0.15  # what a region of interest adds on each side
 
 
+Regions = Sequence[Box | Point]
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """One form of thought.
 
     Attributes:
-        template: writes it from the sample alone.
+        write: writes it about the regions of a sample's target, of which there is at least one.
         request: what a teacher is told about the form.
         places: how many places it must name at least; its last must meet the target when it names any.
     """
 
-    template: Callable[[Sample, random.Random], str]
+    write: Callable[[Sample, Regions, random.Random], str]
     request: str
     places: int
+
+    def template(self, sample: Sample, dice: random.Random) -> str:
+        """The thought that a template writes from the sample alone."""
+        regions = _regions(sample)
+        return self.write(sample, regions, dice) if regions else _without_region(sample)
 
 
 def _regions(sample: Sample) -> list[Box | Point]:
@@ -70,7 +78,7 @@ def around(*regions: Box | Point) -> Box:
     return Box(max(0.0, x1 - dx), max(0.0, y1 - dy), min(1.0, x2 + dx), min(1.0, y2 + dy), regions[0].image)
 
 
-def _interest(regions: Sequence[Box | Point]) -> list[Box]:
+def _interest(regions: Regions) -> list[Box]:
     """One region of interest for each image that has a region."""
     images = dict.fromkeys(region.image for region in regions)
     return [around(*(region for region in regions if region.image == image)) for image in images]
@@ -86,7 +94,7 @@ def _places(regions: Iterable[Box | Point]) -> str:
     return _listed(write_place(region) for region in regions)
 
 
-def _positions(regions: Sequence[Box | Point]) -> str:
+def _positions(regions: Regions) -> str:
     return _listed(dict.fromkeys(position_words(region) for region in regions))
 
 
@@ -104,37 +112,25 @@ def _without_region(sample: Sample) -> str:
 _COMPARING = ("I compare it with what the image shows", "I go through what the image shows", "I look over the image")
 
 
-def _free(sample: Sample, dice: random.Random) -> str:
-    regions = _regions(sample)
-    if not regions:
-        return _without_region(sample)
+def _free(sample: Sample, regions: Regions, dice: random.Random) -> str:
     found = "it is" if len(regions) == 1 else f"there are {len(regions)},"
     return f"{request(sample.words)} {dice.choice(_COMPARING)}: {found} {_positions(regions)}."
 
 
-def _grounded(sample: Sample, dice: random.Random) -> str:
-    regions = _regions(sample)
-    if not regions:
-        return _without_region(sample)
+def _grounded(sample: Sample, regions: Regions, dice: random.Random) -> str:
     look = f"I look {position_words(regions[0])}, around {write_place(_center(around(regions[0])))}."
     found = "What fits is" if len(regions) == 1 else f"The {len(regions)} that fit are"
     return f"{request(sample.words)} {look} {found} at {_places(regions)}."
 
 
-def _region(sample: Sample, dice: random.Random) -> str:
-    regions = _regions(sample)
-    if not regions:
-        return _without_region(sample)
+def _region(sample: Sample, regions: Regions, dice: random.Random) -> str:
     wide = _interest(regions)
     look = f"I first look at the region{'s' if len(wide) > 1 else ''} {_places(wide)}."
     found = "the target is" if len(regions) == 1 else f"the {len(regions)} targets are"
     return f"{request(sample.words)} {look} There, {found} at {_places(regions)}."
 
 
-def _fast_slow(sample: Sample, dice: random.Random) -> str:
-    regions = _regions(sample)
-    if not regions:
-        return _without_region(sample)
+def _fast_slow(sample: Sample, regions: Regions, dice: random.Random) -> str:
     if len(regions) == 1 and isinstance(regions[0], Box) and regions[0].area >= EASY_AREA:
         return f"Fast: {request(sample.words)} It is easy to see at {_places(regions)}."
     return (
@@ -143,10 +139,7 @@ def _fast_slow(sample: Sample, dice: random.Random) -> str:
     )
 
 
-def _knowledge(sample: Sample, dice: random.Random) -> str:
-    regions = _regions(sample)
-    if not regions:
-        return _without_region(sample)
+def _knowledge(sample: Sample, regions: Regions, dice: random.Random) -> str:
     found = "The one that fits is" if len(regions) == 1 else f"The {len(regions)} that fit are"
     return (
         f"{request(sample.words)} I recall what tells it from things that look alike, and compare each candidate with"

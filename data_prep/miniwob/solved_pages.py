@@ -10,7 +10,6 @@ to `--tries` times): a single box would call the others wrong.
 
 from __future__ import annotations
 
-import io
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from PIL import Image
 from data_prep import SPLITS, Item, Reject, source
 from data_prep.miniwob import SINGLE_CLICK
 from data_prep.miniwob.task_page import CROPS, PageElement, Search, Searcher, TaskPage, all_tasks, html_folder, visit
+from data_prep.pipeline.images import png
 from data_prep.screens.appearance import ninth
 from data_prep.web.browser import Browser
 from grounding.errors import UsageError
@@ -204,10 +204,3 @@ def thought_of(element: PageElement, box: Box) -> str:
     """A thought that is true by construction: what the rewarded element is called and where it lies."""
     named = f' "{element.name}"' if element.name else ""
     return f"I look for the {kind_word(element)}{named}. It is at the {ninth(3 * box.center.x, 3 * box.center.y)}."
-
-
-def png(image: Image.Image) -> bytes:
-    """The image as PNG; the same pixels give the same bytes."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data_prep import SPLITS, Converter, Item, Reject, Split, source
 from data_prep.pipeline.conversion import Rejected, convert_rows
@@ -19,17 +20,16 @@ from grounding.targets import Target
 def dataset_source(
     name: str,
     *,
-    reads: str,
     license: str = "that of the data set",
-    home: str = "",
     add_arguments: Callable[[ArgumentParser], None] = lambda parser: None,
     more_inputs: Callable[[Namespace], Iterable[Path | None]] = lambda args: (),
-    max_rejects: float = 0.1,
+    **about: Any,
 ) -> Callable[[Converter], Converter]:
     """`data_prep.source` for those that read a data set: with `--splits`, and its files among the inputs.
 
     Args:
         more_inputs: further files whose content decides the result; None for one that was not given.
+        about: the further attributes of `Source`.
     """
 
     def arguments(parser: ArgumentParser) -> None:
@@ -39,15 +39,7 @@ def dataset_source(
     def inputs(args: Namespace) -> list[Path]:
         return [*dataset_files(args), *filter(None, more_inputs(args))]
 
-    return source(
-        name,
-        reads=reads,
-        license=license,
-        home=home,
-        add_arguments=arguments,
-        inputs=inputs,
-        max_rejects=max_rejects,
-    )
+    return source(name, license=license, add_arguments=arguments, inputs=inputs, **about)
 
 
 def dataset_files(args: Namespace) -> list[Path]:

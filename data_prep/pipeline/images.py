@@ -190,6 +190,13 @@ def _has_tail(stream: IO[bytes], kind: str | None) -> bool:
     return mark in stream.read()
 
 
+def png(image: Image.Image) -> bytes:
+    """An image as PNG; the same pixels give the same bytes."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
 def from_bytes(
     name: str, data: bytes, width: Any = None, height: Any = None, prefix: str = "images"
 ) -> tuple[ImageRef, bytes]:

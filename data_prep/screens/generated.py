@@ -13,14 +13,15 @@ thought has found.
 
 from __future__ import annotations
 
-import io
 import random
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 from PIL import Image
 
-from data_prep import Item, source
+from data_prep import Item, Split, source
+from data_prep.pipeline.images import png
 from data_prep.screens.appearance import ninth
 from data_prep.screens.scenes import DIFFICULTIES, HELD_OUT, Element, Query, Scene, compose, count_named, draw, holds
 from grounding.geometry import point_in_box
@@ -32,12 +33,10 @@ THOUGHTS = ("place", "steps")
 ASKS = ("Click {}.", "Find {}.", "Where is {}?", "Point at {}.", "Locate {}.")
 # Shares of a split's targets that the held-out combinations make up; in training they do not occur at all.
 HELD_OUT_SHARE = {"pretrain": 0.0, "train": 0.0, "val": 0.0, "test": 0.5}
-DEFAULT_COUNTS = {"train": 2000, "val": 200, "test": 600}
+DEFAULT_COUNTS: dict[Split, int] = {"train": 2000, "val": 200, "test": 600}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    for split, count in DEFAULT_COUNTS.items():
-        parser.add_argument(f"--{split}-screens", type=int, default=count, help=f"screens of split {split} ({count})")
     parser.add_argument("--difficulty", type=int, choices=DIFFICULTIES, default=3, help="1 to 5 (3)")
     parser.add_argument("--size", type=int, default=128, help="side of a screen in pixels (128)")
     parser.add_argument(
@@ -48,26 +47,36 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-@source(
-    "screens",
-    reads="nothing: screens are drawn",
-    license="Apache-2.0",
-    add_arguments=add_arguments,
-    needs_root=False,
-    seeks=True,
-)
-def convert(args: Namespace) -> Iterator[Item]:
-    """Screens of every split, train first."""
-    skip = args.start
-    kwargs = {"seed": args.seed, "difficulty": args.difficulty, "size": args.size, "thought": args.thought}
-    for split in DEFAULT_COUNTS:
-        count = getattr(args, f"{split}_screens")
-        for index in range(min(skip, count), count):
-            sample, image = example(index, split=split, **kwargs)
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            yield Item(sample, {sample.images[0].path: buffer.getvalue()}, split)
-        skip = max(0, skip - count)
+def drawn_source(
+    name: str,
+    counts: Mapping[Split, int],
+    add_arguments: Callable[[ArgumentParser], None],
+    draw_one: Callable[[Namespace, Split, int], tuple[Sample, Image.Image]],
+) -> None:
+    """Register a source of drawn screens, train first; `counts` are the defaults of `--train-screens` and so on."""
+
+    def arguments(parser: ArgumentParser) -> None:
+        for split, count in counts.items():
+            text = f"screens of split {split} ({count})"
+            parser.add_argument(f"--{split}-screens", type=int, default=count, help=text)
+        add_arguments(parser)
+
+    def convert(args: Namespace) -> Iterator[Item]:
+        slots = ((split, index) for split in counts for index in range(getattr(args, f"{split}_screens")))
+        for split, index in islice(slots, args.start, None):
+            sample, image = draw_one(args, split, index)
+            yield Item(sample, {sample.images[0].path: png(image)}, split)
+
+    about = {"reads": "nothing: screens are drawn", "license": "Apache-2.0", "needs_root": False, "seeks": True}
+    source(name, add_arguments=arguments, **about)(convert)
+
+
+def _example(args: Namespace, split: Split, index: int) -> tuple[Sample, Image.Image]:
+    how = {"difficulty": args.difficulty, "size": args.size, "thought": args.thought}
+    return example(index, seed=args.seed, split=split, **how)
+
+
+drawn_source("screens", DEFAULT_COUNTS, add_arguments, _example)
 
 
 def example(

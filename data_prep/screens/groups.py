@@ -14,15 +14,13 @@ alone. The combinations of color and kind in `scenes.HELD_OUT` are the target of
 
 from __future__ import annotations
 
-import io
 import random
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 
 from PIL import Image
 
-from data_prep import Item, source
-from data_prep.screens.generated import ASKS, HELD_OUT_SHARE, place_of, to_box
+from data_prep import Split
+from data_prep.screens.generated import ASKS, HELD_OUT_SHARE, drawn_source, place_of, to_box
 from data_prep.screens.scenes import COLORS, GROUNDS, HELD_OUT, SHAPES, Element, Scene, draw
 from grounding.crops import Crop
 from grounding.sample import ImageRef, Sample, ToolTurn
@@ -33,12 +31,10 @@ SIDES = (16, 21)  # of a shape, in pixels: at a quarter of the size too small fo
 GAP = 5  # between the shapes of a group
 APART = 28  # between groups
 SHIFT = 0.2  # of a call's region: of its side, each way, and as much in size
-DEFAULT_COUNTS = {"train": 4000, "val": 200, "test": 600}
+DEFAULT_COUNTS: dict[Split, int] = {"train": 4000, "val": 200, "test": 600}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    for split, count in DEFAULT_COUNTS.items():
-        parser.add_argument(f"--{split}-screens", type=int, default=count, help=f"screens of split {split} ({count})")
     parser.add_argument("--size", type=int, default=384, help="side of a screen in pixels (384)")
     parser.add_argument(
         "--region",
@@ -49,27 +45,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, choices=(0, 1), default=1, help="calls before the answer (1)")
 
 
-@source(
-    "screen_groups",
-    reads="nothing: screens are drawn",
-    license="Apache-2.0",
-    add_arguments=add_arguments,
-    needs_root=False,
-    seeks=True,
-)
-def convert(args: Namespace) -> Iterator[Item]:
-    """Screens of every split, train first."""
-    skip = args.start
-    for split in DEFAULT_COUNTS:
-        count = getattr(args, f"{split}_screens")
-        for index in range(min(skip, count), count):
-            sample, image = example(
-                index, seed=args.seed, split=split, size=args.size, region=args.region, turns=args.turns
-            )
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            yield Item(sample, {sample.images[0].path: buffer.getvalue()}, split)
-        skip = max(0, skip - count)
+def _example(args: Namespace, split: Split, index: int) -> tuple[Sample, Image.Image]:
+    how = {"size": args.size, "region": args.region, "turns": args.turns}
+    return example(index, seed=args.seed, split=split, **how)
+
+
+drawn_source("screen_groups", DEFAULT_COUNTS, add_arguments, _example)
 
 
 def example(
