@@ -30,6 +30,7 @@ from data_prep.pipeline.conversations import (
 )
 from data_prep.pipeline.conversion import Rejected, convert_rows, numbered
 from data_prep.pipeline.presets import Conversion, row_source
+from data_prep.sources import CARDS
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import ImageRef, Sample
@@ -126,11 +127,7 @@ def _seen(image: ImageRef, width: int, height: int) -> ImageSize:
 
 
 chat_source(
-    "sharegpt",
-    reads="conversations of LLaVA / ShareGPT / LLaMA-Factory shape with boxes or points in the answers",
-    license="given by --license",
-    noted="unknown",
-    annotations="*.json*",
+    **CARDS["sharegpt"],
     flags={
         "--dialect": {"required": True, "help": "how answers are written, for instance qwen2_vl"},
         "--seen": {"choices": ("original",), "help": "pixels in answers are those of the files, not resized"},
@@ -140,12 +137,7 @@ chat_source(
 # {"image": "images/a.png", "conversations": [system?, human, gpt]}: answers are computer_use tool calls with pixels
 # of the image, or pyautogui calls with fractions (`--dialect aguvis`); refusals are among them.
 chat_source(
-    "jedi",
-    reads="the conversations of Jedi (OSWorld-G)",
-    license="Apache-2.0 (annotations)",
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/xlangai/Jedi",
-    annotations="*.json*",
+    **CARDS["jedi"],
     flags={"--dialect": {"choices": ("qwen2_5_vl", "aguvis"), "default": "qwen2_5_vl"}},
 )
 
@@ -153,27 +145,16 @@ chat_source(
 #  {"from": "gpt", "recipient": "os", "value": "pyautogui.click(x=0.1234, y=0.5678)"}]}
 # Several exchanges a screenshot. Other calls (typing, keys, scrolling) do not point at one place and are passed over.
 chat_source(
-    "aguvis",
+    **CARDS["aguvis"],
     dialect="aguvis",
     pick=r"pyautogui\.(?:click|moveTo|doubleClick|rightClick|middleClick|tripleClick)\(",
-    reads="the conversations of Aguvis stage 1 (and the pyautogui files of Jedi)",
-    license="Apache-2.0 (annotations); images: terms of their data sets",
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/xlangai/aguvis-stage1",
-    annotations="*.json",
-    images="images",
 )
 
 # {"images": ["./MGrounding-630k/Common_Object/...jpg", ...], "conversations": [human, gpt, ...]}, answers with
 # <|object_ref_start|>...<|object_ref_end|><|box_start|>(x1,y1),(x2,y2)<|box_end|>, thousandths. Exchanges without a
 # box in the answer (they go from a box to words) are passed over.
 chat_source(
-    "mgrounding",
+    **CARDS["mgrounding"],
     dialect="qwen2_vl",
     pick=r"\d\s*\)\s*,\s*\(",
-    reads="MGrounding-630k.json (Migician), and UniVG-R1's files of the same shape",
-    license="Apache-2.0 (annotations); images: terms of their data sets",
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/Michael4933/MGrounding-630k",
-    annotations="MGrounding-630k.json",
 )

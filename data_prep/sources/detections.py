@@ -24,6 +24,7 @@ from data_prep import Item
 from data_prep.pipeline.conversion import Rejected, instruction, pixel_box, point_in, target_of
 from data_prep.pipeline.presets import Conversion, row_source
 from data_prep.pipeline.readers import annotation_files, read_json_array
+from data_prep.sources import CARDS
 
 CAPTIONS = ("caption", "captions", "phrase", "expression", "referring_expression", "description", "sentence",
             "sentences")  # fmt: skip
@@ -75,34 +76,15 @@ def _groups(args: Namespace) -> Iterator[tuple[str, tuple[_Gathered, _Group] | R
             yield where, group if isinstance(group, Rejected) else (found, group)
 
 
+detection_source(**CARDS["coco"])
 detection_source(
-    "coco",
-    reads="instances_*.json of COCO, or any file in that format",
-    license="given by --license (COCO itself: CC-BY-4.0 for the annotations, images under COCO terms of use)",
-    noted="unknown",
-    home="https://cocodataset.org/#download",
-    annotations="annotations/instances_train2017.json",
-    images="train2017",
-)
-detection_source(
-    "objects365",
+    **CARDS["objects365"],
     file_name=lambda name: "/".join(PurePosixPath(name).parts[-2:]),  # archives unpack to patch0/NAME.jpg
-    reads="zhiyuan_objv2_*.json of Objects365",
-    license="CC-BY-4.0 (annotations); images: Flickr terms",
-    noted="CC-BY-4.0",
-    home="https://www.objects365.org",
-    annotations="zhiyuan_objv2_train.json",
 )
 
 
 @row_source(
-    "pixmo_points",
-    reads="data/*.parquet of PixMo-Points, images fetched by their addresses",
-    license="ODC-BY-1.0 (annotations); images: terms of their sites",
-    noted="ODC-BY-1.0",
-    home="https://huggingface.co/datasets/allenai/pixmo-points",
-    annotations="data/*.parquet",
-    images="images",
+    **CARDS["pixmo_points"],
     flags={"--suffix": {"default": ".jpg", "help": "suffix of the image files (.jpg)"}},
 )
 def pixmo_points(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:

@@ -10,6 +10,7 @@ from typing import Any
 from data_prep import SPLITS, Item, Split
 from data_prep.pipeline.conversion import Rejected, box_from_xywh, pixel_box
 from data_prep.pipeline.presets import Conversion, row_source
+from data_prep.sources import CARDS
 from grounding.targets import Target, TextBox
 
 _ASK = "Please provide the bounding box coordinate of the region"
@@ -17,12 +18,7 @@ _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val"
 
 
 @row_source(
-    "viscot",
-    reads="viscot_363k.json, metadata/*.jsonl or benchmark_det/*.jsonl of Visual-CoT",
-    license="Apache-2.0 (annotations); images: terms of the twelve data sets",
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/deepcs233/Visual-CoT, https://github.com/deepcs233/Visual-CoT",
-    annotations="viscot_363k.json",
+    **CARDS["viscot"],
     flags={
         "--folders": {
             "nargs": "*",
@@ -63,14 +59,7 @@ def viscot(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     yield run.item(where, [picture], question, target, split=_SPLITS.get(split, "test"), meta=meta)
 
 
-@row_source(
-    "refchartqa",
-    reads="data/{train,validation,test}-*.parquet of RefChartQA",
-    license="AGPL-3.0 (annotations); images: ChartQA, GPL-3.0",
-    noted="AGPL-3.0",
-    home="https://huggingface.co/datasets/omoured/RefChartQA",
-    annotations="data/*.parquet",
-)
+@row_source(**CARDS["refchartqa"])
 def refchartqa(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     """{"id", "image": {"bytes"}, "query", "label", "type": "human" | "machine" | "pot",
     "grounding_bboxes": [{"x", "y", "w", "h"}, ...]}, pixels.

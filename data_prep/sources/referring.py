@@ -25,10 +25,10 @@ from data_prep.pipeline.images import inside
 from data_prep.pipeline.pickles import load_plain
 from data_prep.pipeline.presets import Conversion, row_source
 from data_prep.pipeline.readers import Row, read_json_array, require
+from data_prep.sources import CARDS
 from grounding.errors import UsageError
 from grounding.sample import Sample
 
-COCO_LICENSE = "Apache-2.0 (annotations); images: COCO terms of use"
 RECOMMENDED = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc"}
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val"}  # testA and testB are test
 
@@ -118,11 +118,7 @@ def _references(run: Conversion, where: str, ref: dict[str, Any]) -> Iterator[It
 # The pickles are read by an unpickler that knows plain data only. The authors recommend the splits unc for RefCOCO
 # and RefCOCO+, umd for RefCOCOg. testA and testB go to test, told apart by `split` in the row's meta.
 row_source(
-    "refcoco",
-    reads="refs(SPLIT).p and instances.json of refer (RefCOCO/+/g, RefCLEF)",
-    license=COCO_LICENSE,
-    noted="Apache-2.0",
-    home="https://github.com/lichengunc/refer",
+    **CARDS["refcoco"],
     arguments=_refer_arguments,
     flags={
         "--dataset": {"choices": sorted(RECOMMENDED), "default": "refcoco"},
@@ -136,11 +132,7 @@ row_source(
 # ROOT/grefcoco/grefs(unc).json    references to no, one or several objects
 # ROOT/grefcoco/instances.json     COCO annotations: boxes xywh in pixels
 row_source(
-    "grefcoco",
-    reads="grefs(unc).json and instances.json of gRefCOCO",
-    license="CC-BY-NC-SA-4.0 (annotations); images: COCO terms of use",
-    noted="CC-BY-NC-SA-4.0",
-    home="https://github.com/henghuiding/gRefCOCO",
+    **CARDS["grefcoco"],
     arguments=_refer_arguments,
     inputs=_refer_files,
     rows=lambda args: read_json_array(_refer_files(args)[0]),
@@ -150,16 +142,7 @@ row_source(
 _ANNOTATION_ID = re.compile(r"(COCO_train2014_\d{12})_\d+")
 
 
-@row_source(
-    "refcoco_json",
-    reads="JSON conversions of RefCOCO/+/g (MiniGPT-4, Visual-CoT, Qwen-VL, lmms-lab)",
-    license=COCO_LICENSE,
-    noted="Apache-2.0",
-    home="https://github.com/Vision-CAIR/MiniGPT-4 eval_scripts/eval_data, https://github.com/deepcs233/Visual-CoT",
-    annotations="*.json*",
-    images="train2014",
-    as_split=True,
-)
+@row_source(**CARDS["refcoco_json"])
 def refcoco_json(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item | Sample | Reject]:
     """The JSON conversions of RefCOCO/+/g that circulate, told apart by the names of their fields.
 
@@ -205,15 +188,7 @@ _WRAPPING = re.compile(
 _ANSWER = re.compile(r"</?answer>|```(?:json)?")
 
 
-@row_source(
-    "vlm_r1",
-    reads="rec_jsons / rec_jsonsl of VLM-R1, and LISA-Grounding in that form",
-    license=COCO_LICENSE,
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/omlab/VLM-R1",
-    annotations="*.jsonl",
-    as_split=True,
-)
+@row_source(**CARDS["vlm_r1"])
 def vlm_r1(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     """RefCOCO/+/g for RL, LISA-Grounding: boxes xyxy in pixels.
 
@@ -246,11 +221,7 @@ def _reasonseg_files(args: Namespace) -> list[Path]:
 
 
 @row_source(
-    "reasonseg",
-    reads="train/*.json and val/*.json (labelme) of ReasonSeg, boxed",
-    license="Apache-2.0 (annotations); images: OpenImages and ScanNet terms",
-    noted="Apache-2.0",
-    home="https://github.com/dvlab-research/LISA",
+    **CARDS["reasonseg"],
     flags={"--splits": {"nargs": "+", "choices": SPLITS, "default": ["train", "val"]}},
     inputs=_reasonseg_files,
     rows=lambda args: ((f"{path.parent.name}/{path.name}", path) for path in _reasonseg_files(args)),
@@ -292,11 +263,7 @@ def _flickr_rows(args: Namespace) -> Iterator[Row]:
 
 
 @row_source(
-    "flickr30k_entities",
-    reads="Annotations/*.xml, Sentences/*.txt and the split lists of Flickr30k Entities",
-    license="research and education only (annotations and images)",
-    noted="research and education only",
-    home="https://github.com/BryanPlummer/flickr30k_entities",
+    **CARDS["flickr30k_entities"],
     flags={
         "--image-folder": {"default": "flickr30k-images", "help": "folder of the images below --root"},
         "--splits": {"nargs": "+", "choices": SPLITS, "default": list(SPLITS)},

@@ -25,20 +25,14 @@ from data_prep.pipeline.conversion import (
 )
 from data_prep.pipeline.presets import Conversion, row_source
 from data_prep.pipeline.readers import Row, read_annotations
+from data_prep.sources import CARDS
 from data_prep.sources.chats import question_arguments, unwrapped
 from grounding.sample import Sample
 from grounding.wording import words_alone
 
 
 @row_source(
-    "se_gui",
-    reads="the JSON of SE-GUI-3k (pixels) or of GTA1's grounding data (thousandths)",
-    license="Apache-2.0 (annotations)",
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/XinBB/SE-GUI-3k, https://huggingface.co/datasets/HelloKKMe/grounding_dataset",
-    annotations="*.json",
-    images="images",
-    as_split=True,
+    **CARDS["se_gui"],
     arguments=question_arguments,
     flags={"--unit": {"choices": ("pixel", "thousandth"), "default": "pixel"}},
     space=lambda args: f"--unit {args.unit}",
@@ -65,11 +59,7 @@ _WRAPPING = re.compile(r"^.*?Description:\s*", re.DOTALL)
 
 
 @row_source(
-    "uground",
-    reads="Parquet of UGround-V1-Data or UGround-V1-Data-Box",
-    license="CC-BY-NC-SA-4.0",
-    home="https://huggingface.co/datasets/osunlp/UGround-V1-Data-Box",
-    annotations="*.parquet",
+    **CARDS["uground"],
     flags={"--unit": {"type": float, "default": 1000.0, "help": "number that stands for a whole side (1000)"}},
     space=lambda args: f"--unit {args.unit:g}",
 )
@@ -101,14 +91,7 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
-@row_source(
-    "gui_r1",
-    reads="*.parquet of GUI-R1-3K",
-    license="Apache-2.0",
-    home="https://huggingface.co/datasets/ritzzai/GUI-R1",
-    annotations="*.parquet",
-    as_split=True,
-)
+@row_source(**CARDS["gui_r1"])
 def gui_r1(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     """{"image": bytes | {"bytes"}, "instruction", "history", "task_type": "low" | "high", "gt_action", "gt_bbox",
     "gt_input_text"}; gt_bbox is a point [x, y] or a box [x1, y1, x2, y2], in fractions.
@@ -135,16 +118,7 @@ def _os_atlas_rows(args: Namespace) -> Iterator[Row]:
             yield place, {**known, **element} if isinstance(element, dict) else element
 
 
-@row_source(
-    "os_atlas",
-    reads="*.json of OS-Atlas-data (mobile, desktop and web domains)",
-    license="Apache-2.0 (annotations); images: terms of their data sets",
-    noted="Apache-2.0",
-    home="https://huggingface.co/datasets/OS-Copilot/OS-Atlas-data",
-    annotations="*.json",
-    images="images",
-    rows=_os_atlas_rows,
-)
+@row_source(**CARDS["os_atlas"], rows=_os_atlas_rows)
 def os_atlas(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     """{"img_filename": "a.png", "instruction": "...", "bbox": [0.1, 0.2, 0.3, 0.4], "data_type": "icon"}, or one row
     for each screenshot: {"img_filename", "elements": [{"instruction", "bbox", "data_type"}, ...]}; fractions.
@@ -163,13 +137,7 @@ def _showui_rows(args: Namespace) -> Iterator[Row]:
 
 
 @row_source(
-    "showui",
-    reads="metadata/*.json of ShowUI-desktop or ShowUI-web",
-    license="MIT (annotations)",
-    noted="MIT",
-    home="https://huggingface.co/datasets/showlab/ShowUI-desktop",
-    annotations="metadata/*.json",
-    images="images",
+    **CARDS["showui"],
     rows=_showui_rows,
     flags={"--target": {"choices": ("box", "point"), "default": "box"}},
 )

@@ -24,6 +24,7 @@ from data_prep.pipeline.conversion import Rejected, instruction, number
 from data_prep.pipeline.images import ImageFolder, inside
 from data_prep.pipeline.presets import Conversion, Picture, row_source
 from data_prep.pipeline.readers import Row, annotation_files, read_json_object, require
+from data_prep.sources import CARDS
 from grounding.targets import Span
 
 END_SLACK = 2.0
@@ -140,11 +141,7 @@ def _moments(args: Namespace) -> Iterator[Row]:
 
 
 @row_source(
-    "activitynet",
-    reads="train.json / val_1.json / val_2.json of ActivityNet Captions; Charades-STA in that form",
-    license="research only",
-    home="https://cs.stanford.edu/people/ranjaykrishna/densevid/",
-    as_split=True,
+    **CARDS["activitynet"],
     arguments=frame_arguments,
     flags=_annotations("train.json"),
     rows=_moments,
@@ -159,12 +156,7 @@ def activitynet(run: Conversion, where: str, row: tuple[Any, Any, Any, Any]) -> 
 
 
 @row_source(
-    "time_r1",
-    reads="train_2k5.json (TimeRFT) or tvgbench.json of Time-R1; frames of the videos",
-    license="Apache-2.0 (annotations); videos: terms of their data sets",
-    noted="Apache-2.0",
-    home="https://github.com/xiaomi-research/time-r1",
-    as_split=True,
+    **CARDS["time_r1"],
     arguments=frame_arguments,
     flags=_annotations("train_2k5.json"),
     prepare=Frames,
@@ -220,10 +212,7 @@ def _charades_inputs(args: Namespace) -> list[Path]:
 
 
 @row_source(
-    "charades_sta",
-    reads="charades_sta_*.txt; frames of the Charades videos",
-    license="research only (Charades)",
-    home="https://github.com/jiyanggao/TALL, https://prior.allenai.org/projects/charades",
+    **CARDS["charades_sta"],
     arguments=_charades_arguments,
     inputs=_charades_inputs,
     rows=_charades_rows,

@@ -9,6 +9,7 @@ import pytest
 
 from data_prep import SOURCES
 from data_prep.__main__ import build_parser, main
+from data_prep.sources import CARDS
 from tests.data_prep.helpers_data import write_jsonl, write_picture
 
 
@@ -17,6 +18,10 @@ def test_list_names_every_source(capsys):
     text = capsys.readouterr().out
     for name in ("refcoco", "coco", "viscot", "aguvis", "hub", "cot", "curate", "screens"):
         assert f"\n{name}\n" in f"\n{text}"
+
+
+def test_every_card_is_that_of_a_source():
+    assert set(CARDS) <= set(SOURCES)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
