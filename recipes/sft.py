@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trl import SFTConfig, SFTTrainer
 
+from grounding.errors import UsageError
 from recipes.checks import check_training
 from recipes.data import whole_rows
 from recipes.describe import describe_training
@@ -26,7 +27,11 @@ class SupervisedStage(Stage):
         return build_args(self.job, SFTConfig, max_length=None)
 
     def check(self) -> None:
-        check_training(self.job, self.arguments(), supervised=True)
+        args = self.arguments()
+        if self.job.spec.tools is not None and args.completion_only_loss is False:
+            key = f"{self.job.where}.args.completion_only_loss"
+            raise UsageError(f"{key}: with tools only what the model writes is learned; remove the key")
+        check_training(self.job, args, supervised=True)
 
     def describe(self) -> list[tuple[str, str]]:
         return describe_training(self.job, self.arguments(), supervised=True)

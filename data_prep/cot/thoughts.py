@@ -82,6 +82,11 @@ def convert(args: Namespace) -> Iterator[Item | Sample | Reject]:
         if isinstance(sample, Reject):
             yield sample
             continue
+        if sample.turns:
+            yield Reject(
+                sample.id, "has turns", "its thoughts belong to its calls, and one of the whole image to none"
+            )
+            continue
         failure = Rejected("no thought", "none was written")
         for thought in thoughts:
             try:

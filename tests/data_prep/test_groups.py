@@ -70,3 +70,10 @@ def test_the_command_writes_every_split(tmp_path):
     assert main(["screen_groups", "--out", str(tmp_path / "groups"), *counts]) == 0
     assert len(list(read_samples(tmp_path / "groups/train.jsonl"))) == 3
     assert all(sample.turns for sample in read_samples(tmp_path / "groups/test.jsonl"))
+
+
+def test_thoughts_of_turns_are_not_overwritten(tmp_path, capsys):
+    counts = ["--train-screens", "2", "--val-screens", "1", "--test-screens", "1"]
+    assert main(["screen_groups", "--out", str(tmp_path / "groups"), *counts]) == 0
+    assert main(["cot", "--root", str(tmp_path / "groups"), "--out", str(tmp_path / "thoughts")]) != 0
+    assert "4 has turns" in capsys.readouterr().err

@@ -254,6 +254,12 @@ def test_a_region_that_hides_the_answer_is_a_broken_row(places, tmp_path):
         stage_of(where, tmp_path, "sft").check()
 
 
+def test_learning_the_prompt_too_is_refused(places, tmp_path):
+    stage = stage_of(places, tmp_path, "sft", args={"completion_only_loss": False})
+    with pytest.raises(UsageError, match="only what the model writes is learned"):
+        stage.check()
+
+
 def test_turns_without_tools_are_told(places, tmp_path):
     where = teaching_data(places, tmp_path / "data", Box(0, 0, 1, 1))
     with pytest.raises(BrokenRow, match="has turns, but the stage has no `tools`"):
