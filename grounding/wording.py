@@ -123,8 +123,8 @@ _ASKS_FOR = re.compile(
 
 
 def quoted(text: str) -> str:
-    """`text` in quotes, without the full stop at its end; of another kind than those in it."""
-    text = text.strip().removesuffix(".")
+    """`text` in quotes, without the full stops at its end; of another kind than those in it."""
+    text = text.strip().rstrip(".")
     if '"' not in text:
         return f'"{text}"'
     return f"'{text}'" if "'" not in text else f"\N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK}"

@@ -185,6 +185,7 @@ def test_quotes_do_not_clash(instruction, told):
         ("left man", 'The request is "left man".', 'Does HERE fit the request "left man"?'),
         ("Select all text", 'The request is "Select all text".', 'Does HERE fit the request "Select all text"?'),
         ("Click Save.", 'The request is "Click Save".', 'Does HERE fit the request "Click Save"?'),
+        ("the chosen row...", 'The request is "the chosen row".', 'Does HERE fit the request "the chosen row"?'),
         ("What is it?", 'The question is "What is it?"', 'Does HERE answer the question "What is it?"'),
     ],
 )
