@@ -33,11 +33,12 @@ MAY_IMPORT = {
     "recipes": {"grounding", "rewards", "attention", "credit", "models", "data_prep", "benchmarks", "tools"},
     "train.py": {"grounding", "rewards", "credit", "models", "data_prep", "recipes", "reports"},
     "eval.py": {"grounding", "models", "credit", "data_prep", "benchmarks", "reports"},
+    "predict.py": {"grounding", "models", "benchmarks"},
 }
 # A command may use what the package beneath it may not: nothing imports a `__main__`.
 COMMANDS = {"data_prep/__main__.py": {"benchmarks"}}  # `curate --benchmark` is handed the reader of benchmarks
 PACKAGES = [name for name in MAY_IMPORT if not name.endswith(".py")]
-OURS = {*PACKAGES, "train", "eval", "perf", "tests"}
+OURS = {*PACKAGES, "train", "eval", "predict", "perf", "tests"}
 
 NO_HEAVY_IMPORTS = {"grounding", "reports"}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "wandb"}
@@ -62,9 +63,9 @@ STILL_TWICE = {"config", "describe"}
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    """Every library file and the two entry points, by path relative to the repository."""
+    """Every library file and the three entry points, by path relative to the repository."""
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    files += [path for path in (ROOT / "train.py", ROOT / "eval.py") if path.exists()]
+    files += [path for path in (ROOT / "train.py", ROOT / "eval.py", ROOT / "predict.py") if path.exists()]
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
 
 
@@ -168,7 +169,7 @@ def test_vocabulary_and_report_need_no_training_library():
 
 def test_libraries_do_not_print():
     def prints(name, tree):
-        if name not in PRINTS and not name.endswith(("__main__.py", "train.py", "eval.py")):
+        if name not in PRINTS and not name.endswith(("__main__.py", "train.py", "eval.py", "predict.py")):
             yield from nodes(ast.Call, lambda node: isinstance(node.func, ast.Name) and node.func.id == "print")(
                 name, tree
             )

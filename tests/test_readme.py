@@ -20,7 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- test: (?P<mark>\w+) -->\n)?^```bash\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
-TREE = ("Makefile", "train.py", "eval.py", "assets", "configs", "benchmarks", "credit", "data_prep", "grounding")
+TREE = (
+    "Makefile",
+    "train.py",
+    "eval.py",
+    "predict.py",
+    "assets",
+    "configs",
+    "benchmarks",
+    "credit",
+    "data_prep",
+    "grounding",
+)
 TREE += ("models", "recipes", "reports", "rewards")
 
 

@@ -1,0 +1,77 @@
+"""One image, one instruction, one drawn answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_prep.screens.generated import example
+from grounding.answer import Answer, Status
+from grounding.targets import Box, Point
+from predict import COLOR, draw, main
+
+MODEL = Path(__file__).parents[1] / "assets" / "fovea-tiny"
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory):
+    sample, image = example(0, seed=0, split="val", difficulty=1, size=96)
+    path = tmp_path_factory.mktemp("screen") / "shot.png"
+    image.save(path)
+    return sample, path
+
+
+def test_the_answer_is_told_in_pixels_and_drawn(screen, tmp_path, capsys):
+    sample, path = screen
+    command = ["--model", str(MODEL), "--kind", "box", "--image", str(path), "--out", str(tmp_path / "a.png")]
+    assert main([*command, "--json", sample.instruction]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (region,) = told["regions"]
+    x1, y1, x2, y2 = (round(value) for value in region["pixels"])
+    assert region["kind"] == "box" and told["status"] == "ok" and "</think>" in told["output"]
+    assert 0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96
+    drawn, before = Image.open(told["drawing"]), Image.open(path).convert("RGB")
+    assert drawn.size == before.size == (96, 96)
+    assert drawn.getpixel((x1, (y1 + y2) // 2)) == COLOR
+    outside = (95, 95) if x2 < 90 or y2 < 90 else (0, 0)
+    assert drawn.getpixel(outside) == before.getpixel(outside)
+    target = sample.target
+    center = ((x1 + x2) / 192, (y1 + y2) / 192)
+    assert target.x1 < center[0] < target.x2 and target.y1 < center[1] < target.y2, "the easiest screens are known"
+
+    before = (tmp_path / "a.png").read_bytes()
+    assert main([*command, sample.instruction]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_several_images_stand_side_by_side(screen, tmp_path):
+    image = Image.open(screen[1]).convert("RGB")
+    answer = Answer(Status.OK, boxes=(Box(0.25, 0.25, 0.5, 0.5, 1),), points=(Point(0.5, 0.5, 0),))
+    drawn = Image.open(draw([image, image], answer, tmp_path / "a.png"))
+    assert drawn.size == (192, 96)
+    assert drawn.getpixel((96 + 24, 36)) == COLOR, "the box lies in the second image"
+    assert drawn.getpixel((48 + 6, 48)) == COLOR, "the point in the first"
+    assert drawn.getpixel((24, 36)) == image.getpixel((24, 36))
+    assert draw([image], Answer(Status.NO_ANSWER), tmp_path / "b.png") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"--image": "nowhere.png"}, "--image nowhere.png: no such file"),
+        ({"--image": __file__}, "not an image"),
+        ({"--model": "assets/fovea-tinny"}, "no such folder"),
+        ({"--dialect": "qwen4"}, "qwen4"),
+        ({"--kind": "circle"}, "circle"),
+    ],
+)
+def test_a_wrong_request_is_one_line(changes, said, screen, tmp_path, capsys):
+    options = {"--model": str(MODEL), "--image": str(screen[1]), "--out": str(tmp_path / "a.png"), **changes}
+    assert main([*(word for pair in options.items() for word in pair), "Click Save"]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    assert not (tmp_path / "a.png").exists()
