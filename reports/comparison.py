@@ -85,16 +85,19 @@ def score(evaluation: Evaluation) -> Score:
 
 def difference(first: ShownEvaluation, second: ShownEvaluation) -> Difference | None:
     """None when the two share no question."""
-    one, two = first.evaluation.first_answers(), second.evaluation.first_answers()
+    return difference_of(first.evaluation, second.evaluation, first.title, second.title)
+
+
+def difference_of(first: Evaluation, second: Evaluation, *titles: str) -> Difference | None:
+    """The same for two evaluations, by their own titles or others."""
+    one, two = first.first_answers(), second.first_answers()
     common = [i for i in one if i in two]
     if not common:
         return None
     clusters = [row_cluster(one[i]) for i in common]
     both = paired([one[i]["correct"] for i in common], [two[i]["correct"] for i in common], clusters)
-    low, high = both["interval"]
-    return Difference(
-        first.title, second.title, len(common), both["won"], both["lost"], both["difference"], low, high
-    )
+    names = titles or (first.title, second.title)
+    return Difference(*names, len(common), both["won"], both["lost"], both["difference"], *both["interval"])
 
 
 def by_size(shown: Sequence[ShownEvaluation]) -> list[Series]:

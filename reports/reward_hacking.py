@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.scoring.intervals import paired, row_cluster
 from reports import places
+from reports.comparison import difference_of
 from reports.read_run import Evaluation, StageFolder
 from rewards.monitor import watch
 
@@ -63,20 +63,16 @@ def reward_without_accuracy(
     reward = ends(stage, "reward")
     if reward is None or before is None or after is None:
         return None
-    first, second = before.first_answers(), after.first_answers()
-    common = [i for i in first if i in second]
-    if not common:
+    change = difference_of(before, after)
+    if change is None:
         return None
-    clusters = [row_cluster(first[i]) for i in common]
-    change = paired([first[i]["correct"] for i in common], [second[i]["correct"] for i in common], clusters)
-    low, high = change["interval"]
     rose = reward[1] > reward[0]
     return HackingCheck(
         "Reward and accuracy in evaluation",
-        rose and low <= 0,
-        f"reward {reward[0]:.3g} → {reward[1]:.3g}, accuracy in evaluation {100 * change['difference']:+.1f} points "
-        f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
-        + ("; the reward may pay for something else than pointing" if rose and low <= 0 else ""),
+        rose and change.low <= 0,
+        f"reward {reward[0]:.3g} → {reward[1]:.3g}, accuracy in evaluation {100 * change.value:+.1f} points "
+        f"(95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f})"
+        + ("; the reward may pay for something else than pointing" if rose and change.low <= 0 else ""),
     )
 
 
