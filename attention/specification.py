@@ -1,6 +1,6 @@
 """How attention is read: one specification behind the sections `credit` and `attention` of a recipe. No torch.
 
-`credit:` has the keys of `AttentionSpec` beside its own (`credit.config`), `attention:` those of `MapConfig`:
+`credit:` has the keys of `AttentionSpec` beside its own (`credit.schema`), `attention:` those of `MapConfig`:
 
 attention:                     # for rewards that read attention
   rows: answer                 # who looks: the tokens of the answer's coordinates

@@ -22,9 +22,9 @@ from attention.heads import FILE_NAME, HeadSelection
 from attention.maps import target_scores
 from attention.reading import MAP, AttentionReader, StepLog
 from attention.specification import AttentionSpec, HeadConfig
-from credit.config import CreditConfig
 from credit.describe import Describer, table
 from credit.policy import LookedAtPolicy
+from credit.schema import CreditConfig
 from credit.show import examine, render, write
 from grounding.errors import FoveaError, UsageError
 from grounding.fingerprint import model_fingerprint

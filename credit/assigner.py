@@ -32,7 +32,7 @@ from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass, R
 from attention.response import TextReader, answer_and_thought, decoder_of
 from attention.text_attention import pretrained
 from attention.visual import batch_coverage, image_cells, mask_patches, merge_size
-from credit.config import CreditConfig
+from credit.schema import CreditConfig
 from credit.strategies import STRATEGIES, Signals, finish, signed
 from credit.tokens import own_tokens, spread, text_fields
 from grounding.answer import ImageSize
@@ -48,7 +48,7 @@ class CreditAssigner:
     """Weights for the tokens of each response, from one recipe's `credit:` mapping.
 
     Args:
-        config: the mapping (see `credit.config`), or an already read `CreditConfig`.
+        config: the mapping (see `credit.schema`), or an already read `CreditConfig`.
         model: the policy, wrapped or not; its text layers' attention is taken over where the strategy needs it.
         processor: the policy's processor (its tokenizer, and the image processor's patch merging).
         dialect: the policy's dialect, for strategies that read the text; anything with its `parse`.

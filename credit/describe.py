@@ -16,8 +16,8 @@ from torch import Tensor
 from attention.heads import MEASURES, ROLES, HeadSelection
 from attention.reading import ATTENTION_FIELDS, AttentionReader, CapturedPass, StepLog
 from attention.response import answer_and_thought
-from credit.config import CreditConfig
 from credit.policy import LookedAtPolicy
+from credit.schema import CreditConfig
 from credit.strategies import STRATEGIES, Signals
 from credit.tokens import own_tokens, spread, text_fields
 from grounding.sample import Sample

@@ -17,8 +17,8 @@ from torch import Tensor
 from attention.heads import HeadSelection
 from attention.reading import ATTENTION_FIELDS, AttentionReader, StepLog
 from attention.visual import image_cells, merge_size
-from credit.config import CreditConfig
 from credit.policy import LookedAtPolicy
+from credit.schema import CreditConfig
 from credit.strategies import select, waad_jumps
 from credit.tokens import text_fields
 from grounding.errors import UsageError

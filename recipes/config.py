@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
 from attention.specification import HeadConfig, MapConfig
-from credit.config import CreditConfig
+from credit.schema import CreditConfig
 from grounding.completion import Grammar
 from grounding.errors import UsageError
 from grounding.registry import nearest

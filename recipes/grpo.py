@@ -19,7 +19,7 @@ from attention.reading import layers_of
 from attention.rollout import COLUMNS, RolloutAttention
 from attention.specification import MapConfig
 from credit.assigner import CreditAssigner
-from credit.config import CreditConfig
+from credit.schema import CreditConfig
 from grounding.completion import check_grammar
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect

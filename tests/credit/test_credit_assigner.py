@@ -11,7 +11,7 @@ import torch
 
 from attention.heads import FILE_NAME
 from credit.assigner import WEIGHTS, CreditAssigner
-from credit.config import CreditConfig
+from credit.schema import CreditConfig
 from credit.strategies import STRATEGIES, Signals, select, strategy
 from grounding.errors import UsageError
 
