@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class RefChartQA(Benchmark):
     rule = Rule(over="type")
     card = read_card(__file__, "refchartqa")
 
-    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+    def read(self, root: Path, split: str) -> Iterable[BenchmarkItem]:
         return read_split(root, split, self.answer_kind)
 
     def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:

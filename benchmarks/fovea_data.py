@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,21 +44,25 @@ class Screens(Benchmark):
         """The data set's own name: whether the model has seen it is not ours to say."""
         return self.card.title if root is None else root.resolve().name
 
-    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+    def read(self, root: Path, split: str) -> Iterable[BenchmarkItem]:
         return read_split(root, split, manifest_asks(root))
 
-    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
-        """By the kind of answer the item asks for: a click inside or nearby, a temporal IoU, or equal words."""
-        if item.answer_kind == "span":
-            (found,) = decide.spans([item], [prediction], rule)
-            return _Judged(found.correct, found.value, found.skipped, span=True)
-        if item.answer_kind == "text_box":
-            return _words(item, prediction, rule)
-        if not item.truth.boxes:
-            near = item.truth.points and not item.truth.polygons
-            return _near(item, prediction, rule) if near else decide.clicks([item], [prediction], rule)[0]
-        (click,), (box,) = (judged([item], [prediction], rule) for judged in (decide.clicks, decide.boxes))
-        return _Judged(click.correct, click.value, click.skipped, box)
+    def judge(self, items: Sequence[BenchmarkItem], predictions: Sequence[Prediction], rule: Rule) -> list[Verdict]:
+        """By the kind of answer an item asks for: a click inside or nearby, a temporal IoU, or equal words."""
+        clicks, boxes = decide.clicks(items, predictions, rule), decide.boxes(items, predictions, rule)
+        verdicts: list[Verdict] = []
+        for item, prediction, click, box in zip(items, predictions, clicks, boxes, strict=True):
+            if item.answer_kind == "span":
+                (found,) = decide.spans([item], [prediction], rule)
+                verdicts.append(_Judged(found.correct, found.value, found.skipped, span=True))
+            elif item.answer_kind == "text_box":
+                verdicts.append(_words(item, prediction, rule))
+            elif item.truth.boxes:
+                verdicts.append(_Judged(click.correct, click.value, click.skipped, box))
+            else:
+                near = item.truth.points and not item.truth.polygons
+                verdicts.append(_near(item, prediction, rule) if near else click)
+        return verdicts
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
         """IoU of the answered boxes, over the items that have a true box; else of the spans."""

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.fovea_data import Screens
 from benchmarks.harness.backends.generate import Decoding, Request
 from benchmarks.harness.backends.local_model import LocalModel
+from benchmarks.harness.run import read_items
 from grounding.dialects import get_dialect
 from grounding.io import open_image
 from grounding.sample import ImageRef
@@ -53,7 +54,7 @@ def given(model: str, data: Path) -> tuple[LocalModel, list[Request]]:
             dialect.prompt(item.instruction, item.answer_kind, profile.grammar),
             tuple(open_image(data, ImageRef(p.path, p.width, p.height)) for p in item.images),
         )
-        for item in Screens().read(data, "test")[:N]
+        for item in read_items(Screens(), data, "test", N)
     ]
     return LocalModel(*load_policy(model), image_first=profile.image_first), requests
 

@@ -121,7 +121,7 @@ class PixMoPoints(Benchmark):
     rule = Rule()
     card = read_card(__file__, "pixmo_points")
 
-    def read(self, root: Path, split: str) -> list[BenchmarkItem]:
+    def read(self, root: Path, split: str) -> Iterable[BenchmarkItem]:
         return read_split(root, split, self.answer_kind)
 
     def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:

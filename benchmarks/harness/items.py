@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from grounding.answer import Answer, ImageSize, Status
+from grounding.answer import Status
 
 XY: TypeAlias = tuple[float, float]
 XYXY: TypeAlias = tuple[float, float, float, float]
-
-# Canonical -> pixel -> canonical must give the same integer pixel back: (1 / 49) * 49 does not.
-DIGITS = 9
-_ANY_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +82,6 @@ class BenchmarkItem:
     groups: Mapping[str, str] = field(default_factory=dict)
     frame: str = "pixel"
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def scale(self, image: int = 0) -> XY:
-        """Canonical units to the item's frame, per axis.
-
-        Where the size is not known it is a large number, the same in `sizes_of`: pixels survive the round trip.
-        """
-        if self.frame == "unit":
-            return 1.0, 1.0
-        picture = self.images[min(image, len(self.images) - 1)] if self.images else ItemImage("")
-        return float(picture.width or _ANY_SIZE), float(picture.height or _ANY_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,43 +242,3 @@ def read_card(module: str, name: str) -> Card:
 @cache
 def _cards(file: Path) -> dict[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8"))
-
-
-def from_answer(answer: Answer, item: BenchmarkItem) -> Prediction:
-    """A dialect's answer in the frame of `item`: canonical times size, to nine digits.
-
-    What reaches outside the image stays in its place among the rest, as official scripts, which do not check, score
-    it; the status says so.
-    """
-
-    def place(coords: Sequence[float], image: int) -> tuple[float, ...]:
-        sx, sy = item.scale(image)
-        return tuple(round(c * (sy if i % 2 else sx), DIGITS) for i, c in enumerate(coords))
-
-    boxes: list[tuple[Any, int, str | None]] = [(b.xyxy, b.image, b.label) for b in answer.boxes]
-    points: list[tuple[Any, int, str | None]] = [((p.x, p.y), p.image, p.label) for p in answer.points]
-    if answer.out_of_bounds:
-        for regions, width in ((boxes, 4), (points, 2)):
-            for number, stray in enumerate(s for s in answer.out_of_bounds if len(s.coords) == width):
-                regions.insert(stray.rank + number, (stray.coords, stray.image, stray.label))
-    regions = boxes or points
-    return Prediction(
-        status=answer.status,
-        strict=answer.strict,
-        boxes=tuple(place(coords, image) for coords, image, _ in boxes),  # type: ignore[misc]
-        points=tuple(place(coords, image) for coords, image, _ in points),  # type: ignore[misc]
-        spans=tuple((s.start, s.end) for s in answer.spans),
-        images=tuple(image for _, image, _ in regions),
-        labels=tuple(label for _, _, label in regions),
-        text=answer.text,
-        absent=answer.absent,
-        thought=answer.thought,
-    )
-
-
-def sizes_of(item: BenchmarkItem, seen: list[list[int]] | None = None) -> tuple[ImageSize, ...]:
-    """Sizes of the item's images for a dialect; `seen` are [width, height] the model was shown."""
-    return tuple(
-        ImageSize(p.width or _ANY_SIZE, p.height or _ANY_SIZE, *(seen[i] if seen else (0, 0)))
-        for i, p in enumerate(item.images)
-    )

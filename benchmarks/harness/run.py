@@ -24,7 +24,8 @@ from benchmarks.harness.benchmark import Benchmark, Scored
 from benchmarks.harness.io.data_sets import read_split
 from benchmarks.harness.io.predictions import PredictionFormat, read_output
 from benchmarks.harness.io.results import ItemReply, result_row, write_results
-from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Verdict, sizes_of
+from benchmarks.harness.items import BenchmarkItem, ItemImage, Prediction, Rule, Verdict
+from benchmarks.harness.official_frame import sizes_of
 from benchmarks.harness.scoring.intervals import Scoreboard
 from grounding.answer import ImageSize
 from grounding.errors import BrokenRow, UsageError

@@ -68,7 +68,7 @@ def test_batches_hold_items_of_similar_length_and_every_item_once():
 
 
 def test_an_interrupted_run_continues_with_the_same_answers(screens, tmp_path):
-    items = Screens().read(screens, "test")
+    items = list(Screens().read(screens, "test"))
     whole = run(Parrot(), screens, tmp_path / "whole", items)
     assert len(whole) == 48
     with pytest.raises(KeyboardInterrupt):
@@ -85,7 +85,7 @@ def test_an_interrupted_run_continues_with_the_same_answers(screens, tmp_path):
 
 
 def test_answers_made_with_other_settings_are_not_continued_and_stay(screens, tmp_path):
-    items = Screens().read(screens, "test")
+    items = list(Screens().read(screens, "test"))
     before = run(Parrot(), screens, tmp_path, items)
     with pytest.raises(UsageError, match=r"answers made with another decoding\.temperature; use another --out"):
         run(Parrot(), screens, tmp_path, items, Decoding(samples=2, temperature=0.5))
@@ -196,7 +196,7 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
 
 
 def test_work_is_dealt_out_to_processes(screens, tmp_path):
-    items = Screens().read(screens, "test")
+    items = list(Screens().read(screens, "test"))
     for index in range(2):
         generate(Parrot(), items, screens, lambda i: i.id, decoding=Decoding(), share=(index, 2), batch_size=5,
                  folder=tmp_path)  # fmt: skip

@@ -168,7 +168,7 @@ def test_swapping_the_truth_of_a_log_changes_no_answer(tmp_path):
 
 
 def test_command_line(screens, jsonl, evaluate):
-    items = Screens().read(screens, "test")
+    items = list(Screens().read(screens, "test"))
     rows = [
         {"id": i.id, "absent": True} if i.truth.absent else {"id": i.id, "box": list(i.truth.boxes[0])} for i in items
     ]

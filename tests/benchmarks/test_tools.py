@@ -14,6 +14,7 @@ from benchmarks.harness.backends.opening import tools_of
 from benchmarks.harness.cli import main
 from benchmarks.harness.io.predictions import PredictionFormat, read_output
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
+from benchmarks.harness.official_frame import canonical
 from grounding.errors import UsageError
 from grounding.io import open_image
 from grounding.sample import ImageRef
@@ -76,8 +77,7 @@ def test_an_answer_in_a_crop_is_scored_in_the_image(backend, screens, tmp_path):
         frame = line.episode["frame"]
         assert frame["pixels"] == [width // 2, 0, width, height // 2]
         left, top, right, bottom = reply.prediction.boxes[0]
-        scale = item.scale(0) if item.frame != "unit" else (1, 1)
-        box = (left / scale[0], top / scale[1], right / scale[0], bottom / scale[1])
+        box = canonical((left, top, right, bottom), item, 0)
         assert box == pytest.approx((0.5, 0.0, 0.75, 0.25), abs=0.001)
         assert [turn["tool"] for turn in reply.turns] == ["zoom", None]
         assert reply.turns[0]["shown"] == [0.5, 0.0, 1.0, 0.5] and line.cost["passes"] == 2

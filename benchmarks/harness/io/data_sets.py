@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
@@ -16,18 +16,17 @@ from grounding.targets import Box, Point, Polygon, Span
 _MOST_GROUPS = 24  # a meta key with more values than this is an identifier, not a sub-group
 
 
-def read_split(root: Path, split: str, answer_kind: str | None) -> list[BenchmarkItem]:
-    """Every sample of a split; sub-groups are the meta keys with few values.
+def read_split(root: Path, split: str, answer_kind: str | None) -> Iterator[BenchmarkItem]:
+    """Every sample of a split, read twice: sub-groups are the meta keys with few values.
 
     Args:
         answer_kind: what all are asked for; None asks each as training does (`Sample.answer_kind`).
     """
-    samples = list(read_samples(split_file(root, split)))
-    axes = _axes(samples)
-    return [
-        item_of(s, answer_kind or s.answer_kind, {axis: str(s.meta[axis]) for axis in axes if axis in s.meta})
-        for s in samples
-    ]
+    file = split_file(root, split)
+    axes = _axes(read_samples(file))
+    for sample in read_samples(file):
+        groups = {axis: str(sample.meta[axis]) for axis in axes if axis in sample.meta}
+        yield item_of(sample, answer_kind or sample.answer_kind, groups)
 
 
 def split_file(root: Path, split: str) -> Path:
@@ -72,10 +71,10 @@ def manifest_asks(root: Path) -> str | None:
     return json.loads(manifest.read_text(encoding="utf-8")).get("asks")
 
 
-def _axes(samples: Sequence[Sample]) -> list[str]:
+def _axes(samples: Iterable[Sample]) -> list[str]:
     values: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         for key, value in sample.meta.items():
-            if not isinstance(value, float):
+            if not isinstance(value, float) and len(values[key]) <= _MOST_GROUPS:
                 values[key].add(str(value))
     return sorted(key for key, found in values.items() if 1 < len(found) <= _MOST_GROUPS)

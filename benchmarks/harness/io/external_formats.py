@@ -29,7 +29,8 @@ from benchmarks.harness.io.official_files import as_written, box, identity, nami
 from benchmarks.harness.io.predictions import PredictionFormat, needs_seen, read_output, read_row, space_warning
 from benchmarks.harness.io.results import ItemReply
 from benchmarks.harness.io.row_files import Row, read_rows
-from benchmarks.harness.items import DIGITS, MISSING, XYXY, BenchmarkItem, ItemImage, Prediction, Truth
+from benchmarks.harness.items import MISSING, XYXY, BenchmarkItem, ItemImage, Prediction, Truth
+from benchmarks.harness.official_frame import DIGITS
 from benchmarks.harness.row_benchmark import picture_of
 from grounding.answer import Status
 from grounding.errors import UsageError

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.harness.items import DIGITS, XY, XYXY, ItemImage
+from benchmarks.harness.items import XY, XYXY, ItemImage
+from benchmarks.harness.official_frame import DIGITS
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import replacing
 

@@ -24,12 +24,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 from benchmarks.harness.io.official_files import identity, listed, naming, numbers
 from benchmarks.harness.io.results import ItemReply
 from benchmarks.harness.io.row_files import KEY, Place, Row, row_at
-from benchmarks.harness.items import DIGITS, MISSING, XY, BenchmarkItem, Prediction, from_answer, sizes_of
+from benchmarks.harness.items import MISSING, BenchmarkItem, Prediction
+from benchmarks.harness.official_frame import DeclaredSpace, Sizes, from_answer, sizes_of, within
 from benchmarks.harness.scoring import masks
 from grounding.answer import ImageSize, Status
 from grounding.crops import Crop
@@ -41,7 +42,6 @@ _KEYS = {"id", "rollout", "output", "point", "points", "box", "boxes", "span", "
          "absent", "text", "seen", "mask", "saliency", KEY}  # fmt: skip
 _ANSWERS = ("output", "point", "points", "box", "boxes", "span", "spans", "absent", "text", "mask", "saliency")
 
-Sizes: TypeAlias = tuple[tuple[int, int], ...]
 _EITHER = (("box", "boxes"), ("point", "points"), ("span", "spans"))
 _STRAY = 0.02  # share of coordinates outside their space that is not worth a word
 _MANY = 0.2  # share outside from which on another space may be meant; models do miss the edge of an image
@@ -274,7 +274,7 @@ def _coordinates(
     scores = _listed(row, "scores", len(regions or spans), where)
     with naming(f"{where}: 'scores' or 'saliency'"):
         scores, saliency = numbers(scores), numbers(saliency)
-    frame = Frame(item, space, seen, where)
+    frame = DeclaredSpace(item, space, seen, where)
     placed_boxes = tuple(frame.place(b, i) for b, i in zip(boxes, images, strict=False))
     placed_points = tuple(frame.place(p, i) for p, i in zip(points, images, strict=False))
     in_range = all(within(b, item, i) for b, i in zip(placed_boxes, images, strict=False)) and all(
@@ -314,64 +314,6 @@ def _numbers(row: dict[str, Any], one: str, many: str, width: int) -> tuple[tupl
         return tuple(tuple(numbers(entry, width)) for entry in listed(value)) if value != [] else ()
     except ValueError:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """From a declared space to an item's frame.
-
-    Attributes:
-        space: one of `SPACES`.
-        seen: sizes the model was shown, for space "resized".
-        where: the line, for errors.
-    """
-
-    item: BenchmarkItem
-    space: str | None
-    seen: Sizes | None
-    where: str
-
-    def place(self, coords: Sequence[float], image: int) -> tuple[float, ...]:
-        """Coordinates in the item's frame; nothing is clamped or reordered. Pixels are rounded as those of boxes are.
-
-        Raises:
-            UsageError: a size is needed and not known.
-        """
-        if self.space == self.item.frame == "pixel":
-            return tuple(round(c, DIGITS) for c in coords)
-        if self.space == self.item.frame:
-            return tuple(coords)
-        if self.space == "pixel":
-            fx, fy = self._size(image)
-            return tuple(c / (fy if i % 2 else fx) for i, c in enumerate(coords))
-        unit = self.item.frame == "unit"
-        sx, sy = (1.0, 1.0) if unit else self._size(image)
-        if self.space == "resized":
-            if self.seen is None:
-                raise UsageError(
-                    f"{self.where}: pixels of the resized image need the resized size: give 'seen': [[width, height]]"
-                )
-            dx, dy = self.seen[image]
-        else:
-            dx = dy = 1000 if self.space == "thousand" else 1
-        placed = tuple(c / (dy if i % 2 else dx) * (sy if i % 2 else sx) for i, c in enumerate(coords))
-        return placed if unit else tuple(round(c, DIGITS) for c in placed)
-
-    def _size(self, image: int) -> XY:
-        pictures = self.item.images
-        if not pictures or not pictures[image].known:
-            raise UsageError(
-                f"{self.where}: the size of the image of item {self.item.id!r} is needed but not in the annotations; "
-                "put the images into the data folder, or give coordinates in the benchmark's own unit"
-            )
-        return float(pictures[image].width), float(pictures[image].height)
-
-
-def within(coords: Sequence[float], item: BenchmarkItem, image: int) -> bool:
-    """Inside the image and, for boxes, corners in order; True when the size is unknown and nothing is negative."""
-    sx, sy = item.scale(image)
-    inside = all(0 <= c <= (sy if i % 2 else sx) for i, c in enumerate(coords))
-    return inside and (len(coords) < 4 or (coords[0] <= coords[2] and coords[1] <= coords[3]))
 
 
 class SpaceCheck:

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.io.row_files import read_rows
 from benchmarks.harness.items import BenchmarkItem, Prediction, Verdict
+from benchmarks.harness.official_frame import canonical, has_sizes
 from grounding.io import replacing
 
 
@@ -57,14 +58,7 @@ class ItemReply:
 
 def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[str, Any]:
     """One line of `results.jsonl`."""
-    unit = item.frame == "unit" or (bool(item.images) and all(p.known for p in item.images))
     truth, prediction = item.truth, reply.prediction
-
-    def canonical(coords: Sequence[float], image: int) -> list[float]:
-        if not unit:
-            return list(coords)
-        sx, sy = item.scale(image)
-        return [c / (sy if i % 2 else sx) for i, c in enumerate(coords)]
 
     def image_of(index: int) -> int:
         return prediction.images[index] if index < len(prediction.images) else 0
@@ -84,12 +78,12 @@ def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[
             for i, p in enumerate(item.images)
         ],
         "asks": item.answer_kind,
-        "frame": "unit" if unit else "pixel",
+        "frame": "unit" if has_sizes(item) else "pixel",
         "truth": {
-            "boxes": [canonical(b, truth.image_of(i)) for i, b in enumerate(truth.boxes)],
+            "boxes": [canonical(b, item, truth.image_of(i)) for i, b in enumerate(truth.boxes)],
             "box_images": [truth.image_of(i) for i in range(len(truth.boxes))],
-            "polygons": [[canonical(v, 0) for v in polygon] for polygon in truth.polygons],
-            "points": [canonical(p, 0) for p in truth.points],
+            "polygons": [[canonical(v, item, 0) for v in polygon] for polygon in truth.polygons],
+            "points": [canonical(p, item, 0) for p in truth.points],
             "spans": [list(s) for s in truth.spans],
             "text": truth.text,
             "mask": truth.mask,
@@ -100,8 +94,8 @@ def result_row(item: BenchmarkItem, reply: ItemReply, verdict: Verdict) -> dict[
         "strict": prediction.strict,
         "missing": reply.missing,
         "prediction": {
-            "boxes": [canonical(b, image_of(i)) for i, b in enumerate(prediction.boxes)],
-            "points": [canonical(p, image_of(i)) for i, p in enumerate(prediction.points)],
+            "boxes": [canonical(b, item, image_of(i)) for i, b in enumerate(prediction.boxes)],
+            "points": [canonical(p, item, image_of(i)) for i, p in enumerate(prediction.points)],
             "spans": [list(s) for s in prediction.spans],
             "images": list(prediction.images),
             "labels": list(prediction.labels),

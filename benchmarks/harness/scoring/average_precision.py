@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.items import DIGITS, XYXY, BenchmarkItem, Prediction
+from benchmarks.harness.items import XYXY, BenchmarkItem, Prediction
+from benchmarks.harness.official_frame import DIGITS
 from grounding import geometry
 from grounding.errors import UsageError
 
