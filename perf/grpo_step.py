@@ -47,7 +47,7 @@ from models.loading import save_policy
 from models.tiny import build, train_tokenizer
 from recipes.config import parse_recipe
 from recipes.grpo import FoveaGRPOTrainer
-from recipes.run_folder import jobs_of
+from recipes.runner import jobs_of
 from recipes.stage import STAGES
 
 CUDA = torch.cuda.is_available()

@@ -16,12 +16,13 @@ import logging
 import os
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from PIL import Image
 from pyarrow import parquet
@@ -38,13 +39,14 @@ from grounding.sample import Sample, from_row, to_row
 from models.loading import SeenSizes
 from models.prompting import messages, prompt_text, question
 from recipes.config import DataSpec, ModelSpec
-from recipes.taught import TAUGHT, collate_taught
 from tools.teaching import teach
 from tools.toolbox import Toolbox
 
 log = logging.getLogger("fovea")
 
 SUFFIXES = (".parquet", ".jsonl")
+TAUGHT = "taught"  # column of the rows: `tools.teaching.Taught`
+IGNORED = -100
 
 
 def data_file(path: str, split: str) -> Path:
@@ -376,6 +378,29 @@ class LazyRows:
                 known[index] = self.builder.row(sample, images, answer_kind)
         rows = [known[index] for index in batch["index"]]
         return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def collate_taught(processor: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows with `taught` and `images` as a batch, padded on the right, with the pictures of all turns."""
+    episodes = [row[TAUGHT] for row in rows]
+    ids = [[*own.prompt, *own.completion] for own in episodes]
+    labels = [
+        [IGNORED] * len(own.prompt)
+        + [token if learned else IGNORED for token, learned in zip(own.completion, own.learned, strict=True)]
+        for own in episodes
+    ]
+    pad = processor.tokenizer.pad_token_id
+    longest = max(map(len, ids))
+    pictures = [
+        picture for row, own in zip(rows, episodes, strict=True) for picture in (*row["images"], *own.pictures)
+    ]
+    batch = dict(processor.image_processor(images=pictures, return_tensors="pt"))
+    batch["input_ids"] = torch.tensor([own + [pad] * (longest - len(own)) for own in ids])
+    batch["attention_mask"] = torch.tensor([[1] * len(own) + [0] * (longest - len(own)) for own in ids])
+    batch["labels"] = torch.tensor([own + [IGNORED] * (longest - len(own)) for own in labels])
+    image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    batch["mm_token_type_ids"] = (batch["input_ids"] == image).long()
+    return batch
 
 
 @dataclass

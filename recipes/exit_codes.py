@@ -45,7 +45,7 @@ def speaks_for_all(error: BaseException) -> bool:
         return True
     if "accelerate" not in sys.modules:
         return os.environ.get("RANK", "0") == "0"
-    from recipes.processes import this_process  # noqa: PLC0415
+    from recipes.runner import this_process  # noqa: PLC0415
 
     return this_process().is_main_process
 

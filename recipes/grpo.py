@@ -26,8 +26,7 @@ from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from models.loading import load_config
 from recipes.callbacks import StageState
-from recipes.checks import check_training
-from recipes.describe import describe_training
+from recipes.dry_run import check_training, describe_training
 from recipes.episodes import EpisodeTrainer
 from recipes.rollout_passes import TrainerPasses
 from recipes.stage import STAGES, Stage

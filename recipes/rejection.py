@@ -15,7 +15,7 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 from transformers.integrations import unset_hf_deepspeed_config
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from grounding.completion import Grammar, check_grammar
 from grounding.decoding import Decoder
@@ -24,12 +24,12 @@ from grounding.fingerprint import derived
 from grounding.journal import Journal, read_journals
 from models.prompting import encode, prompt_text
 from models.sampling import generation_config
-from recipes.checks import check_training
-from recipes.data import Stored, build_dataset, stored, whole_rows
-from recipes.describe import describe_training
-from recipes.processes import this_process
-from recipes.stage import STAGES, Stage
-from recipes.training import build_args, build_lora, load_for, run_training
+from recipes.data import Stored, build_dataset, stored
+from recipes.dry_run import check_training, describe_training
+from recipes.runner import this_process
+from recipes.sft import SupervisedStage
+from recipes.stage import STAGES
+from recipes.training import load_for
 from rewards.compose import RewardFunction, build_rewards
 
 KEPT = "kept-*.jsonl"
@@ -70,15 +70,12 @@ class RejectionConfig(SFTConfig):
 
 
 @STAGES.register("rejection")
-class RejectionStage(Stage):
+class RejectionStage(SupervisedStage):
     """Rejection-sampling fine-tuning; `args` are the keys of `RejectionConfig`."""
 
     args_type = RejectionConfig
     sections = frozenset({"data", "lora", "rewards"})
     needs = frozenset({"data", "rewards"})
-
-    def arguments(self) -> RejectionConfig:
-        return build_args(self.job, RejectionConfig, max_length=None)
 
     def rewards(self) -> list[RewardFunction]:
         model = self.job.recipe.model
@@ -93,17 +90,10 @@ class RejectionStage(Stage):
 
     def run(self) -> None:
         self.roll_out()
-        args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
-        model, processor = load_for(self.job, args)
-        trainer = SFTTrainer(
-            model=model,
-            args=args,
-            data_collator=whole_rows(args, processor),
-            train_dataset=self.kept(processor),
-            processing_class=processor,
-            peft_config=build_lora(self.job),
-        )
-        run_training(self.job, trainer)
+        super().run()
+
+    def datasets(self, processor: Any) -> dict[str, Any]:
+        return {"train_dataset": self.kept(processor)}
 
     def roll_out(self) -> None:
         """Write what is kept of every prompt of this process's share; prompts that are there already are skipped.

@@ -1,21 +1,62 @@
-"""Runs a recipe from its first unfinished stage to the last."""
+"""Runs a recipe: stages in order, the processes they run in, and the run folder that says all about it.
+
+runs/<name>/
+  resolved.yaml, environment.json
+  0-sft/   settings.json, metrics.jsonl, training.json, checkpoints/, adapter/, model/, DONE
+  1-grpo/  ...
+  final -> 1-grpo/model
+"""
 
 from __future__ import annotations
 
+import copy
 import gc
+import importlib.metadata
+import json
 import logging
-from collections.abc import Iterator
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
+from grounding.errors import FoveaError, UsageError
+from grounding.fingerprint import data_fingerprint, differences, model_fingerprint
 from grounding.folders import owning
-from recipes.config import Recipe
-from recipes.processes import on_main, this_process
-from recipes.run_folder import claim, jobs_of, link_final, mark_done, open_run
+from grounding.io import read_samples, replacing
+from grounding.redact import redact
+from grounding.settings import Section
+from models.loading import load_config
+from recipes.checkpoints import last_checkpoint
+from recipes.config import ModelSpec, Recipe, StageSpec, save_recipe
+from recipes.data import data_file
 from recipes.stage import STAGES, Job
 
 log = logging.getLogger("fovea")
+T = TypeVar("T")
+
+PACKAGES = (
+    "torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "vllm", "numpy", "pillow", "wandb",
+)  # fmt: skip
+DONE = "DONE"
+SETTINGS = "settings.json"
+# Arguments that leave the steps already trained as they are: how long to train, what to save, log and evaluate.
+LENGTH = ("max_steps", "num_train_epochs")
+FREE = re.compile(
+    r"save_(?!only)\w+|log\w+|eval_(steps|strategy|delay|on_start)|per_device_eval_batch_size|dataloader_\w+|hub_\w+"
+    r"|push_to_hub|report_to|run_name|disable_tqdm|num_completions_to_print|max_steps|num_train_epochs"
+)
+STRAY = re.compile(  # what a kill leaves of `replacing`: nobody else's dot files
+    r"\.final\.new|\.(DONE|resolved\.yaml|(environment|settings|training|wandb)\.json|metrics\.jsonl)\.[a-z0-9_]{8}"
+)
 
 
 def run_recipe(recipe: Recipe) -> None:
@@ -60,3 +101,248 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
         yield f"{job.index} {job.spec.kind}: {job.model_path} -> {job.folder / 'model'}"
         for label, value in stage.describe():
             yield f"  {label:<12} {value}"
+
+
+def this_process() -> PartialState:
+    """This process among those that `accelerate launch` started, on GPUs or, where there are none, on CPUs."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """What `action` returned on the main process, on every process. A collective call.
+
+    Raises:
+        FoveaError: what it raised there, on every process.
+    """
+    process = this_process()
+    outcome: list = [None, None, 0]
+    if process.is_main_process:
+        try:
+            outcome[0] = action()
+        except FoveaError as error:
+            outcome[1:] = str(error), error.exit_code
+    if process.num_processes > 1:
+        broadcast_object_list(outcome)
+    value, message, code = outcome
+    if message is not None:
+        raise UsageError(message) if code == UsageError.exit_code else FoveaError(message)
+    return value
+
+
+def jobs_of(recipe: Recipe) -> list[Job]:
+    """The stages of a recipe with their folders; each starts from the model of the one before."""
+    jobs: list[Job] = []
+    model_path = recipe.model.path
+    for index, spec in enumerate(recipe.stages):
+        job = Job(recipe, spec, index, recipe.folder / f"{index}-{spec.kind}", model_path)
+        jobs.append(job)
+        model_path = str(job.folder / "model")
+    return jobs
+
+
+def open_run(recipe: Recipe) -> None:
+    """Make the run folder and write what it says about the run; what a killed process left of its files goes.
+
+    Raises:
+        FoveaError: it cannot be written.
+    """
+    for folder in (recipe.folder, *(job.folder for job in jobs_of(recipe))):
+        for file in folder.glob(".*"):
+            if STRAY.fullmatch(file.name):
+                file.unlink()
+    with replacing(recipe.folder / "resolved.yaml") as file:
+        save_recipe(recipe, file)
+    with replacing(recipe.folder / "environment.json") as file:
+        file.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+
+def claim(job: Job) -> bool:
+    """Make the stage's folder, or take up the one that is there; whether the stage is finished.
+
+    A stage that started from another model of the run, which has been trained again since, starts anew; its folder is
+    kept under another name.
+
+    Raises:
+        UsageError: it was made with other settings, model or data, which would mix two experiments under one name.
+    """
+    now = {**job.settings(), "inputs": inputs_of(job)}
+    before = read_settings(job)
+    if before is not None and job.index > 0 and differences(before["inputs"]["model"], now["inputs"]["model"]):
+        log.warning(
+            "%s was trained from an earlier %s; kept as %s", job.folder, job.model_path, set_aside(job.folder)
+        )
+        before = None
+    if before is not None:
+        compare(job, before, now)
+        extend(job, before, now)
+    if before != now:
+        with replacing(job.folder / SETTINGS) as temporary:
+            temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    return (job.folder / DONE).is_file()
+
+
+def read_settings(job: Job) -> dict[str, Any] | None:
+    """What the stage's folder says it was made with; None when there is none.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    file = job.folder / SETTINGS
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+        found.setdefault("inputs", inputs_of(job))  # written before runs knew their inputs
+        found["stages"] = [as_written_now(StageSpec, stage) for stage in found["stages"]]
+        found["model"] = as_written_now(ModelSpec, found["model"])
+        found["stages"][job.index]["args"].items()
+        found["inputs"]["model"], found["inputs"]["data"]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UsageError(f"{file}: not a stage's settings; remove {job.folder} to train the stage again") from error
+    return found
+
+
+def as_written_now(section: type[Section], content: Any) -> Any:
+    """A section of the settings of an earlier version, in the keys of this one; as it is if it cannot be read."""
+    try:
+        return section.from_mapping(content, "settings").model_dump(mode="json")
+    except UsageError:
+        return content
+
+
+def inputs_of(job: Job) -> dict[str, Any]:
+    """The fingerprints of the model the stage starts from and of its samples, images included."""
+    if not Path(job.model_path).is_dir():
+        load_config(job.model_path, trust_remote_code=job.recipe.model.trust_remote_code)  # brings it into the cache
+    spec, data = job.spec.data, {}
+    for path in () if spec is None else spec.path:
+        file = data_file(path, spec.split)
+        images = {image.path for sample in read_samples(file, limit=spec.limit) for image in sample.images}
+        data[path] = data_fingerprint([file], images, file.parent)
+    return {"model": model_fingerprint(job.model_path), "data": data}
+
+
+def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `UsageError` where what a stage was made with differs from what it would be made with now."""
+    advice = f"give the run another name=..., or remove {job.folder} to train the stage again"
+    if differences(before["inputs"], now["inputs"]):
+        changed = [path for path, own in now["inputs"]["data"].items() if before["inputs"]["data"].get(path) != own]
+        what = f"data {changed[0]}" if changed else f"model {job.model_path}"
+        raise UsageError(f"{job.folder} was made from another content of {what}, which has changed since; {advice}")
+    old, new = lasting(before), lasting(now)
+    if old != new:
+        raise UsageError(f"{job.folder} was made with other settings ({difference(old, new)}); {advice}")
+
+
+def lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Section without those that leave the steps already trained as they are."""
+    kept = copy.deepcopy({key: value for key, value in settings.items() if key != "inputs"})
+    for stage in kept["stages"]:
+        stage["args"] = {key: value for key, value in stage["args"].items() if not FREE.fullmatch(key)}
+        stage.pop("eval", None)
+    return kept
+
+
+def extend(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Tell which settings are new, and take up a finished stage again that is to be longer.
+
+    Raises:
+        UsageError: a finished stage is to be shorter, or has no checkpoint to go on from.
+    """
+    old, new = (settings["stages"][job.index]["args"] for settings in (before, now))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    for key in changed:
+        log.info("%s.args: %s from here on", job.where, difference(old.get(key), new.get(key), key))
+    done = job.folder / DONE
+    if not done.is_file() or not set(changed) & set(LENGTH):
+        return
+    for key in LENGTH:
+        if key in old and key in new and new[key] < old[key]:
+            raise UsageError(
+                f"{job.folder} is finished with {key}={old[key]}, more than {new[key]}; give the run another name=..."
+            )
+    if last_checkpoint(job.folder / "checkpoints") is None:
+        raise UsageError(
+            f"{job.folder} is finished and has no checkpoint to go on from; give the run another name=..."
+        )
+    done.unlink()
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a stage's folder another name, which is free, and return it."""
+    names = (folder.with_name(f"{folder.name}.before-{number}") for number in range(1, 10**6))
+    aside = next(name for name in names if not name.exists())
+    folder.rename(aside)
+    return aside
+
+
+def mark_done(job: Job) -> None:
+    with replacing(job.folder / DONE) as file:
+        file.write_text("", encoding="utf-8")
+
+
+def link_final(recipe: Recipe, job: Job) -> None:
+    """Point `final` at the last stage's model."""
+    link = recipe.folder / "final"
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link}: is not the link that a run makes; move it away and run again")
+    temporary = recipe.folder / ".final.new"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(Path(job.folder.name) / "model", target_is_directory=True)
+    temporary.replace(link)
+
+
+def difference(before: Any, after: Any, where: str = "") -> str:
+    """The first place where two settings differ: ``stages.1.args.beta: 0.0 -> 0.04``."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            if before.get(key) != after.get(key):
+                return difference(before.get(key), after.get(key), f"{where}.{key}" if where else key)
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (one, other) in enumerate(zip(before, after, strict=True)):
+            if one != other:
+                return difference(one, other, f"{where}.{index}")
+    return f"{where}: {json.dumps(before)} -> {json.dumps(after)}"
+
+
+def environment() -> dict[str, Any]:
+    """Code, packages, hardware and command of this run; nothing from the environment's variables, no secrets."""
+    return {
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name in PACKAGES if (version := package_version(name))},
+        "device": device_name(),
+        "cpus": os.cpu_count(),
+        "processes": this_process().num_processes,
+        "command": [Path(sys.argv[0]).name, *map(redact, sys.argv[1:])],
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Revision of this code, and whether files differ from it; None outside a git checkout."""
+    try:
+        return {"revision": _git("rev-parse", "HEAD"), "modified": bool(_git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*args: str) -> str:
+    command = ["git", *args]
+    here = Path(__file__).resolve().parent
+    return subprocess.run(  # noqa: S603 - our own words only
+        command, cwd=here, capture_output=True, text=True, check=True, timeout=20
+    ).stdout.strip()
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return platform.processor() or platform.machine()

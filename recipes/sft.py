@@ -5,12 +5,13 @@ TRL's SFTTrainer as it is. Rows are prompt and completion, so the loss is on the
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from trl import SFTConfig, SFTTrainer
 
 from grounding.errors import UsageError
-from recipes.checks import check_training
 from recipes.data import whole_rows
-from recipes.describe import describe_training
+from recipes.dry_run import check_training, describe_training
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 
@@ -19,12 +20,12 @@ from recipes.training import build_args, build_datasets, build_lora, build_toolb
 class SupervisedStage(Stage):
     """Supervised fine-tuning; `args` are the keys of `trl.SFTConfig`."""
 
-    args_type = SFTConfig
+    args_type: ClassVar[type[SFTConfig]] = SFTConfig
     sections = frozenset({"data", "eval", "lora", "tools"})
     needs = frozenset({"data"})
 
     def arguments(self) -> SFTConfig:
-        return build_args(self.job, SFTConfig, max_length=None)
+        return build_args(self.job, self.args_type, max_length=None)
 
     def check(self) -> None:
         args = self.arguments()
@@ -36,6 +37,11 @@ class SupervisedStage(Stage):
     def describe(self) -> list[tuple[str, str]]:
         return describe_training(self.job, self.arguments(), supervised=True)
 
+    def datasets(self, processor: Any) -> dict[str, Any]:
+        """The trainer's `train_dataset`, and `eval_dataset` where there is one: rows with a completion."""
+        toolbox = build_toolbox(self.job, processor)
+        return build_datasets(self.job, processor, with_completion=True, toolbox=toolbox)
+
     def run(self) -> None:
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
         model, processor = load_for(self.job, args)
@@ -43,7 +49,7 @@ class SupervisedStage(Stage):
             model=model,
             args=args,
             data_collator=whole_rows(args, processor),
-            **build_datasets(self.job, processor, with_completion=True, toolbox=build_toolbox(self.job, processor)),
+            **self.datasets(processor),
             processing_class=processor,
             peft_config=build_lora(self.job),
         )

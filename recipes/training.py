@@ -20,13 +20,21 @@ from grounding.io import replacing
 from grounding.settings import check_keys
 from models.loading import load_config, load_policy
 from models.sharing import share_images, share_prefill
-from recipes.callbacks import Alarms, MetricsFile, NoStubs, ProgressBar, StageState, StopOnDivergence, StopOnSignal
+from recipes.callbacks import (
+    Alarms,
+    MetricsFile,
+    NoStubs,
+    ProgressBar,
+    StageState,
+    StopOnDivergence,
+    StopOnSignal,
+    tracked,
+)
 from recipes.checkpoints import last_checkpoint, state_of, sweep
 from recipes.data import build_dataset, check_data
 from recipes.merge import finish_model
-from recipes.processes import on_main
+from recipes.runner import on_main
 from recipes.stage import Job
-from recipes.tracking import tracked
 from tools.toolbox import Toolbox
 
 # The vision tower stays as it was trained: adapting it costs a quarter of a step, and needs more data than RL has.

@@ -58,7 +58,7 @@ IMPORTS_PICKLE = {  # path: why, and what keeps it safe
 }
 
 # Module names that packages still share: the list only shrinks
-STILL_TWICE = {"describe"}
+STILL_TWICE: set[str] = set()
 
 
 @cache

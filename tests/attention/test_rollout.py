@@ -14,8 +14,7 @@ from grounding.errors import UsageError
 from grounding.io import open_image
 from models.loading import load_policy
 from recipes.callbacks import read_metrics
-from recipes.run_folder import jobs_of
-from recipes.runner import dry_run, run_recipe
+from recipes.runner import dry_run, jobs_of, run_recipe
 from recipes.stage import STAGES
 from rewards import REWARDS
 from tests.recipes.test_stages import recipe_of

@@ -14,7 +14,7 @@ import torch
 
 from credit.assigner import WEIGHTS
 from recipes.grpo import FoveaGRPOTrainer
-from recipes.run_folder import jobs_of
+from recipes.runner import jobs_of
 from recipes.stage import STAGES
 from tests.recipes.test_stages import recipe_of
 

@@ -13,7 +13,7 @@ from grounding.io import read_samples, write_samples
 from models.loading import load_processor
 from recipes.config import DataSpec, load_recipe, parse_recipe
 from recipes.data import build_dataset, stored, whole_rows
-from recipes.run_folder import jobs_of
+from recipes.runner import jobs_of
 from recipes.stage import STAGES
 from tests.recipes.tiny import make_data, make_model, tokenizer
 

@@ -13,7 +13,7 @@ from grounding.io import read_samples, write_samples
 from grounding.sample import ToolTurn
 from grounding.targets import Box
 from recipes.config import parse_recipe
-from recipes.run_folder import jobs_of
+from recipes.runner import jobs_of
 from recipes.stage import STAGES
 from tests.recipes.tiny import make_data, make_model
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from grounding.errors import FoveaError
 from models.loading import load_policy
 from recipes.merge import check_finite, check_same, finish_model, logits, merge_adapter, sample_batch
-from recipes.run_folder import jobs_of
+from recipes.runner import jobs_of
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
 

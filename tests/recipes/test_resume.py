@@ -24,8 +24,7 @@ from recipes.callbacks import Alarms, MetricsFile, StopOnDivergence, StopOnSigna
 from recipes.checkpoints import last_checkpoint
 from recipes.config import save_recipe
 from recipes.grpo import WholeBatches
-from recipes.run_folder import jobs_of
-from recipes.runner import run_recipe
+from recipes.runner import jobs_of, run_recipe
 from recipes.stage import STAGES
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model

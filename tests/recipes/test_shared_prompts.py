@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, set_seed
 
-from recipes.run_folder import jobs_of
+from recipes.runner import jobs_of
 from recipes.shared_prompts import GROUP, keep_together, merged_adapter
 from recipes.stage import STAGES
 from tests.recipes.test_stages import recipe_of

@@ -17,8 +17,7 @@ from models.loading import load_policy, load_processor, save_policy
 from recipes.callbacks import read_metrics
 from recipes.config import parse_recipe, to_container
 from recipes.grpo import FoveaGRPOTrainer
-from recipes.run_folder import jobs_of
-from recipes.runner import run_recipe
+from recipes.runner import jobs_of, run_recipe
 from recipes.stage import STAGES
 from tests.recipes.tiny import DIALECTS, make_data, make_model
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from recipes.run_folder import jobs_of
-from recipes.tracking import tracked
+from recipes.callbacks import tracked
+from recipes.runner import jobs_of
 from tests.recipes.test_stages import recipe_of
 
 

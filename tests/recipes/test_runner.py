@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from grounding.errors import UsageError
 from grounding.folders import writing
-from recipes.run_folder import claim, environment, jobs_of, mark_done, open_run
-from recipes.runner import run_recipe
+from recipes.runner import claim, environment, jobs_of, mark_done, open_run, run_recipe
 from tests.recipes.test_checkpoints import write
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
