@@ -30,7 +30,7 @@ from attention.visual import ImageTokens, attention_over_image, image_attention,
 IMAGE_FIELDS = frozenset({"image_mass", "target_mass", "image_entropy", "text_mass"})
 ATTENTION_FIELDS = IMAGE_FIELDS | {"waad", "fai", "sentence"}
 MAP = frozenset({"map"})  # one map over the image per response, by `ResponseBatch.weights`
-ROLE = {"waad": "local", "fai": "global", "sentence": "receiver"}  # of the heads a field reads; else "image"
+ROLE = {"waad": "local", "fai": "global", "sentence": "receiver"}  # of the heads a field reads; all else: "image"
 
 
 @dataclass(frozen=True)
@@ -94,31 +94,33 @@ class ResponseBatch:
 
 
 @dataclass(frozen=True)
-class _ImageRows:
-    """What some heads of a layer showed of the image, for a group of b responses from `start` on.
+class _Layer:
+    """What a layer showed of a group of b responses from `start` on.
 
-    `rows` are only kept for signals, with the keys of the image tokens alone; `maps` (b, h, V) for the map; `votes`
-    (b, h, V), which tokens are sinks, where they are wanted.
+    Attributes:
+        values: name -> (b, h, R) of a signal, (b, h, V) of "map" and of "votes" for sinks, by the heads of its role.
+        image: for signals of the image, rows of the image-reading heads, with the keys of the image tokens alone.
     """
 
     layer: int
     start: int
-    rows: Rows | None
-    maps: Tensor | None
-    votes: Tensor | None
+    values: Mapping[str, Tensor]
+    image: Rows | None
 
-    def of(self, heads: Sequence[int]) -> _ImageRows:
-        """Some of the heads; of maps and votes alone."""
-        chosen = {name: getattr(self, name) for name in ("maps", "votes")}
-        return replace(self, **{name: own if own is None else own[:, list(heads)] for name, own in chosen.items()})
+    def of(self, heads: HeadSelection) -> _Layer:
+        """The same of the heads in their roles, where it is of all heads."""
+        chosen = {name: heads.of(_role(name), self.layer) for name in self.values}
+        values = {name: own[:, chosen[name]] for name, own in self.values.items() if chosen[name]}
+        image = heads.of("image", self.layer)
+        return replace(self, values=values, image=self.image.of(image) if self.image and image else None)
 
 
 class CapturedPass:
     """Consumer of one forward pass.
 
-    With heads known, each layer's signals are computed the moment it is captured. Of the image-reading heads, whose
-    sinks are decided by all layers together, queries and the keys of the image stay until then. Without heads, what
-    they are chosen by is measured at once, and the captured rows (for maps: the maps of all heads) wait for `settle`.
+    Each layer's signals are computed the moment it is captured: of the heads in their roles, or of all heads where
+    those are still to be chosen, and what they are chosen by as well. Of the image-reading heads, whose sinks are
+    decided by all layers together, queries and the keys of the image stay.
 
     Attributes:
         batch: what was asked of it.
@@ -132,31 +134,26 @@ class CapturedPass:
         needs: frozenset[str],
         batch: ResponseBatch,
         heads: HeadSelection | None,
+        *,
         sinks: bool,
     ):
         self.batch, self.heads = batch, heads
         self._spec, self._needs, self.wants_sinks = spec, needs, sinks
+        self._layers: list[_Layer] = []
         self._measured: list[tuple[str, int, Tensor]] = []
-        self._kept: list[LayerRows] = []
-        self._image: list[_ImageRows] = []
-        self._sums: dict[str, Tensor] = {}
         self._massive: Tensor | None = None
         self.broken = torch.zeros(len(batch.mask), dtype=torch.bool, device=batch.mask.device)
 
     def consume(self, shown: LayerRows) -> None:
-        count = len(shown.rows.q)
+        count, tokens = len(shown.rows.q), self.batch.mask.shape[1]
         batch = self.batch.part(shown.start, count)
         finite = shown.rows.lse.isfinite().all(1)  # (b, rows)
-        tokens = batch.mask.shape[1]
         self.broken[shown.start : shown.start + count] |= (~finite[:, -tokens:] & batch.mask).any(-1)
-        if self.heads is not None:
-            self._add(shown, batch, self.heads)
-            return
-        if self._needs == MAP:
-            self._image.append(self._read_image(shown, batch, None))
-        else:
-            self._kept.append(shown)
-        self._measure(shown, batch)
+        own, before = shown.rows.part(1, len(shown.rows)), shown.rows.part(0, tokens)
+        self._layers.append(self._read(shown, batch, own, before))
+        if self.heads is None:
+            found = self._measure(batch, own, before)
+            self._measured += [(name, shown.layer, values) for name, values in found.items()]
 
     def measure(self, stats: HeadStats) -> None:
         """Add what heads are chosen by to the running means of all heads."""
@@ -164,44 +161,38 @@ class CapturedPass:
             stats.add(name, layer, values)
 
     def settle(self, heads: HeadSelection) -> None:
-        """Compute what waited for the choice of heads."""
+        """Keep of all heads those that were chosen."""
         self.heads = heads
-        self._image = [one.of(chosen) for one in self._image if (chosen := heads.of("image", one.layer))]
-        for shown in self._kept:
-            self._add(shown, self.batch.part(shown.start, len(shown.rows.q)), heads)
-        self._kept.clear()
+        self._layers = [layer.of(heads) for layer in self._layers]
         self._measured.clear()
 
     def signals(self) -> dict[str, Tensor]:
         """The fields asked for, (B, R) float32, means over the heads of each role."""
-        heads = self._settled()
-        fields = {name: total / heads.count(ROLE[name]) for name, total in self._sums.items()}
+        fields = {name: self._mean(name) for name in ROLE if name in self._needs}
         if "fai" in fields:
             fields["fai"] = _tail(fields["fai"], self.batch.mask, self._spec.tail)
         if self._needs & IMAGE_FIELDS:
-            fields |= {name: total / heads.count("image") for name, total in self._image_fields().items()}
+            found = [replace(one, values=self._image_fields(one)) for one in self._layers if one.image]
+            fields |= {name: self._mean(name, found) for name in sorted(IMAGE_FIELDS)}
         return {name: values.float() for name, values in fields.items()}
 
     def map(self) -> Tensor:
         """(B, V) attention on each image token of all rows by their weights, mean over the image-reading heads."""
-        total = torch.zeros(self.batch.image.present.shape, device=self.batch.mask.device)
-        for one in filter(lambda one: one.maps is not None, self._image):
-            total = total.to(one.maps.dtype)
-            total[one.start : one.start + len(one.maps)] += one.maps.sum(1)
-        return total / self._settled().count("image")
+        return self._mean("map")
 
     def head_maps(self) -> Tensor:
         """(B, K, V) the maps of all heads of all layers, where none were chosen."""
-        layers = sorted({one.layer for one in self._image})
-        return torch.cat([torch.cat([one.maps for one in self._image if one.layer == layer]) for layer in layers], 1)
+        layers = sorted({one.layer for one in self._layers})
+        maps = [[one.values["map"] for one in self._layers if one.layer == layer] for layer in layers]
+        return torch.cat([torch.cat(own) for own in maps], 1)
 
     def heat(self, index: int) -> Tensor:
         """(R, V) attention of every row of one response, mean over the image-reading heads, sinks left out."""
         total = torch.zeros(self.batch.mask.shape[1], len(self.batch.image))
-        for one in self._image:
-            if one.start <= index < one.start + len(one.rows.q):
-                batch = self.batch.part(one.start, len(one.rows.q))
-                own = attention_over_image(one.rows, batch.image, one.rows.k)[index - one.start].sum(0)
+        for one in self._layers:
+            if one.image and one.start <= index < one.start + len(one.image.q):
+                image = self.batch.image.part(one.start, len(one.image.q))
+                own = attention_over_image(one.image, image, one.image.k)[index - one.start].sum(0)
                 total += (own * ~self.sinks()[index]).float().cpu()
         return total / self._settled().count("image")
 
@@ -210,18 +201,50 @@ class CapturedPass:
         image = self.batch.image
         if self._massive is not None:
             return self._massive.gather(1, image.columns) & image.present
-        votes = torch.zeros(image.present.shape, device=image.present.device)
-        for one in filter(lambda one: one.votes is not None, self._image):
-            votes[one.start : one.start + len(one.votes)] += one.votes.sum(1)
-        return agreed(votes, self._settled().count("image")) & image.present
+        return agreed(self._mean("votes")) & image.present
 
     def _settled(self) -> HeadSelection:
         if self.heads is None:
             raise RuntimeError("heads are not settled")
         return self.heads
 
-    def _measure(self, shown: LayerRows, batch: ResponseBatch) -> None:
-        own, before = self._rows(shown, batch)
+    def _mean(self, name: str, layers: Sequence[_Layer] | None = None) -> Tensor:
+        """(B, R) or (B, V), the mean over the heads of the name's role in all layers."""
+        width = len(self.batch.image) if name in ("map", "votes") else self.batch.mask.shape[1]
+        total = torch.zeros(len(self.batch.mask), width, device=self.batch.mask.device)
+        for one in self._layers if layers is None else layers:
+            if (values := one.values.get(name)) is not None:
+                total = total.to(torch.promote_types(total.dtype, values.dtype))
+                total[one.start : one.start + len(values)] += values.sum(1)
+        return total / self._settled().count(_role(name))
+
+    def _read(self, shown: LayerRows, batch: ResponseBatch, own: Rows, before: Rows) -> _Layer:
+        needs, spec, image = self._needs, self._spec, None
+        values: dict[str, Tensor] = {}
+
+        def of_role(name: str, rows: Rows) -> Rows | None:
+            """Of the heads that read it, if there are any in this layer."""
+            if self.heads is None:
+                return rows
+            chosen = self.heads.of(_role(name), shown.layer)
+            return rows.of(chosen) if chosen else None
+
+        if "waad" in needs and (rows := of_role("waad", own)):
+            values["waad"] = waad(rows, batch.valid, spec.window)
+        if "fai" in needs and (rows := of_role("fai", own)):
+            values["fai"] = fai(rows, batch.mask, *spec.horizon)
+        if "sentence" in needs and (rows := of_role("sentence", own)):
+            values["sentence"] = self._influence(rows, batch.sentences)
+        if needs & (IMAGE_FIELDS | MAP) and (rows := of_role("map", before)):
+            if needs & IMAGE_FIELDS:
+                image = replace(rows, k=batch.image.keys(rows))
+            if needs & MAP and len(batch.image):
+                values["map"] = image_map(rows, batch.image, batch.weights)
+            if self.wants_sinks and len(batch.image):
+                values["votes"] = persistent(rows, batch.image, batch.mask, spec.sink_ratio)
+        return _Layer(shown.layer, shown.start, values, image)
+
+    def _measure(self, batch: ResponseBatch, own: Rows, before: Rows) -> dict[str, Tensor]:
         found = {}
         if self._needs != MAP:
             for name, keys in (("distance", "all"), ("response_distance", "response")):
@@ -231,51 +254,17 @@ class CapturedPass:
         if "sentence" in self._needs and (number := int(batch.sentences.max()) + 1):
             maps = sentence_map(own, batch.sentences, number)
             found["kurtosis"] = kurtosis(sentence_influence(maps, batch.sentences, self._spec.sentence_skip))
-        self._measured += [(name, shown.layer, values) for name, values in found.items()]
+        return found
 
-    def _add(self, shown: LayerRows, batch: ResponseBatch, heads: HeadSelection) -> None:
-        """Take one layer, of the heads in their roles."""
-        own, spec = self._rows(shown, batch)[0], self._spec
-        if "waad" in self._needs and (chosen := heads.of("local", shown.layer)):
-            self._accumulate(self._sums, "waad", shown.start, waad(own.of(chosen), batch.valid, spec.window))
-        if "fai" in self._needs and (chosen := heads.of("global", shown.layer)):
-            self._accumulate(self._sums, "fai", shown.start, fai(own.of(chosen), batch.mask, *spec.horizon))
-        if "sentence" in self._needs and (chosen := heads.of("receiver", shown.layer)):
-            self._accumulate(self._sums, "sentence", shown.start, self._influence(own.of(chosen), batch.sentences))
-        if self._needs & (IMAGE_FIELDS | MAP) and (chosen := heads.of("image", shown.layer)):
-            self._image.append(self._read_image(shown, batch, chosen))
-
-    def _rows(self, shown: LayerRows, batch: ResponseBatch) -> tuple[Rows, Rows]:
-        """The tokens' own rows, and the rows that predicted them."""
-        count = batch.mask.shape[1]
-        return shown.rows.part(1, len(shown.rows)), shown.rows.part(0, count)
-
-    def _read_image(self, shown: LayerRows, batch: ResponseBatch, heads: Sequence[int] | None) -> _ImageRows:
-        rows, image, needs = self._rows(shown, batch)[1], batch.image, self._needs
-        rows = rows if heads is None else rows.of(heads)
-        there = len(image) > 0
-        return _ImageRows(
-            shown.layer,
-            shown.start,
-            rows=replace(rows, k=image.keys(rows)) if needs & IMAGE_FIELDS else None,
-            maps=image_map(rows, image, batch.weights) if there and needs & MAP else None,
-            votes=persistent(rows, image, batch.mask, self._spec.sink_ratio) if there and self.wants_sinks else None,
-        )
-
-    def _image_fields(self) -> dict[str, Tensor]:
-        names, sums = ("image_mass", "target_mass", "image_entropy", "text_mass"), {}
-        sinks = self.sinks() if len(self.batch.image) else None
-        for one in self._image:
-            count = len(one.rows.q)
-            if sinks is None:
-                values = (torch.full_like(one.rows.lse, torch.nan),) * 4  # no image, no score
-            else:
-                own, image = sinks[one.start : one.start + count], self.batch.image.part(one.start, count)
-                shown = image_attention(one.rows, image, own, keys=one.rows.k)
-                values = (shown.mass, shown.target, shown.entropy, 1.0 - shown.everything)
-            for name, value in zip(names, values, strict=True):
-                self._accumulate(sums, name, one.start, value)
-        return sums
+    def _image_fields(self, layer: _Layer) -> dict[str, Tensor]:
+        """(b, h, R) each; NaN, no score, where there is no image."""
+        rows, image = layer.image, self.batch.image.part(layer.start, len(layer.image.q))
+        if not len(image):
+            return dict.fromkeys(IMAGE_FIELDS, torch.full_like(rows.lse, torch.nan))
+        sinks = self.sinks()[layer.start : layer.start + len(rows.q)]
+        shown = image_attention(rows, image, sinks, keys=rows.k)
+        values = (shown.mass, shown.target, shown.entropy, 1.0 - shown.everything)
+        return dict(zip(("image_mass", "target_mass", "image_entropy", "text_mass"), values, strict=True))
 
     def _influence(self, rows: Rows, sentences: Tensor) -> Tensor:
         """(B, H, R) influence of each token's sentence, NaN for none."""
@@ -286,11 +275,10 @@ class CapturedPass:
         index = sentences.clamp(min=0).unsqueeze(1).expand(-1, influence.shape[1], -1)
         return torch.where(sentences.unsqueeze(1) >= 0, influence.gather(2, index), torch.nan)
 
-    def _accumulate(self, sums: dict[str, Tensor], name: str, start: int, values: Tensor) -> None:
-        """Add (b, h, R) summed over heads."""
-        if name not in sums:
-            sums[name] = torch.zeros(self.batch.mask.shape, dtype=values.dtype, device=values.device)
-        sums[name][start : start + len(values)] += values.sum(1)
+
+def _role(name: str) -> str:
+    """Of the heads that a field, a map or a vote reads."""
+    return ROLE.get(name, "image")
 
 
 class StepLog:

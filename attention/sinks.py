@@ -47,9 +47,9 @@ def persistent(rows: Rows, image: ImageTokens, mask: Tensor, ratio: float = 8.0,
     return (median > ratio * average.unsqueeze(-1)) & image.present.unsqueeze(1)
 
 
-def agreed(votes: Tensor, heads: int) -> Tensor:
-    """Sinks of the image: what at least half of `heads` heads voted for, of (B, V) numbers of votes."""
-    return votes >= HEADS * heads
+def agreed(share: Tensor) -> Tensor:
+    """Sinks of the image, by the share of the heads that take each token for one."""
+    return share >= HEADS
 
 
 def massive(hidden: Tensor, tau: float = TAU) -> Tensor:
