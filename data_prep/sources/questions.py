@@ -11,10 +11,19 @@ from data_prep import SPLITS, Item, Split
 from data_prep.pipeline.conversion import Rejected, box_from_xywh, pixel_box
 from data_prep.pipeline.presets import Conversion, row_source
 from data_prep.sources import CARDS
+from grounding.errors import UsageError
 from grounding.targets import Target, TextBox
 
 _ASK = "Please provide the bounding box coordinate of the region"
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+
+
+def _folders(run: Conversion) -> dict[str, str]:
+    """What `--folders` says: data set -> folder of its images."""
+    for pair in run.args.folders:
+        if "=" not in pair:
+            raise UsageError(f"--folders {pair}: give DATASET=FOLDER")
+    return dict(pair.split("=", 1) for pair in run.args.folders)
 
 
 @row_source(
@@ -28,7 +37,7 @@ _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val"
             " (cub=CUB_200_2011/images)",
         }
     },
-    prepare=lambda run: dict(pair.split("=", 1) for pair in run.args.folders),
+    prepare=_folders,
 )
 def viscot(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     """Boxes are pixels, xyxy.

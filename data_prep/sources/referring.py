@@ -44,9 +44,12 @@ def read_instances(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
         for where, row in read_json_array(path, part):
             if isinstance(row, Rejected):
                 raise UsageError(f"{where}: {row.detail}")
-            if entries.setdefault(row["id"], value(row)) != value(row):
-                detail = f"{what} {row['id']} is there twice, with different content"
-                entries[row["id"]] = Rejected("duplicate id", detail)
+            try:
+                if entries.setdefault(row["id"], value(row)) != value(row):
+                    detail = f"{what} {row['id']} is there twice, with different content"
+                    entries[row["id"]] = Rejected("duplicate id", detail)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{where}: not an {what} of COCO's format: {error!r}") from error
         return entries
 
     images = table("images", "image", lambda row: {key: row.get(key) for key in ("file_name", "width", "height")})

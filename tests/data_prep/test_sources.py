@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from grounding.errors import UsageError
 from grounding.targets import Absent, Box, Boxes, Point, Points, TextBox
 from tests.data_prep.helpers_data import convert, picture, reasons, write_json, write_jsonl, write_picture
 
@@ -103,6 +104,23 @@ def test_grefcoco_none_one_many(tmp_path):
     both, one, none = (item.sample.target for item in items)
     assert isinstance(both, Boxes) and approx(both.items[0], 0, 0, 0.1, 0.1) and approx(both.items[1], 0.5, 0.5, 1, 1)
     assert isinstance(one, Box) and none == Absent() and not rejects
+
+
+def test_what_is_no_annotation_of_coco_is_named(tmp_path):
+    instances(tmp_path, "grefcoco", {1: [0, 0, 20, 10]})
+    path = tmp_path / "grefcoco" / "instances.json"
+    content = json.loads(path.read_text())
+    for bad in (7, {"image_id": 7, "bbox": [0, 0, 1, 1]}, {"id": 2}, {"id": [2], "bbox": []}):
+        write_json(path, {**content, "annotations": [*content["annotations"], bad]})
+        write_json(tmp_path / "grefcoco" / "grefs(unc).json", [])
+        with pytest.raises(UsageError, match=r"instances\.json:annotations:2: not an annotation of COCO's format"):
+            convert("grefcoco", tmp_path)
+
+
+def test_folders_of_viscot_are_pairs(tmp_path):
+    write_json(tmp_path / "viscot_363k.json", [])
+    with pytest.raises(UsageError, match="--folders cub: give DATASET=FOLDER"):
+        convert("viscot", tmp_path, "--folders", "cub")
 
 
 def test_viscot_three_layouts(tmp_path):
