@@ -57,9 +57,6 @@ IMPORTS_PICKLE = {  # path: why, and what keeps it safe
     "data_prep/pipeline/pickles.py": "RefCOCO is published as a pickle; only plain data is let through",
 }
 
-# Module names that packages still share: the list only shrinks
-STILL_TWICE: set[str] = set()
-
 
 @cache
 def trees() -> dict[str, ast.Module]:
@@ -244,8 +241,9 @@ def test_no_two_modules_have_one_name():
             p.stem == path.stem for p in paths if p.parts[0] == "data_prep"
         ):
             places.setdefault(path.stem, []).append(str(path))
-    allowed = {"__init__", "__main__", *STILL_TWICE}
-    assert not {name: found for name, found in places.items() if len(found) > 1 and name not in allowed}
+    assert not {
+        name: found for name, found in places.items() if len(found) > 1 and name not in {"__init__", "__main__"}
+    }
 
 
 def lines_of(name: str) -> int:
