@@ -21,7 +21,7 @@ RUN := runs/$(NAME)
 # The tiny model answers in 40 tokens, and a large batch costs it little.
 FAST := --batch-size 100 --max-new-tokens 64
 
-.PHONY: help install install-dev quickstart test test-torchvision lint format clean
+.PHONY: help install install-dev quickstart test test-torchvision torchvision-tests lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,14 +40,22 @@ quickstart: install  ## data, SFT, GRPO, evaluation, report: minutes on two CPU 
 	$(BIN)/python -m reports $(RUN)
 	@echo "Open $(RUN)/report.html in a browser."
 
-test: install-dev  ## run every test
-	$(BIN)/python -m pytest
+# Two processes of one thread each: the models of the tests are too small to gain from a second thread. A file stays in
+# one process, since its fixtures are dear.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test: install-dev  ## run every test, in JOBS=2 processes
+	$(PYTEST)
 
 # Everybody with a GPU has torchvision, and transformers then loads other image processors. The slow tests are left out:
 # they start and kill processes, which is the same with it.
 test-torchvision:  ## run the tests that touch models with torchvision, in .venv-torchvision (5.5 GB)
 	$(MAKE) VENV=.venv-torchvision TORCH="torch==2.14.1 torchvision==0.29.1" install-dev
-	.venv-torchvision/bin/python -m pytest -m "not slow" tests/models tests/recipes tests/attention tests/credit tests/benchmarks
+	$(MAKE) VENV=.venv-torchvision torchvision-tests
+
+torchvision-tests:
+	$(PYTEST) -m "not slow" tests/models tests/recipes tests/attention tests/credit tests/benchmarks tests/tools
 
 lint: install-dev  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
