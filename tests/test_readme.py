@@ -32,7 +32,7 @@ TREE = (
     "data_prep",
     "grounding",
 )
-TREE += ("models", "recipes", "reports", "rewards")
+TREE += ("attention", "models", "recipes", "reports", "rewards", "tools")
 
 
 def commands(document: Path) -> list[tuple[bool, list[str]]]:
