@@ -17,13 +17,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from benchmarks.harness.cli import OneLineParser, model_arguments
+from benchmarks.harness.io.predictions import PredictionFormat, read_answer
+from data_prep.pipeline.conversion import Rejected
+from data_prep.pipeline.images import image_size
 from grounding.answer import Answer, ImageSize
-from grounding.crops import Crop
 from grounding.dialects import get_dialect
 from grounding.errors import FoveaError, UsageError
 from grounding.folders import check_new
@@ -45,14 +49,9 @@ class PredictedAnswer:
     turns: Sequence[dict[str, Any]] = ()
 
 
-class PredictParser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(message)
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Arguments of the command line."""
-    parser = PredictParser(
+    parser = OneLineParser(
         prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("instruction", help="what to find, in words")
@@ -66,21 +65,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
     parser.add_argument("--seed", type=int, default=0)
-    model = parser.add_argument_group("the model")
-    model.add_argument("--model", required=True, help="folder or Hub name; with --endpoint, the name it serves")
-    model.add_argument("--endpoint", help="base URL of an OpenAI-compatible server")
-    model.add_argument("--key-variable", help="environment variable with the endpoint's key")
-    model.add_argument("--dialect", help="how coordinates are worded; what the model folder says, by default")
-    model.add_argument("--grammar", choices=("bare", "think", "think_answer"), help="likewise")
-    model.add_argument("--system", help="system message; likewise")
-    model.add_argument("--image-first", action=argparse.BooleanOptionalAction, help="likewise")
-    model.add_argument("--min-pixels", type=int, help="area an image has at least, as the model sees it")
-    model.add_argument("--max-pixels", type=int, help="area it has at most")
-    model.add_argument("--device", help="cpu, cuda:0, ...; the first GPU when there is one")
-    model.add_argument("--dtype", default="auto")
-    model.add_argument("--attn", help="attention implementation, as transformers calls it")
-    model.add_argument("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
-    model.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    parser.add_argument("--dialect", help="how coordinates are worded; default: what the model folder says")
+    parser.add_argument("--grammar", choices=("bare", "think", "think_answer"))
+    model_arguments(parser.add_argument_group("the model"))
     parser.set_defaults(backend="transformers")
     return parser.parse_args(argv)
 
@@ -90,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         args = parse(argv)
+        if args.model is None:
+            raise UsageError("say who answers: --model NAME")
         images = [_open(path) for path in args.image]
         out = args.out or _beside(args.image[0])
         check_new(out)
@@ -126,13 +115,8 @@ def ask(
     [[output]] = backend.generate([Request(text, tuple(images))], decoding, args.seed)
     if output.seen:
         sizes = tuple(ImageSize(i.width, i.height, *s) for i, s in zip(images, output.seen, strict=True))
-    frame = (output.episode or {}).get("frame")
-    if frame is not None:
-        sizes = (ImageSize(*frame["size"]),)
-    dialect = get_dialect(profile.dialect)
-    answer = dialect.parse(output.text, sizes, grammar=profile.grammar, answer_kind=args.kind)
-    if frame is not None:
-        answer = Crop(frame["image"], tuple(frame["pixels"]), *frame["of"]).answer(answer)
+    reading = PredictionFormat(dialect=profile.dialect, grammar=profile.grammar)
+    answer = read_answer(output.text, sizes, reading, args.kind, output.episode)
     return PredictedAnswer(output.text, answer, (output.episode or {}).get("turns", ()))
 
 
@@ -199,21 +183,17 @@ def report(
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            size = image.size if image.getexif().get(0x0112, 1) < 5 else image.size[::-1]
-    except FileNotFoundError:
-        raise UsageError(f"--image {path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--image {path}: not an image: {error}") from error
+        size = image_size(path)
+    except Rejected as error:
+        said = {"missing image": "", "bad image": "not an image: "}.get(error.reason, f"{error.reason}: ")
+        raise UsageError(f"--image {path}: {said}{error.detail}") from error
     return open_image(path.parent, ImageRef(path.name, *size))
 
 
 def _beside(image: Path) -> Path:
     """A name in the working folder that no file has."""
-    number, out = 1, Path(f"{image.stem}-answer.png")
-    while out.exists():
-        number, out = number + 1, Path(f"{image.stem}-answer-{number + 1}.png")
-    return out
+    numbers = chain([""], (f"-{number}" for number in count(2)))
+    return next(out for out in (Path(f"{image.stem}-answer{number}.png") for number in numbers) if not out.exists())
 
 
 if __name__ == "__main__":

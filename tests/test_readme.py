@@ -20,19 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- test: (?P<mark>\w+) -->\n)?^```bash\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
-TREE = (
-    "Makefile",
-    "train.py",
-    "eval.py",
-    "predict.py",
-    "assets",
-    "configs",
-    "benchmarks",
-    "credit",
-    "data_prep",
-    "grounding",
-)
-TREE += ("attention", "models", "recipes", "reports", "rewards", "tools")
+# What is there: a list of names would miss the next package
+TREE = ("Makefile", "assets", "configs", *(path.name for path in ROOT.glob("*.py")))
+TREE += tuple(path.parent.name for path in ROOT.glob("*/__init__.py"))
 
 
 def commands(document: Path) -> list[tuple[bool, list[str]]]:

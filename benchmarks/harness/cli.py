@@ -35,7 +35,7 @@ log = logging.getLogger("fovea.eval")
 Replies: TypeAlias = Iterable[tuple[BenchmarkItem, ItemReply]]
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """One line on stderr and exit code 2, like every other usage error here."""
 
     def error(self, message: str) -> Any:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     if argv[:1] == ["compare"]:
-        parser = _Parser(prog="eval.py compare")
+        parser = OneLineParser(prog="eval.py compare")
         parser.add_argument("first", type=Path)
         parser.add_argument("second", type=Path)
         parser.add_argument("--show", type=int, default=20, help="changed items to list")
@@ -70,19 +70,9 @@ def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _run_parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, description="Evaluate a model, or score a predictions file, on a benchmark.")
-    what = parser.add_argument_group("what is asked")
-    what.add_argument("--benchmark", default="screens", help="name (see `eval.py list`) or import path")
-    what.add_argument("--data", type=Path, help="the benchmark's folder (or file), as its authors publish it")
-    what.add_argument("--images", type=Path, help="folder of the images, where it is not inside --data")
-    what.add_argument("--split", help="split; the benchmark's first one by default")
-    what.add_argument("--limit", type=int, help="only the first N items")
-    what.add_argument("--out", type=Path, help="folder for results.jsonl and metrics.json")
-
-    model = parser.add_argument_group("who answers: a model")
+def model_arguments(model: argparse._ArgumentGroup) -> None:
+    """Add the flags that say which model is asked, and how it is loaded."""
     model.add_argument("--model", help="model folder or Hub name; with --endpoint, the name it serves")
-    model.add_argument("--backend", choices=("transformers", "vllm"), default="transformers")
     model.add_argument("--endpoint", help="base URL of an OpenAI-compatible server, for instance http://host:8000/v1")
     model.add_argument("--key-variable", help="environment variable with the endpoint's key")
     model.add_argument("--image-first", action=argparse.BooleanOptionalAction, help="images before the text")
@@ -96,6 +86,21 @@ def _run_parser(prog: str) -> argparse.ArgumentParser:
     model.add_argument("--attn", help="attention implementation, as transformers calls it")
     model.add_argument("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
     model.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+
+
+def _run_parser(prog: str) -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description="Evaluate a model, or score a predictions file, on a benchmark.")
+    what = parser.add_argument_group("what is asked")
+    what.add_argument("--benchmark", default="screens", help="name (see `eval.py list`) or import path")
+    what.add_argument("--data", type=Path, help="the benchmark's folder (or file), as its authors publish it")
+    what.add_argument("--images", type=Path, help="folder of the images, where it is not inside --data")
+    what.add_argument("--split", help="split; the benchmark's first one by default")
+    what.add_argument("--limit", type=int, help="only the first N items")
+    what.add_argument("--out", type=Path, help="folder for results.jsonl and metrics.json")
+
+    model = parser.add_argument_group("who answers: a model")
+    model_arguments(model)
+    model.add_argument("--backend", choices=("transformers", "vllm"), default="transformers")
     model.add_argument("--batch-size", type=int, default=16)
     model.add_argument("--batch-tokens", type=int, default=65536, help="prompt tokens a batch may have, roughly")
     model.add_argument("--max-new-tokens", type=int, default=512)

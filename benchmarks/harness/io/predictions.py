@@ -32,7 +32,7 @@ from benchmarks.harness.io.row_files import KEY, Place, Row, row_at
 from benchmarks.harness.items import MISSING, BenchmarkItem, Prediction
 from benchmarks.harness.official_frame import DeclaredSpace, Sizes, from_answer, sizes_of, within
 from benchmarks.harness.scoring import masks
-from grounding.answer import ImageSize, Status
+from grounding.answer import Answer, ImageSize, Status
 from grounding.crops import Crop
 from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, UsageError
@@ -219,15 +219,30 @@ def read_output(
             "known; put the images into the data folder"
         )
     sizes = sizes_of(item, seen) or (ImageSize(1, 1),)
-    frame = (episode or {}).get("frame")
-    if frame is not None:
-        sizes = (ImageSize(*frame["size"]),)
-    answer = dialect.parse(output, sizes, grammar=reading.grammar, answer_kind=item.answer_kind)
-    if frame is not None:
-        answer = Crop(frame["image"], tuple(frame["pixels"]), *frame["of"]).answer(answer)
+    answer = read_answer(output, sizes, reading, item.answer_kind, episode)
     prediction = from_answer(answer, item)
     turns = None if episode is None else episode["turns"]
     return ItemReply(prediction, output, rollout, seen or (), cost=cost or {}, turns=turns)
+
+
+def read_answer(
+    output: str,
+    sizes: Sequence[ImageSize],
+    reading: PredictionFormat,
+    answer_kind: str,
+    episode: dict[str, Any] | None = None,
+) -> Answer:
+    """What a raw output says, in the canonical frame of the whole images.
+
+    Args:
+        sizes: of the images, as the model saw them.
+        episode: of an answer in several turns (`Output.episode`), whose numbers may be of a crop.
+    """
+    frame = (episode or {}).get("frame")
+    if frame is not None:
+        sizes = (ImageSize(*frame["size"]),)
+    answer = get_dialect(reading.dialect).parse(output, sizes, grammar=reading.grammar, answer_kind=answer_kind)
+    return answer if frame is None else Crop(frame["image"], tuple(frame["pixels"]), *frame["of"]).answer(answer)
 
 
 def _seen(value: Any, item: BenchmarkItem, where: str) -> Sizes | None:
