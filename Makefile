@@ -21,7 +21,7 @@ RUN := runs/$(NAME)
 # The tiny model answers in 40 tokens, and a large batch costs it little.
 FAST := --batch-size 100 --max-new-tokens 64
 
-.PHONY: help install install-dev quickstart test test-torchvision torchvision-tests lint format clean
+.PHONY: help install install-dev quickstart quickstart-base quickstart-sft quickstart-grpo quickstart-attention test test-torchvision torchvision-tests lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,15 +30,32 @@ install: $(STAMP)-core  ## make .venv with what training and evaluation need
 
 install-dev: $(STAMP)-dev  ## the same, with tests, linters, DeepSpeed and browser rendering
 
+# The tiny model gains little from a second thread: where there are two cores and nothing faster, two processes train on
+# half a batch each, and two evaluations run at once.
+ifeq ($(shell [[ "$$(uname)" == Linux && "$$(nproc)" -ge 2 ]] && ! nvidia-smi >/dev/null 2>&1 && echo two),two)
+ONE_THREAD := OMP_NUM_THREADS=1
+LAUNCH := $(ONE_THREAD) $(BIN)/accelerate launch --config_file configs/accelerate/cpu_two.yaml
+HALVES := stages.0.args.per_device_train_batch_size=16 stages.1.args.per_device_train_batch_size=64 \
+	stages.1.args.per_device_eval_batch_size=50
+else
+LAUNCH := $(BIN)/python
+endif
+
 quickstart: install  ## data, SFT, GRPO, evaluation, report: minutes on two CPU cores
 	$(BIN)/python -m data_prep screens --out data/screens
-	$(BIN)/python train.py configs/recipes/quickstart.yaml name=$(NAME) seed=$(SEED)
-	$(BIN)/python eval.py --model assets/fovea-tiny --data data/screens $(FAST) --out $(RUN)/eval/base
-	$(BIN)/python eval.py --model $(RUN)/0-sft/model --data data/screens $(FAST) --out $(RUN)/eval/sft
-	$(BIN)/python eval.py --model $(RUN)/1-grpo/model --data data/screens $(FAST) --out $(RUN)/eval/grpo
-	$(BIN)/python -m credit show --model $(RUN)/1-grpo/model --data data/screens --limit 3 --out $(RUN)/attention
+	$(LAUNCH) train.py configs/recipes/quickstart.yaml name=$(NAME) seed=$(SEED) $(HALVES)
+	$(MAKE) --no-print-directory $(if $(ONE_THREAD),-j 2 -O) $(addprefix quickstart-,base sft grpo attention)
 	$(BIN)/python -m reports $(RUN)
 	@echo "Open $(RUN)/report.html in a browser."
+
+quickstart-base: MODEL = assets/fovea-tiny
+quickstart-sft: MODEL = $(RUN)/0-sft/model
+quickstart-grpo: MODEL = $(RUN)/1-grpo/model
+quickstart-base quickstart-sft quickstart-grpo: quickstart-%:
+	$(ONE_THREAD) $(BIN)/python eval.py --model $(MODEL) --data data/screens $(FAST) --out $(RUN)/eval/$*
+
+quickstart-attention:
+	$(ONE_THREAD) $(BIN)/python -m credit show --model $(RUN)/1-grpo/model --data data/screens --limit 3 --out $(RUN)/attention
 
 # Two processes of one thread each: the models of the tests are too small to gain from a second thread. A file stays in
 # one process, since its fixtures are dear.

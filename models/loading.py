@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,11 @@ def load_policy(
         model, info = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
     except SafetensorError as error:
         raise UsageError(f"model {path}: {_damaged(Path(path))}: {_first_line(error)}; get it again") from error
+    except pickle.UnpicklingError as error:  # torch reads tensors only, whatever else the file would run
+        raise UsageError(
+            f"model {path}: its pickled weights hold something other than tensors, or are damaged; convert them to "
+            "safetensors where you trust their maker"
+        ) from error
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"model {path}: {_first_line(error)}") from error
     _check_loaded(path, info)

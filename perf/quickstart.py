@@ -1,9 +1,9 @@
 """Does the quickstart do what the README says? Runs `make quickstart` for five seeds and prints one table.
 
-    python perf/quickstart.py             # about half an hour on two cores; finished seeds are not run again
+    python perf/quickstart.py             # under half an hour on two cores; finished seeds are not run again
     python perf/quickstart.py --repeat    # also runs the first seed a second time: its numbers must be the same
 
-Exits 1 unless, on two free cores: every run takes at most 8 minutes and 4 GB; GRPO lifts greedy click accuracy on the
+Exits 1 unless, on two free cores: every run takes at most 5 minutes and 4 GB; GRPO lifts greedy click accuracy on the
 held-out screens over the SFT model by at least 10 points on average over the seeds, and the 95 % interval of the
 difference (bootstrap over screens, of the mean over seeds) excludes 0.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 LABELS = ("base", "sft", "grpo")
-MINUTES, GIGABYTES, POINTS, SCREENS = 8.0, 4.0, 10.0, 500
+MINUTES, GIGABYTES, POINTS, SCREENS = 5.0, 4.0, 10.0, 500
 
 
 def run_seed(seed: int, name: str) -> dict[str, float]:

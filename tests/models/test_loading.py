@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +101,30 @@ def test_pickled_weights_are_refused_unless_asked_for(folder, tmp_path):
         load_policy(tmp_path)
     again, _ = load_policy(tmp_path, allow_pickle=True)
     assert torch.equal(next(again.parameters()), next(model.parameters()))
+
+
+class Touches:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["hostile", "no pickle", "cut off"])
+def test_a_pickle_that_is_no_weights_is_one_line_and_runs_nothing(folder, tmp_path, kind):
+    save_policy(tmp_path, *load_policy(folder))
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    weights = tmp_path / "pytorch_model.bin"
+    torch.save({**state, "more": Touches(tmp_path / "ran")} if kind == "hostile" else state, weights)
+    if kind != "hostile":
+        weights.write_bytes(b"not a pickle" if kind == "no pickle" else weights.read_bytes()[:5000])
+    with pytest.raises(UsageError, match=r"(?s)^model [^\n]*(pickle|weights)[^\n]*$"):
+        load_policy(tmp_path, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
