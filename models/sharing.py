@@ -15,7 +15,7 @@ training pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import accumulate, islice
 from typing import Any
 
@@ -38,11 +38,55 @@ PREFILL_INPUTS = PER_ROW | PIXELS | {"position_ids", "mm_encoder_outputs", "cach
 PREFILL_INPUTS |= {"logits_to_keep", "return_dict"}
 
 
+@dataclass(frozen=True)
+class EncodedPictures:
+    """What a vision tower made of distinct pictures.
+
+    Attributes:
+        pictures, shapes: their pixels, and their grids where the pixels alone do not say them.
+        lengths: of each, rows of its pixels.
+        version: PyTorch's count of changes in place to the pixels.
+        weights: what the tower was then (`_untrained`); None where it is trained.
+        output: the tower's, or None while it is not known.
+    """
+
+    pictures: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+    version: int
+    weights: tuple[int, ...] | None
+    output: Any = None
+
+    def find(self, pictures: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int] | None:
+        """Of each picture, the index of the one like it; None where one is missing or the pixels have changed."""
+        if self.version != self.pictures[0]._version:
+            return None
+        known = len(self.pictures)
+        source = first_alike((*self.pictures, *pictures), (*self.shapes, *shapes))[known:]
+        return source if all(index < known for index in source) else None
+
+    def hand_out(self, source: Sequence[int]) -> Any:
+        """The output for the pictures of these indices, in this order: an object of its own, callers change it."""
+        if [*source] == [*range(len(self.pictures))]:
+            return _map_tensors(self.output, lambda features: features)
+        return _map_tensors(self.output, lambda features: self._rows(features, source))
+
+    def _rows(self, features: Tensor, source: Sequence[int]) -> Tensor:
+        """Rows of features (R, ...); R is a whole part of the pixels' rows."""
+        merged = sum(self.lengths) // len(features)  # rows of pixels behind one row
+        ends = [end // merged for end in accumulate(self.lengths)]
+        rows = [torch.arange(ends[index] - self.lengths[index] // merged, ends[index]) for index in source]
+        return features.index_select(0, torch.cat(rows).to(features.device))
+
+
 class ImageSharing:
     """Hooks on a vision tower that gives its features in the order of the pixels.
 
     Two kinds are known: `tower(pixels (P, D), grid_thw=(N, 3))`, patches of N images in a row (Qwen-VL), and
     `tower(pixel_values=(N, C, H, W))`, N images or tiles of images, each for itself (InternVL, LLaVA).
+
+    Of a tower that is not trained the last features are kept: those of the rollouts serve the training pass. It then
+    encodes one picture instead of all and not none, since under ZeRO-3 all processes have to run it equally often.
 
     Attributes:
         images: images (or tiles) seen since the hooks were set.
@@ -52,7 +96,7 @@ class ImageSharing:
     def __init__(self, tower: nn.Module):
         self.images = self.encoded = 0
         self._source: list[int] | None = None
-        self._lengths: list[int] = []
+        self._encoded: EncodedPictures | None = None
         tower.register_forward_pre_hook(self._keep_distinct, with_kwargs=True)
         tower.register_forward_hook(self._hand_out)
 
@@ -60,19 +104,31 @@ class ImageSharing:
         self._source = None
         tensors = {name for name, value in kwargs.items() if isinstance(value, Tensor)}
         if tensors - {"grid_thw", "pixel_values"} or len(args) + ("pixel_values" in tensors) != 1:
+            self._encoded = None
             return None  # what was made for the whole batch beforehand (positions, lengths) would no longer fit
         pixels = args[0] if args else kwargs["pixel_values"]
         grid = kwargs.get("grid_thw")
-        self._lengths = [1] * len(pixels) if grid is None else grid.prod(-1).tolist()
+        lengths = [1] * len(pixels) if grid is None else grid.prod(-1).tolist()
         shapes = [()] * len(pixels) if grid is None else [tuple(row) for row in grid.tolist()]
-        pictures = pixels.split(self._lengths)
-        source = first_alike(pictures, shapes)
-        kept = [index for index, first in enumerate(source) if index == first]
-        self.images += len(source)
+        pictures = pixels.split(lengths)
+        weights = None if pixels.is_inference() else _untrained(tower)
+        self.images += len(pictures)
+        known = self._encoded
+        if known is not None and known.output is not None and weights is not None and known.weights == weights:
+            self._source = known.find(pictures, shapes)
+        if self._source is not None:
+            kept = [min(range(len(pictures)), key=lengths.__getitem__)]
+        else:
+            self._encoded = None  # before others are encoded: their memory is free then
+            source = first_alike(pictures, shapes)
+            kept = [index for index, first in enumerate(source) if index == first]
+            place = {index: number for number, index in enumerate(kept)}
+            self._source = [place[first] for first in source]
+            chosen = [tuple(of[index] for index in kept) for of in (pictures, shapes, lengths)]
+            self._encoded = EncodedPictures(*chosen, 0 if weights is None else pixels._version, weights)
         self.encoded += len(kept)
-        if len(kept) == len(source):
+        if len(kept) == len(pictures):
             return None
-        self._source = source
         distinct = torch.cat([pictures[index] for index in kept])
         changed = dict(kwargs) if args else {**kwargs, "pixel_values": distinct}
         if grid is not None:
@@ -80,20 +136,28 @@ class ImageSharing:
         return ((distinct,) if args else ()), changed
 
     def _hand_out(self, tower: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self._source is None:
+        encoded, source = self._encoded, self._source
+        if encoded is None or source is None:
             return None
-        return _map_tensors(output, self._expand)
+        if encoded.output is None:
+            encoded = replace(encoded, output=_map_tensors(output, lambda features: features))
+            self._encoded = encoded if encoded.weights is not None else None
+        return encoded.hand_out(source)
 
-    def _expand(self, features: Tensor) -> Tensor:
-        """Features (R, ...) of the distinct images to those of all images; R is a whole part of the patches."""
-        kept = [index for index, first in enumerate(self._source) if index == first]
-        merged = sum(self._lengths[index] for index in kept) // len(features)  # patches behind one row
-        starts, at = {}, 0
-        for index in kept:
-            starts[index] = at
-            at += self._lengths[index] // merged
-        rows = [torch.arange(starts[first], starts[first] + self._lengths[first] // merged) for first in self._source]
-        return features.index_select(0, torch.cat(rows).to(features.device))
+
+def _untrained(tower: nn.Module) -> tuple[int, ...] | None:
+    """Changes when the weights of a tower do, or how it computes; None where they are trained, or it drops out."""
+    state: list[int] = []
+    for module in tower.modules():
+        if module.training and getattr(module, "p", 0) and isinstance(module, nn.Dropout):
+            return None
+    for weight in tower.parameters():
+        if weight.requires_grad:
+            return None
+        state += [id(weight), weight._version]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    casts = torch.is_autocast_enabled(device)
+    return (*state, casts, hash(torch.get_autocast_dtype(device)) if casts else 0)
 
 
 def share_images(model: PreTrainedModel) -> ImageSharing | None:
