@@ -21,7 +21,7 @@ RUN := runs/$(NAME)
 # The tiny model answers in 40 tokens, and a large batch costs it little.
 FAST := --batch-size 100 --max-new-tokens 64
 
-.PHONY: help install install-dev quickstart quickstart-base quickstart-sft quickstart-grpo quickstart-attention test test-torchvision torchvision-tests lint format clean
+.PHONY: help install install-dev quickstart quickstart-base quickstart-sft quickstart-grpo quickstart-attention test test-torchvision torchvision-tests gpu-check lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,9 @@ test-torchvision:  ## run the tests that touch models with torchvision, in .venv
 
 torchvision-tests:
 	$(PYTEST) -m "not slow" tests/models tests/recipes tests/attention tests/credit tests/benchmarks tests/tools
+
+gpu-check: install  ## everything only a GPU can show, as one Markdown table; SHRUNKEN=1 in small, on any machine
+	$(BIN)/python perf/gpu_check.py $(if $(SHRUNKEN),--shrunken --out runs/gpu-check-shrunken)
 
 lint: install-dev  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
