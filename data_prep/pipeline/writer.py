@@ -321,6 +321,8 @@ def _place(item: Item, args: Namespace, work: Path, placed: set[str]) -> tuple[s
             if name in placed:
                 continue
             target = inside(args.out / STAGING, name)
+            if target.parent == args.out / STAGING:  # where the rows are written
+                raise UsageError(f"the source puts the image {name!r} beside the rows; name it images/{name}")
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _put(content, target, work / "image", link=args.images == "link")
@@ -409,7 +411,7 @@ def publish(
         "inputs": inputs,
         "rows": rows,
         "targets": kinds,
-        "images": sum(len(files) for _, _, files in os.walk(final / "images")),
+        "images": sum(len(files) for folder, _, files in os.walk(final) if Path(folder) != final),
         "rejected": sum(rejects.values()),
         "rejects": rejects,
         "files": {name: {"bytes": (final / name).stat().st_size, "sha256": sha256(final / name)} for name in names},
