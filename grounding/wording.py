@@ -1,9 +1,11 @@
 """What stands inside the words of a question or a thought: image marks, places, other words in quotes.
 
 **Images** stand where a question has an `<image>` mark, one for each, in order. A text without marks leaves the
-place to whoever asks: before or after the text, numbered where there are several.
+place to whoever asks: before or after the text, numbered in the model family's words where there are several.
+Frames of a video come each after its time, which the dialect writes as its family does.
 
     "Image-1: <image>\nImage-2: <image>\nFind the dog of Image-1 in Image-2."
+    "<0.0 seconds><image><12.5 seconds><image>\na door opens"
 
 **Places** are canonical ([0, 1] of the image), written as [x, y] or [x1, y1, x2, y2] with three decimals. A dialect
 turns them into a model's numbers. They refer to the first image unless the words "image N " (counted from 1) stand
@@ -16,11 +18,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import count
 
 from grounding.errors import UsageError
 from grounding.targets import Box, Point
 
 MARK = "<image>"
+NUMBERED = f"Image {{number}}: {MARK}\n"
+TIMED = f"<{{time:.1f}} seconds>{MARK}"
 _LABEL = r"(?:[^\n<>:?!]{1,40}:|<\d{1,9}(?:\.\d{1,9})? seconds>)"
 _HEAD = re.compile(rf"(?:{_LABEL}?\s*+{MARK}\s*+[,;]?\s*+)+")
 
@@ -43,13 +48,42 @@ def words_alone(text: str) -> str:
 
 
 def timed(times: Sequence[float]) -> str:
-    """Marks of a video's frames, each after its time in seconds, as Qwen3-VL's processor writes times."""
+    """Marks of frames, each after its time: `<12.5 seconds><image>`; `retimed` makes a family's words of it."""
     return "".join(f"<{_seconds(time)} seconds>{MARK}" for time in times) + "\n"
 
 
 def _seconds(time: float) -> str:
-    told = f"{time:.2f}"
-    return told[:-1] if told.endswith("0") else told
+    told = f"{time:.3f}".rstrip("0")
+    return told + "0" if told.endswith(".") else told
+
+
+_TIMED = re.compile(rf"<(?P<time>\d{{1,9}}(?:\.\d{{1,9}})?) seconds>{MARK}(?P<gap>\n?)")
+
+
+def retimed(head: str, form: str) -> str:
+    """The marks of `timed` in a family's own words.
+
+    Args:
+        form: of one frame, with `{time}` (seconds, a float) and `{number}` (from 1) in it.
+    """
+    numbers = count(1)
+
+    def write(match: re.Match[str]) -> str:
+        told = form.format(time=float(match["time"]), number=next(numbers))
+        return told if told.endswith("\n") else told + match["gap"]
+
+    return _TIMED.sub(write, head)
+
+
+def numbered(text: str, images: int, form: str, image_first: bool = True) -> str:
+    """`text` with marks for its images, numbered by `form` (`{number}`, from 1).
+
+    It stays as it is where there is one image, or where it has marks of its own.
+    """
+    if images < 2 or MARK in text:
+        return text
+    marks = "".join(form.format(number=number) for number in range(1, images + 1))
+    return marks + text if image_first else f"{text}\n{marks.rstrip()}"
 
 
 def arrange(text: str, images: int, image_first: bool = True) -> list[str | None]:
@@ -63,11 +97,10 @@ def arrange(text: str, images: int, image_first: bool = True) -> list[str | None
     Raises:
         UsageError: another number of marks than of images.
     """
+    text = numbered(text, images, NUMBERED, image_first)
     marks = text.count(MARK)
     if not marks and images:
-        placed = MARK if images == 1 else "\n".join(f"Image {number}: {MARK}" for number in range(1, images + 1))
-        gap = "\n" if images > 1 else ""
-        text = placed + gap + text if image_first else text + gap + placed
+        text = MARK + text if image_first else text + MARK
     elif marks != images:
         raise UsageError(f"{marks} {MARK} marks for {images} images in the question {text[:80]!r}")
     parts: list[str | None] = []

@@ -14,12 +14,14 @@ from grounding.completion import check_grammar
 from grounding.decoding import render_chat
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
-from grounding.wording import arrange
+from grounding.wording import arrange, numbered
 from models.profile import Profile
 
 
 def question(profile: Profile, text: str, answer_kind: str, sizes: Sequence[ImageSize]) -> str:
     """The user's text: the profile's prompt template or the dialect's words, and the grammar's sentence.
+
+    Several images stand where `text` has them, else before or after it, numbered as the family numbers them.
 
     Args:
         text: what to find (`Sample.question`); places in it (`grounding.wording`) are written in the dialect's
@@ -31,7 +33,8 @@ def question(profile: Profile, text: str, answer_kind: str, sizes: Sequence[Imag
         UsageError: as `Dialect.prompt`.
     """
     dialect = get_dialect(profile.dialect)
-    return dialect.prompt(text, answer_kind, check_grammar(profile.grammar), sizes, template=profile.prompt)
+    asked = dialect.prompt(text, answer_kind, check_grammar(profile.grammar), sizes, template=profile.prompt)
+    return numbered(asked, len(sizes), dialect.numbering, profile.image_first)
 
 
 def messages(text: str, images: int, *, image_first: bool, system: str | None) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@
 
 The answers are read by the dialect they are written in (`--dialect`). With several images, the answer or else the
 question must name one ("the third image"); otherwise the exchange is rejected as "image not named". `<think>` chains
-are kept as thoughts; places in them, and boxes in a question, become canonical. Dialects in pixels mean those of the
-image the model saw: a row gives its size in "seen": [[width, height], ...], one for each image, or `--seen original`
-says that nothing was resized.
+are kept as thoughts; places in them, and boxes in a question, become canonical. With `--check-thoughts`, a row whose
+chain `data_prep.cot.verify` finds wrong is rejected: one whose last place is not the answer, for instance. Dialects
+in pixels mean those of the image the model saw: a row gives its size in "seen": [[width, height], ...], one for each
+image, or `--seen original` says that nothing was resized.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep import Item, Reject
+from data_prep.cot.forms import FORMS
+from data_prep.cot.verify import verify
 from data_prep.pipeline.conversations import (
     AnswerReader,
     Exchange,
@@ -34,6 +37,7 @@ from data_prep.sources import CARDS
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from grounding.sample import ImageRef, Sample
+from grounding.wording import read_places
 
 
 def question_arguments(parser: ArgumentParser) -> None:
@@ -46,6 +50,11 @@ def question_arguments(parser: ArgumentParser) -> None:
         help="remove what matches from questions: the prompt around the instruction (repeatable)",
     )
     parser.add_argument("--image-prefix", default="", help="remove this from the start of image names")
+
+
+def _chat_arguments(parser: ArgumentParser) -> None:
+    question_arguments(parser)
+    parser.add_argument("--check-thoughts", action="store_true", help="reject rows whose chain does not hold")
 
 
 def unwrapped(question: str, args: Namespace) -> str:
@@ -93,14 +102,17 @@ def chat_source(
             head, words = without_bare_marks(question)
             asked = canonical(head + unwrapped(words, run.args), reader.dialect, sizes[:count], boxes_only=True)
             target, thought = reader(answer, question, sizes[:count])
-            yield run.item(where, pictures[:count], asked, target, thought=thought, meta=meta)
+            item = run.item(where, pictures[:count], asked, target, thought=thought, meta=meta)
+            if thought is not None and run.args.check_thoughts:
+                verify(thought, item.sample, FORMS["knowledge" if read_places(thought) else "free"])
+            yield item
 
         yield from convert_rows(numbered(where, exchanges(row)), answered)
 
     row_source(
         name,
         as_split=True,
-        arguments=question_arguments,
+        arguments=_chat_arguments,
         flags=flags,
         space=lambda args: f"dialect {dialect or args.dialect}",
         prepare=lambda run: AnswerReader(dialect or run.args.dialect, run.spaces),

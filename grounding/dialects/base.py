@@ -16,7 +16,7 @@ from grounding.completion import THINK, Grammar, matches_grammar, split_completi
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, normalize, numbers_in, without_typed
 from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
-from grounding.wording import quoted, rewrite_places, split_head
+from grounding.wording import NUMBERED, TIMED, quoted, retimed, rewrite_places, split_head
 
 _FAR = 1000.0  # image sizes; numbers further out are not a place
 ONE = frozenset({"box", "point", "span"})  # kinds of which exactly one is asked for
@@ -156,6 +156,9 @@ class Dialect(ABC):
         says_grammar: its prompts say in which tags to answer.
         question, questions: what asks for a target, and the same for the kinds that are asked for in other words;
             `{instruction}` stands for what to find, `{quoted}` for that in quotes.
+        numbering: how the family's published examples number several images, `{number}` from 1.
+        which_image: tells, where there are several images, how to say which one a region lies in.
+        timing: what stands for a frame of a video, `{time}` in seconds and `{number}` from 1.
         between: what stands between several regions.
         refusal: what says that the target is not there.
         patterns: per kind, the exact form of the dialect's own answers (`Answer.strict`).
@@ -170,6 +173,9 @@ class Dialect(ABC):
     says_grammar: bool = True
     question: str = "{instruction}"
     questions: Mapping[str, str] = MappingProxyType({})
+    numbering: str = NUMBERED
+    timing: str = TIMED
+    which_image: str = ""
     between: str = ""
     refusal: str = "none"
     patterns: Mapping[str, re.Pattern[str]]
@@ -293,8 +299,10 @@ class Dialect(ABC):
             raise UsageError(f"dialect {self.name!r} has no thoughts: use the grammar 'bare', not {grammar!r}")
         head, words = split_head(instruction if sizes is None else self.render_places(instruction, sizes))
         asked = self._question(words, answer_kind) if template is None else template.replace("{instruction}", words)
+        if template is None and answer_kind != "span" and sizes is not None and len(sizes) > 1:
+            asked += self.which_image
         told = not self.says_grammar or (template is not None and THINK in template)
-        return head + asked + ("" if told else _THINK_SENTENCE[grammar])
+        return retimed(head, self.timing) + asked + ("" if told else _THINK_SENTENCE[grammar])
 
     def _question(self, instruction: str, answer_kind: str) -> str:
         words = {"instruction": instruction, "quoted": quoted(instruction)}

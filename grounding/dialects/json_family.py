@@ -36,6 +36,7 @@ from grounding.dialects.json_places import (
 from grounding.dialects.xml_points import xml_points
 from grounding.parsing import Group, Scalar, Scan, scan, unquote
 from grounding.targets import Box, Point, Span, TextBox
+from grounding.wording import MARK
 
 _START_KEYS = ("start", "start_time", "begin", "from")
 _END_KEYS = ("end", "end_time", "stop", "to")
@@ -61,6 +62,7 @@ class JsonDialect(Dialect):
     multi_image = True
     labels = True
     between = ", "
+    which_image = ' Where it is not in the first image, add "image", its number.'
 
     def __init__(
         self, name: str, space: Space, *, box: str = "bbox_2d", point: str = "point_2d", y_first: bool = False
@@ -238,14 +240,24 @@ class FoveaDialect(JsonDialect):
     """The embedded model's: too small to follow directions about formats, it is asked with the bare instruction."""
 
     says_grammar = False
+    which_image = ""
 
     def __init__(self, name: str = "fovea"):
         super().__init__(name, Space(1000))
         self.question, self.questions = "{instruction}", {}
 
 
+class QwenDialect(JsonDialect):
+    """Qwen-VL since 2.5: images are numbered as its chat template does with `add_vision_id`."""
+
+    numbering = f"Picture {{number}}: {MARK}"
+
+
 for _name in ("qwen3_vl", "mai_ui", "gui_owl", "holo"):
-    DIALECTS.register(_name)(JsonDialect(_name, Space(1000)))
+    DIALECTS.register(_name)(QwenDialect(_name, Space(1000)))
 DIALECTS.register("fovea")(FoveaDialect())
-DIALECTS.register("qwen2_5_vl")(JsonDialect("qwen2_5_vl", Space(None)))
+_qwen2_5 = QwenDialect("qwen2_5_vl", Space(None))
+# Its video input tells times by positions alone; before images they are text, as in TimeLens (arXiv:2512.14698)
+_qwen2_5.timing = f"{{time:.1f}}s{MARK}"
+DIALECTS.register("qwen2_5_vl")(_qwen2_5)
 DIALECTS.register("gemini")(JsonDialect("gemini", Space(1000), box="box_2d", point="point", y_first=True))

@@ -25,6 +25,7 @@ from grounding.dialects.base import Dialect, Found, Reading, Space, forms
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, numbers_in
 from grounding.targets import Box, Point, TextBox
+from grounding.wording import MARK, NUMBERED, TIMED
 
 _N = rf"(?:{NUMBER}|[-+]?+(?:nan|NaN|inf|Infinity)\b)"
 _PAIR = rf"\(\s*+{_N}\s*+,\s*+{_N}\s*+\)"
@@ -51,7 +52,7 @@ class MarkupDialect(Dialect):
     """A family that is declared by what it writes.
 
     Args:
-        name, space, question, questions, between, refusal: as in `Dialect`.
+        name, space, question, questions, between, refusal, numbering, timing: as in `Dialect`.
         kinds: separated by blanks.
         box, point: how one is written, `{}` for each number.
         ref: the tags around a label, for a family that writes labels. One with angle brackets in it is left out;
@@ -76,6 +77,8 @@ class MarkupDialect(Dialect):
         questions: Mapping[str, str] | None = None,
         between: str = "",
         refusal: str = "none",
+        numbering: str = NUMBERED,
+        timing: str = TIMED,
         refuses_by_minus_one: bool = False,
         after_action: bool = False,
         strict: Mapping[str, str] | None = None,
@@ -85,6 +88,7 @@ class MarkupDialect(Dialect):
         super().__init__(name)
         self.space, self.kinds, self.labels = space, frozenset(kinds.split()), ref is not None
         self.question, self.questions, self.between, self.refusal = question, questions or {}, between, refusal
+        self.numbering, self.timing = numbering, timing
         self._box, self._point, self._ref = box, point, ref
         self._refuses_by_minus_one, self._after_action = refuses_by_minus_one, after_action
         number = rf"[0-9]\.{INT}" if space.decimals else INT
@@ -177,9 +181,9 @@ def writable_label(label: str | None) -> str:
 
 
 _TAGGED = "box boxes point points text_box absent"
-for _name, _ref, _box in (
-    ("qwen_vl", ("<ref>", "</ref>"), ("<box>", "</box>")),
-    ("qwen2_vl", ("<|object_ref_start|>", "<|object_ref_end|>"), ("<|box_start|>", "<|box_end|>")),
+for _name, _ref, _box, _gap in (
+    ("qwen_vl", ("<ref>", "</ref>"), ("<box>", "</box>"), "\n"),
+    ("qwen2_vl", ("<|object_ref_start|>", "<|object_ref_end|>"), ("<|box_start|>", "<|box_end|>"), ""),
 ):
     _thing = "{instruction}".join(_ref)
     DIALECTS.register(_name)(
@@ -190,6 +194,7 @@ for _name, _ref, _box in (
             box="({},{}),({},{})".join(_box),
             point="({},{})".join(_box),
             ref=_ref,
+            numbering=f"Picture {{number}}: {MARK}{_gap}",
             question=f"Give the box of {_thing} in the image.",
             questions={
                 "point": f"Give the point of {_thing} in the image.",
@@ -211,6 +216,8 @@ DIALECTS.register("internvl")(
         box="<box>[[{}, {}, {}, {}]]</box>",
         point="<point>[[{}, {}]]</point>",
         ref=("<ref>", "</ref>"),
+        numbering=f"Image-{{number}}: {MARK}\n",
+        timing=f"Frame{{number}} at {{time:.1f}}s: {MARK}\n",  # without "at ..." in its published example
         question=f"Please provide the bounding box {_PHRASE}",
         questions={
             **dict.fromkeys(("point", "points"), f"Please provide the point {_PHRASE}"),

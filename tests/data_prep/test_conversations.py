@@ -94,6 +94,20 @@ def test_thoughts_are_kept_with_canonical_places(tmp_path):
     assert item.sample.thought is None
 
 
+def test_chains_that_do_not_hold_are_rejected_where_that_is_asked(tmp_path):
+    def thought(chain, *flags):
+        said = f"<think>{chain}</think>{BOX}"
+        items, rejects = talk(tmp_path, "<image>the dog", said, flags=flags)
+        return (items[0].sample.thought if items else None), reasons(rejects)
+
+    elsewhere = "I look for the dog. It is at [700, 700, 800, 800]."
+    assert thought(elsewhere)[0] == "I look for the dog. It is at [0.700, 0.700, 0.800, 0.800]."
+    assert thought(elsewhere, "--check-thoughts") == (None, ["does not meet the target"])
+    assert thought("The car is far away here.", "--check-thoughts") == (None, ["does not name the target"])
+    right = "The dog is at [100, 200, 300, 400]."
+    assert thought(right, "--check-thoughts") == ("The dog is at [0.100, 0.200, 0.300, 0.400].", [])
+
+
 def test_thoughts_of_mgrounding_name_their_images(tmp_path):
     names = ["0.jpg", "1.jpg"]
     for name in names:

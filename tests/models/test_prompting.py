@@ -18,7 +18,7 @@ from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
 from models.loading import load_policy, load_processor
 from models.profile import Profile
-from models.prompting import encode, prompt_text, question
+from models.prompting import encode, messages, prompt_text, question
 from models.sampling import forget_published, generation_config
 from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset
@@ -145,6 +145,40 @@ def test_grpo_pays_for_the_marks_an_answer_is_made_of(data, tmp_path):
     Ours()._calculate_rewards([{}], [[]], [[{"role": "assistant", "content": "stripped"}]], [[*ids, end]])
     assert seen == [[{"role": "assistant", "content": text}]]
     assert get_dialect("internvl").parse(text, (ImageSize(9, 9),), answer_kind="box").strict
+
+
+# The published examples, images as in their templates. Qwen2-VL and later: README, "Add ids for Multiple Image
+# Inputs" (chat template with add_vision_id). Qwen-VL: tokenization_qwen.py, from_list_format. InternVL: model card,
+# "multi-image multi-round conversation, separate images".
+QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
+PUBLISHED = {
+    "qwen2_vl": f"Picture 1: {QWEN}Picture 2: {QWEN}",
+    "qwen2_5_vl": f"Picture 1: {QWEN}Picture 2: {QWEN}",
+    "qwen3_vl": f"Picture 1: {QWEN}Picture 2: {QWEN}",
+    "qwen_vl": "Picture 1: <img></img>\nPicture 2: <img></img>\n",
+    "internvl": "Image-1: <image>\nImage-2: <image>\n",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_several_images_are_numbered_as_the_family_numbers_them(name):
+    shown = {"qwen_vl": "<img></img>", "internvl": "<image>"}.get(name, QWEN)
+    sizes, alone = (ImageSize(8, 8),) * 2, question(Profile(name), "the dog", "box", (ImageSize(8, 8),))
+    told = question(Profile(name), "the dog", "box", sizes)
+    (user,) = messages(told, 2, image_first=True, system=None)
+    text = "".join(shown if part["type"] == "image" else part["text"] for part in user["content"])
+    assert text.startswith(PUBLISHED[name] + alone)
+    placed = question(Profile(name), "Is <image> the dog of <image>?", "box", sizes)
+    assert placed.count("<image>") == 2 and "Picture" not in placed and "Image-" not in placed
+    behind = question(Profile(name, image_first=False), "the dog", "box", sizes)
+    assert behind.startswith(alone) and behind.endswith("2: <image>")
+
+
+def test_only_a_question_about_several_images_asks_which_one():
+    dialect, two = get_dialect("qwen3_vl"), (ImageSize(8, 8),) * 2
+    assert dialect.prompt("the dog", "box", "bare", two).endswith('add "image", its number.')
+    assert '"image"' not in dialect.prompt("the dog", "span", "bare", two)
+    assert '"image"' not in dialect.prompt("the dog", "box", "bare", two[:1])
 
 
 def test_places_in_a_question_are_in_the_pixels_the_model_sees():
