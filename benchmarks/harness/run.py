@@ -34,6 +34,7 @@ from models.profile import Profile
 from models.prompting import question
 
 _BATCH = 1024  # answers judged at a time
+_SOURCES = {"tvgbench": "time_r1"}  # what converts a benchmark's videos, where it has another name
 
 
 def read_items(benchmark: Benchmark, root: Path, split: str | None, limit: int | None = None) -> list[BenchmarkItem]:
@@ -72,7 +73,8 @@ def check_pictures(items: Sequence[BenchmarkItem], image_root: Path, name: str) 
         if item.answer_kind == "span" and not all((image_root / p.path).is_file() for p in item.images):
             raise UsageError(
                 f"{image_root}: item {item.id!r} is a video, a model needs its frames; make them with "
-                f"`python -m data_prep {name} --out DIR` and give --data DIR"
+                f"`python -m data_prep {_SOURCES.get(name, name)} --root {image_root} --videos FOLDER --out DIR` and "
+                "give --data DIR"
             )
 
 

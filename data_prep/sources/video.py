@@ -1,17 +1,20 @@
-"""Moments of videos that a sentence describes: ActivityNet Captions, Charades-STA, Time-R1.
+"""Moments of videos that a sentence describes: ActivityNet Captions, Charades-STA, QVHighlights, Time-R1.
 
-A video is a list of frames with time stamps. Frames are images below `--frames`, one folder a video, in the order of
-their names (9 before 10); number i (from 0) stands at i / `--fps` seconds. ffmpeg makes them:
+A video is a list of frames with time stamps: `--fps` of them a second, at most `--max-frames`, evenly spread. With
+`--videos`, they are decoded from the files there (`data_prep.pipeline.clips`; needs `pip install -e '.[video]'`) and
+scaled down to `--frame-pixels`. Otherwise they are images below `--frames`, one folder a video, in the order of their
+names (9 before 10); number i (from 0) stands at i / `--fps` seconds. ffmpeg makes them:
 
     ffmpeg -i 3MSZA.mp4 -vf fps=2 frames/3MSZA/%05d.jpg
 
-A sample has at most `--max-frames` of them, evenly spread; their times, in seconds, are in its meta under
-`frame_times`, separated by blanks, beside `duration`, and a prompt tells each before its frame.
+The times, in seconds, are in a sample's meta under `frame_times`, separated by blanks, beside `duration`, and a
+prompt tells each before its frame.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +23,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep import Item, Split
+from data_prep.pipeline.clips import Clip, find_clip, jpeg, read_frames, spread
 from data_prep.pipeline.conversion import Rejected, instruction, number
 from data_prep.pipeline.images import ImageFolder, inside
 from data_prep.pipeline.presets import Conversion, Picture, row_source
 from data_prep.pipeline.readers import Row, annotation_files, read_json_object, require
 from data_prep.sources import CARDS
+from grounding.errors import UsageError
+from grounding.sample import ImageRef
 from grounding.targets import Span
 
 END_SLACK = 2.0
@@ -34,34 +40,81 @@ END_SLACK = 2.0
 def frame_arguments(parser: ArgumentParser) -> None:
     """The flags of all sources whose images are frames."""
     parser.add_argument("--frames", default="frames", help="folder below --root with one folder of frames a video")
-    parser.add_argument("--fps", type=float, default=2.0, help="frames a second that were extracted (2)")
+    parser.add_argument("--videos", help="folder below --root with the videos themselves, to decode frames from")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second, to decode or already extracted (2)")
     parser.add_argument("--max-frames", type=int, default=64, help="at most so many frames in a sample (64)")
+    parser.add_argument("--frame-pixels", type=int, help="with --videos: scale frames down to this area")
     parser.add_argument(
         "--frame-size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="with --images none: pixels of a frame"
     )
 
 
 class Frames:
-    """The frames of videos, found on disk (or assumed, with `--images none`)."""
+    """The frames of videos: decoded, or found on disk (or assumed, with `--images none`)."""
 
     def __init__(self, run: Conversion):
         self._args = args = run.args
         self._root: Path = args.root / args.frames
         self._folder = ImageFolder.of(args, args.frames, "images")
         self._names = lru_cache(maxsize=256)(self._list)
+        self._decoded = lru_cache(maxsize=4)(self._decode)  # the moments of a video stand close together
+        if args.fps <= 0 or args.max_frames < 1 or (args.frame_pixels or 1) < 1:
+            raise UsageError("--fps, --max-frames and --frame-pixels must be positive")
+        if args.videos is not None and not (args.root / args.videos).is_dir():
+            raise UsageError(f"--videos {args.videos}: no such folder below {args.root}")
 
-    def __call__(self, video: str, duration: float) -> tuple[list[Picture], list[float]]:
-        """The frames of a video and their times in seconds.
+    def __call__(
+        self, video: str, duration: float | None, end: float, part: tuple[float, float] | None = None
+    ) -> tuple[list[Picture], list[float], float | None]:
+        """The frames of a video, their times in seconds, and its duration where the files or the caller know it.
+
+        Args:
+            duration: as annotated; None where it is not.
+            end: of the span, the least it lasts.
+            part: what is meant of the video, from and to; times count from its start.
 
         Raises:
-            Rejected: "missing image" when there are none; as `ImageFolder` for a frame that is no image.
+            Rejected: "missing image" or "missing video" when there are none; as `ImageFolder` for a frame that is no
+                image, as `read_frames` for a video.
         """
-        names = self._names(video, duration)
+        if self._args.videos is not None:
+            seconds, pictures, times = self._decoded(video, part)
+            return list(pictures), list(times), seconds if duration is None else duration
+        if part is not None:
+            video = f"{video}_{part[0]:g}_{part[1]:g}"
+        names = self._names(video, end if duration is None else duration)
         count = min(len(names), self._args.max_frames)
         picks = sorted({round(i * (len(names) - 1) / max(count - 1, 1)) for i in range(count)})
         size: Sequence[int | None] = self._args.frame_size or (None, None)
         placed = [self._folder(names[i], *(size if self._args.images == "none" else (None, None))) for i in picks]
-        return placed, [round(i / self._args.fps, 3) for i in picks]
+        return placed, [round(i / self._args.fps, 3) for i in picks], duration
+
+    def _decode(self, video: str, part: tuple[float, float] | None) -> tuple[float, list[Picture], list[float]]:
+        folder = self._args.root / self._args.videos
+        inside(folder, video)
+        name = video if part is None else f"{video}_{part[0]:g}_{part[1]:g}"
+        path = find_clip(folder, name)
+        begin, until = 0.0, math.inf
+        if path is None and part is not None:
+            path, (begin, until) = find_clip(folder, video), part
+        if path is None:
+            raise Rejected("missing video", f"no {video} in {folder}")
+        inside(folder, path.relative_to(folder).as_posix())  # nor a link that leads elsewhere
+
+        def choose(clip: Clip) -> list[float]:
+            length = min(until, clip.duration) - begin
+            if length <= 0:
+                raise Rejected("span outside", f"the part from {begin:g} s of {clip.duration:g} s")
+            return [begin + second for second in spread(length, self._args.fps, self._args.max_frames)]
+
+        clip, frames = read_frames(path, choose, self._args.frame_pixels)
+        pictures: list[Picture] = []
+        for time, image in frames:
+            shape = f"{image.width}x{image.height}"
+            ref = ImageRef(f"images/{name}/{time:09.3f}-{shape}.jpg", *image.size)
+            pictures.append((ref, jpeg(image)))
+        times = [max(0.0, round(time - begin, 3)) for time, _ in frames]
+        return min(until, clip.duration) - begin, pictures, times
 
     def _list(self, video: str, duration: float) -> list[str]:
         if self._args.images == "none":
@@ -86,6 +139,7 @@ def span_item(
     moment: tuple[Any, Any, Sequence[Any], Any],
     *,
     split: Split | None = None,
+    part: tuple[float, float] | None = None,
     meta: Mapping[str, str] | None = None,
 ) -> Item:
     """The item of one described moment.
@@ -94,6 +148,7 @@ def span_item(
         run: of a source whose `prepare` is `Frames`.
         moment: the video, its duration in seconds (None when the source does not say: then the frames do), the
             span's start and end in seconds, the sentence.
+        part: of the video, from and to in seconds, where times count from its start.
 
     Raises:
         Rejected: "not a number", "swapped corners" (start after end), "span outside", "missing image", ...
@@ -103,7 +158,7 @@ def span_item(
     if start > end:
         raise Rejected("swapped corners", f"span {start}..{end}")
     length = number(duration, "duration") if duration is not None else None
-    pictures, times = run.prepared(video, length if length is not None else end)
+    pictures, times, length = run.prepared(video, length, end, part)
     if length is not None:
         if start < 0 or start >= length or end > length + END_SLACK:
             raise Rejected("span outside", f"{start}..{end} of {length} s")
@@ -111,7 +166,7 @@ def span_item(
     if start == end:
         raise Rejected("empty span", f"{start}..{end}")
     facts = {
-        "video": video,
+        "video": video if part is None else f"{video}_{part[0]:g}_{part[1]:g}",
         "frame_times": " ".join(f"{time:g}" for time in times),
         **({"duration": length} if length is not None else {}),
         **(meta or {}),
@@ -156,6 +211,27 @@ def activitynet(run: Conversion, where: str, row: tuple[Any, Any, Any, Any]) -> 
 
 
 @row_source(
+    **CARDS["qvhighlights"],
+    arguments=frame_arguments,
+    flags=_annotations("highlight_train_release.jsonl"),
+    prepare=Frames,
+)
+def qvhighlights(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
+    """{"qid": 2579, "query": "A girl and her mother ...", "duration": 150, "vid": "NUsG9BgSes0_210.0_360.0",
+    "relevant_windows": [[82, 150]], ...}
+
+    The target is the longest window; all of them are in the meta, and an evaluation takes the one that fits best.
+    """
+    windows = row["relevant_windows"]
+    longest = max(windows, key=lambda window: window[1] - window[0], default=None)
+    if longest is None:
+        raise Rejected("empty span", "no relevant window")
+    meta = {"qid": str(row["qid"]), "windows": " ".join(f"{number(x, 'window'):g}" for two in windows for x in two)}
+    moment = (row["vid"], row["duration"], longest, row["query"])
+    yield span_item(run, where, moment, meta=meta)
+
+
+@row_source(
     **CARDS["time_r1"],
     arguments=frame_arguments,
     flags=_annotations("train_2k5.json"),
@@ -182,10 +258,9 @@ def time_r1(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
         facts = {"qid": str(row.get("qid", "")), "difficulty": "" if difficulty is None else str(difficulty)}
     if len(span) != 2:
         raise Rejected("wrong format", f"span {span!r}")
-    video = PurePosixPath(path).stem
-    if part[0] is not None:
-        video = f"{video}_{part[0]:g}_{part[1]:g}"
-    yield span_item(run, where, (video, row["duration"], span, sentence), meta=facts)
+    bounds = None if part[0] is None else (number(part[0], "start"), number(part[1], "end"))
+    moment = (PurePosixPath(path).stem, row["duration"], span, sentence)
+    yield span_item(run, where, moment, part=bounds, meta=facts)
 
 
 def _charades_arguments(parser: ArgumentParser) -> None:

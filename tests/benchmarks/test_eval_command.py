@@ -224,7 +224,9 @@ def test_videos_are_asked_about_by_their_frames(random_model, mixed, tmp_path):
     videos.mkdir()
     clips = {"AB12": {"duration": 30.0, "timestamps": [[1, 2]], "sentences": ["opens a door"]}}
     (videos / "charades_test.json").write_text(json.dumps(clips))
-    with pytest.raises(UsageError, match=r"'AB12_0' is a video.*python -m data_prep charades_sta --out DIR"):
+    with pytest.raises(
+        UsageError, match=r"'AB12_0' is a video.*python -m data_prep charades_sta .*--videos FOLDER --out DIR"
+    ):
         ask(random_model, videos, tmp_path / "out", "--benchmark", "charades_sta")
     (mixed / "manifest.json").write_text("{}")
     rows = (mixed / "test.jsonl").read_text().splitlines(keepends=True)

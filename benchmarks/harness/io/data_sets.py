@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
+from benchmarks.harness.items import XY, BenchmarkItem, ItemImage, Truth
 from grounding.errors import UsageError
 from grounding.io import read_samples
 from grounding.sample import Sample, regions_of
@@ -52,7 +52,7 @@ def item_of(sample: Sample, answer_kind: str, groups: dict[str, str]) -> Benchma
             box_images=tuple(b.image for b in boxes),
             polygons=tuple(r.vertices for r in regions if isinstance(r, Polygon)),
             points=tuple((r.x, r.y) for r in regions if isinstance(r, Point)),
-            spans=tuple((r.start, r.end) for r in regions if isinstance(r, Span)),
+            spans=_windows(sample) or tuple((r.start, r.end) for r in regions if isinstance(r, Span)),
             text=getattr(sample.target, "text", None),
             absent=sample.kind == "absent",
         ),
@@ -61,6 +61,12 @@ def item_of(sample: Sample, answer_kind: str, groups: dict[str, str]) -> Benchma
         frame="unit",
         meta=dict(sample.meta),
     )
+
+
+def _windows(sample: Sample) -> tuple[XY, ...]:
+    """All right moments of a sample whose target is one of several (`meta["windows"]`, seconds)."""
+    numbers = [float(number) for number in str(sample.meta.get("windows", "")).split()]
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def manifest_asks(root: Path) -> str | None:
