@@ -55,6 +55,7 @@ PRINTS = {  # path: why, beside the entry points and every `__main__`
 }
 IMPORTS_PICKLE = {  # path: why, and what keeps it safe
     "data_prep/pipeline/pickles.py": "RefCOCO is published as a pickle; only plain data is let through",
+    "models/loading.py": "the name of the error that torch raises for what is no tensor; it reads nothing itself",
 }
 
 
