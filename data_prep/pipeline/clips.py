@@ -66,7 +66,7 @@ def read_frames(
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise Rejected("damaged video", f"{path.name}: no pictures in it")
-            reader = _Reader(container, container.streams.video[0], path.name)
+            reader = _FrameReader(container, container.streams.video[0], path.name)
             frames = reader.at(choose(reader.clip))
             return reader.clip, [(time, _image(frame, most_pixels)) for time, frame in frames]
     except Rejected:
@@ -75,7 +75,7 @@ def read_frames(
         raise Rejected("damaged video", f"{path.name}: {' '.join(str(error).split())}") from None
 
 
-class _Reader:
+class _FrameReader:
     """One pass over the frames of a stream, forwards."""
 
     def __init__(self, container: Any, stream: Any, name: str):
