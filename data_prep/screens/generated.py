@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from PIL import Image
@@ -50,24 +50,33 @@ def add_arguments(parser: ArgumentParser) -> None:
 def drawn_source(
     name: str,
     counts: Mapping[Split, int],
-    add_arguments: Callable[[ArgumentParser], None],
-    draw_one: Callable[[Namespace, Split, int], tuple[Sample, Image.Image]],
+    add_arguments: Callable[[ArgumentParser], None] | None,
+    draw_one: Callable[[Namespace, Split, int], tuple[Sample, Image.Image | Sequence[Image.Image]]],
+    noun: str = "screens",
 ) -> None:
-    """Register a source of drawn screens, train first; `counts` are the defaults of `--train-screens` and so on."""
+    """Register a source of drawn screens, train first; `counts` are the defaults of `--train-screens` and so on.
+
+    Args:
+        draw_one: makes a sample and its image, or the images of a sample that has several.
+        noun: what is drawn, for the flags and the words about them.
+    """
 
     def arguments(parser: ArgumentParser) -> None:
         for split, count in counts.items():
-            text = f"screens of split {split} ({count})"
-            parser.add_argument(f"--{split}-screens", type=int, default=count, help=text)
-        add_arguments(parser)
+            text = f"{noun} of split {split} ({count})"
+            parser.add_argument(f"--{split}-{noun}", type=int, default=count, help=text)
+        if add_arguments is not None:
+            add_arguments(parser)
 
     def convert(args: Namespace) -> Iterator[Item]:
-        slots = ((split, index) for split in counts for index in range(getattr(args, f"{split}_screens")))
+        slots = ((split, index) for split in counts for index in range(getattr(args, f"{split}_{noun}")))
         for split, index in islice(slots, args.start, None):
-            sample, image = draw_one(args, split, index)
-            yield Item(sample, {sample.images[0].path: png(image)}, split)
+            sample, drawn = draw_one(args, split, index)
+            images = [drawn] if isinstance(drawn, Image.Image) else drawn
+            files = {ref.path: png(image) for ref, image in zip(sample.images, images, strict=True)}
+            yield Item(sample, files, split)
 
-    about = {"reads": "nothing: screens are drawn", "license": "Apache-2.0", "needs_root": False, "seeks": True}
+    about = {"reads": f"nothing: {noun} are drawn", "license": "Apache-2.0", "needs_root": False, "seeks": True}
     source(name, add_arguments=arguments, **about)(convert)
 
 

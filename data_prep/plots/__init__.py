@@ -1,0 +1,1 @@
+"""Charts drawn here by matplotlib, with exact boxes of what answers rest on (`pip install -e '.[charts]'`)."""
