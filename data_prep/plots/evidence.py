@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_prep import Split
-from data_prep.plots.figures import COLORS, KINDS, DrawnChart, Table, draw_chart
+from data_prep.plots.figures import COLORS, KINDS, ChartTable, DrawnChart, draw_chart
 from data_prep.screens.generated import drawn_source
 from grounding.sample import ImageRef, Sample
 from grounding.targets import Box, TextBox
@@ -52,7 +52,7 @@ class ChartQuestion:
     called: str
 
 
-def compose_table(rng: random.Random, held_out: bool) -> tuple[Table, str, str]:
+def compose_table(rng: random.Random, held_out: bool) -> tuple[ChartTable, str, str]:
     """A table, what its names are (a city, a month), and what its values are (sales)."""
     kind = rng.choice(KINDS)
     subject = rng.choice(tuple(HELD_OUT if held_out else SUBJECTS))
@@ -78,7 +78,7 @@ def compose_table(rng: random.Random, held_out: bool) -> tuple[Table, str, str]:
         low, high = (step, 8 * step) if labeled else (1, 8)
         values = {one: [rng.randint(low, high) * (1 if labeled else step) for _ in names] for one in series}
     colors = dict(zip(names if kind == "pie" else series, rng.sample(tuple(COLORS), len(COLORS)), strict=False))
-    return Table(kind, title, unit, names, values, colors, labeled, step, xs), subject, quantity
+    return ChartTable(kind, title, unit, names, values, colors, labeled, step, xs), subject, quantity
 
 
 def _shares(rng: random.Random, count: int) -> list[float]:
@@ -103,7 +103,9 @@ def _apart(
     return ys, xs
 
 
-def ask(rng: random.Random, table: Table, drawn: DrawnChart, subject: str, quantity: str) -> ChartQuestion | None:
+def ask(
+    rng: random.Random, table: ChartTable, drawn: DrawnChart, subject: str, quantity: str
+) -> ChartQuestion | None:
     """A question that the chart answers; None where the form drawn by lot does not fit it."""
     series = rng.choice(tuple(table.series))
     values = table.series[series]

@@ -33,7 +33,7 @@ _MARKER = 7.0  # points, the side of a point's box
 
 
 @dataclass(frozen=True)
-class Table:
+class ChartTable:
     """What a chart shows.
 
     Attributes:
@@ -67,7 +67,7 @@ class DrawnChart:
     legend: Mapping[str, Box]
 
 
-def draw_chart(table: Table, rng: random.Random) -> DrawnChart:
+def draw_chart(table: ChartTable, rng: random.Random) -> DrawnChart:
     """Draw a table; `rng` decides size and looks.
 
     Raises:
@@ -117,7 +117,7 @@ def _extent(mark: Any, axes: Any) -> Any:
     return mark.get_path().get_extents(mark.get_transform())
 
 
-def _bars(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str], Any]:
+def _bars(axes: Any, table: ChartTable, rng: random.Random) -> dict[tuple[str, str], Any]:
     """Bars that lie, or stand, in one series or in several beside each other."""
     found: dict[tuple[str, str], Any] = {}
     lying, places = table.kind == "bars", range(len(table.names))
@@ -134,7 +134,7 @@ def _bars(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str], 
     return found
 
 
-def _lines(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str], Any]:
+def _lines(axes: Any, table: ChartTable, rng: random.Random) -> dict[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {}
     for series, values in table.series.items():
         style = {"marker": "o", "markersize": _MARKER, "markeredgewidth": 0, "linewidth": rng.uniform(1, 2)}
@@ -145,7 +145,7 @@ def _lines(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str],
     return found
 
 
-def _scatter(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str], Any]:
+def _scatter(axes: Any, table: ChartTable, rng: random.Random) -> dict[tuple[str, str], Any]:
     found: dict[tuple[str, str], Any] = {}
     for series, values in table.series.items():
         xs = table.xs[series]
@@ -159,7 +159,7 @@ def _scatter(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str
     return found
 
 
-def _pie(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str], Any]:
+def _pie(axes: Any, table: ChartTable, rng: random.Random) -> dict[tuple[str, str], Any]:
     (series, values), *_ = table.series.items()
     written = "%.0f%%" if table.labeled else None
     colors = [COLORS[table.colors[name]] for name in table.names]
@@ -168,7 +168,7 @@ def _pie(axes: Any, table: Table, rng: random.Random) -> dict[tuple[str, str], A
     return {(series, name): wedge for name, wedge in zip(table.names, pie[0], strict=True)}
 
 
-def _grid(axes: Any, table: Table, axis: str) -> None:
+def _grid(axes: Any, table: ChartTable, axis: str) -> None:
     """Grid lines and ticks at whole steps, so that values can be read off."""
     most = max(value for values in table.series.values() for value in values)
     ticks = range(0, int(most) + table.step, table.step)

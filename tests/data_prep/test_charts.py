@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 
 from data_prep.__main__ import main
 from data_prep.plots.evidence import HELD_OUT, ask, compose_table, example
-from data_prep.plots.figures import COLORS, KINDS, Table, draw_chart
+from data_prep.plots.figures import COLORS, KINDS, ChartTable, draw_chart
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
 from grounding.io import read_samples
@@ -104,7 +104,7 @@ def question(form, kind="columns", labeled=True, **series):
     series = series or {"sales": [30, 50, 20]}
     names = ("a", "b", "c") if kind != "scatter" else tuple(series)
     colors = dict(zip(names if kind == "pie" else series, COLORS, strict=False))
-    table = Table(kind, "t", "units", names, series, colors, labeled, 10)
+    table = ChartTable(kind, "t", "units", names, series, colors, labeled, 10)
     marks = {}
     for one, values in series.items():
         for n in range(len(values)):
