@@ -34,8 +34,9 @@ from credit.schema import CreditConfig
 from grounding.completion import Grammar
 from grounding.errors import UsageError
 from grounding.registry import nearest
-from grounding.settings import Section, Whole, key_table
+from grounding.settings import Section, Whole, key_table, named_key
 from models.profile import Profile
+from recipes.loops.difficulty import SamplingConfig
 from rewards.spec import RewardSpec, RewardSpecs
 from tools.section import ToolsConfig, short_form
 
@@ -56,7 +57,7 @@ def _folder_name(name: str) -> str:
 
 def _paths(value: Any) -> Any:
     paths = [value] if isinstance(value, str) else value
-    if not isinstance(paths, (list, tuple)) or not paths or not all(isinstance(path, str) for path in paths):
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
         raise ValueError(f"a file, a folder, or a list of them is needed, got {value!r}")
     return tuple(paths)
 
@@ -104,7 +105,10 @@ class DataSpec(Section):
     renamed: ClassVar = {"ask": "answer_kind"}
 
     path: Annotated[tuple[str, ...], BeforeValidator(_paths)] = Field(
-        description=".jsonl or .parquet files, or data set folders, whose `split` is read; concatenated"
+        (), description=".jsonl or .parquet files, or data set folders, whose `split` is read; concatenated"
+    )
+    kept: bool = Field(
+        False, description="in the place of `path`: what the last `select` or `filter` stage before this one kept"
     )
     split: str = Field("train", description="which file of a folder; `val` in `eval`")
     limit: Whole | None = Field(None, description="at most so many samples of each path, from its beginning")
@@ -114,11 +118,17 @@ class DataSpec(Section):
         "the sample's meta, else the kind of the target (a box for polygons and absent targets)",
     )
 
+    @model_validator(mode="after")
+    def _one_place(self) -> DataSpec:
+        if self.kept == bool(self.path):
+            raise ValueError("path is missing" if not self.path else "`kept` stands in the place of `path`; give one")
+        return self
+
 
 class StageSpec(Section):
     """One stage. `data` and `eval` are the recipe's `data` with the stage's own keys over it."""
 
-    kind: str = Field(description="a name of `recipes.stage.STAGES`: `sft`, `grpo`, `rejection`")
+    kind: str = Field(description="a name of `recipes.stage.STAGES`; the table of stages is below")
     args: FreeMapping = Field({}, description="keys of the stage's own configuration class; for sft and grpo TRL's")
     lora: FreeMapping | None = Field(
         {}, description="keys of peft's LoraConfig over the defaults; null trains every weight"
@@ -134,12 +144,33 @@ class StageSpec(Section):
     tools: Annotated[ToolsConfig, BeforeValidator(short_form)] | None = Field(
         None, description="what the model may call before it answers; a tool's name or a list is short for `use`"
     )
+    sampling: SamplingConfig | None = Field(
+        None, description="which prompts are asked, by their running reward; null: each once an epoch, shuffled"
+    )
+    round: Whole | None = Field(None, ge=1, description="which round of a `repeat` it belongs to; `repeat` writes it")
+    starts_with: Whole | None = Field(
+        None,
+        description="index of an earlier stage: train what that one started from, not the newest model; `repeat` "
+        "writes it where adapters are reset",
+    )
 
-    @field_serializer("rewards", "credit", "attention", "tools")
+    @field_serializer("rewards", "credit", "attention", "tools", "sampling")
     def _as_given(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return [spec.model_dump(mode="json", exclude_unset=True) for spec in value]
         return None if value is None else value.model_dump(mode="json", exclude_unset=True)
+
+
+class RepeatSpec(Section):
+    """In the place of a stage: a list of stages, several times over. A recipe holds the stages of all rounds."""
+
+    repeat: Whole = Field(ge=1, description="how many rounds")
+    adapters: Literal["kept", "reset"] = Field(
+        "kept",
+        description="what a round trains: the last round's model, or (reset) the one that went into the first round; "
+        "rollouts are drawn with the newest model in any case",
+    )
+    stages: tuple[dict[str, Any], ...] = Field(min_length=1, description="of each round, in order")
 
 
 class Recipe(Section):
@@ -162,12 +193,38 @@ class Recipe(Section):
         if not isinstance(content, Mapping) or not isinstance(content.get("stages"), (list, tuple)):
             return content
         shared = _data_mapping(content.get("data"))
-        stages = [_with_data(stage, shared) if isinstance(stage, Mapping) else stage for stage in content["stages"]]
+        stages = [
+            _with_data(stage, shared) if isinstance(stage, Mapping) else stage for stage in _rounds(content["stages"])
+        ]
         return {**content, "data": None, "stages": stages}
 
     @property
     def folder(self) -> Path:
         return Path(self.output) / self.name
+
+
+def _rounds(entries: Sequence[Any]) -> list[Any]:
+    """The stages in the order they are run: every `repeat` as the stages of all its rounds."""
+    flat: list[Any] = []
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or not {"repeat", "stages"} & entry.keys():
+            flat.append(entry)
+            continue
+        try:
+            block = RepeatSpec.from_mapping(entry, f"stages.{number}")
+            nested = [own for own, stage in enumerate(block.stages) if "repeat" in stage]
+            if nested:
+                raise UsageError(
+                    f"stages.{number}.stages.{nested[0]}: a `repeat` holds no other; write its rounds out"
+                )
+        except UsageError as error:
+            raise named_key(error) from error
+        first = len(flat)
+        for turn in range(1, block.repeat + 1):
+            for own, stage in enumerate(block.stages):
+                back = turn > 1 and own == 0 and block.adapters == "reset"
+                flat.append({**stage, "round": turn, **({"starts_with": first} if back else {})})
+    return flat
 
 
 def _data_mapping(content: Any) -> Any:
@@ -179,7 +236,10 @@ def _data_mapping(content: Any) -> Any:
 
 def _with_data(stage: Mapping[str, Any], shared: Any) -> dict[str, Any]:
     data, evaluation = _data_mapping(stage.get("data")), _data_mapping(stage.get("eval"))
-    found = {**stage, "data": _over(shared, data) or None}
+    below = shared
+    if isinstance(data, Mapping) and data.get("kept") and isinstance(shared, Mapping):
+        below = {key: value for key, value in shared.items() if key == "answer_kind"}  # the rest is of other files
+    found = {**stage, "data": _over(below, data) or None}
     if stage.get("eval") is not None:
         found["eval"] = _over(_over(shared, {"split": "val"}), evaluation)
     return found
@@ -230,6 +290,9 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_container(recipe))), encoding="utf-8")
 
 
+_ONE_STAGE = r"stages\.\d+(\.stages\.\d+)?"  # of a `repeat` too
+
+
 def _override(config: Any, override: str) -> None:
     key, equals, _ = override.partition("=")
     if not equals or not key:
@@ -260,7 +323,7 @@ def _check_indices(config: Any, override: str, key: str) -> None:
 
 def _spell_out_data(config: Any, parent: str) -> None:
     """Turn a `data` or `eval` that is a path alone into a mapping, so that its other keys can be set."""
-    if re.fullmatch(r"data|stages\.\d+\.(data|eval)", parent):
+    if re.fullmatch(rf"data|{_ONE_STAGE}\.(data|eval)", parent):
         section = OmegaConf.select(config, parent)
         if isinstance(section, str) or OmegaConf.is_list(section):
             OmegaConf.update(config, parent, {"path": section}, merge=False)
@@ -295,7 +358,9 @@ def _elsewhere(file: Path) -> str:
 def _is_free(parent: str) -> bool:
     """Sections that may be added on the command line although the file lacks them."""
     return (
-        re.fullmatch(r"data|model|stages\.\d+\.(args|lora|credit|attention|tools|data|eval)(\..+)?", parent)
+        re.fullmatch(
+            rf"data|model|{_ONE_STAGE}\.(args|lora|credit|attention|tools|sampling|data|eval)(\..+)?", parent
+        )
         is not None
     )
 
@@ -304,7 +369,19 @@ def _line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
 
 
-SECTIONS = (Recipe, ModelSpec, DataSpec, StageSpec, RewardSpec, CreditConfig, HeadConfig, MapConfig, ToolsConfig)
+SECTIONS = (
+    Recipe,
+    ModelSpec,
+    DataSpec,
+    StageSpec,
+    RepeatSpec,
+    RewardSpec,
+    CreditConfig,
+    HeadConfig,
+    MapConfig,
+    ToolsConfig,
+    SamplingConfig,
+)
 
 
 def with_key_tables(page: str) -> str:

@@ -1,6 +1,7 @@
 """Samples as the rows TRL's trainers read: conversational prompts, images opened only when a batch needs them.
 
 Columns of a row (a generation batch or a collator sees nothing else):
+    index        its position in the data set
     prompt       one user message (and a system message where the recipe has one), images and text in recipe order
     images       PIL images, RGB
     sample       the `grounding.sample.Sample`
@@ -377,7 +378,7 @@ class LazyRows:
                 images = [open_image(root, image) for image in sample.images]
                 known[index] = self.builder.row(sample, images, answer_kind)
         rows = [known[index] for index in batch["index"]]
-        return {key: [row[key] for row in rows] for key in rows[0]}
+        return {"index": batch["index"], **{key: [row[key] for row in rows] for key in rows[0]}}
 
 
 def collate_taught(processor: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import logging
@@ -51,7 +52,7 @@ def check_training(job: Job, args: TrainingArguments, *, supervised: bool = Fals
     if hasattr(args, "completion_only_loss") and args.pad_to_multiple_of is not None:
         raise UsageError(f"{where}.args.pad_to_multiple_of: rows with images cannot be padded so; remove the key")
     _check_evaluation(job, args)
-    check_datasets(job)
+    check_datasets(job)  # before anything counts rows
     check_steps(job, args)
     for package, key in needed_packages(job, args).items():
         if importlib.util.find_spec(package) is None:
@@ -61,6 +62,19 @@ def check_training(job: Job, args: TrainingArguments, *, supervised: bool = Fals
             f"{where}.args.sync_ref_model: with LoRA the reference is the model without its adapter, which is never "
             "synchronized; remove the key, or set lora: null"
         )
+    config = check_prompts(job, supervised=supervised)
+    if lora is not None:
+        check_lora(job, args, lora, config)
+
+
+def check_prompts(job: Job, *, supervised: bool = False) -> Any:
+    """Check a stage's samples against its model: dialect, prompts, sizes of images. Returns the configuration.
+
+    Raises:
+        UsageError: naming the key or the file.
+        BrokenRow: a sample whose image the model cannot take.
+    """
+    check_datasets(job)
     spec = job.recipe.model
     config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
     own = family_dialect(config.model_type)
@@ -82,8 +96,7 @@ def check_training(job: Job, args: TrainingArguments, *, supervised: bool = Fals
         if data is not None:
             check_images(data, processor)
             example(data, spec, processor, with_completion=supervised, toolbox=build_toolbox(job, processor))
-    if lora is not None:
-        check_lora(job, args, lora, config)
+    return config
 
 
 def needed_packages(job: Job, args: TrainingArguments) -> dict[str, str]:
@@ -190,12 +203,7 @@ def describe_training(
         trust_remote_code=spec.trust_remote_code,
     )
     toolbox = build_toolbox(job, processor)
-    lines = []
-    for section, data in (("data", job.spec.data), ("eval", job.spec.eval)):
-        if data is not None:
-            dataset = build_dataset(data, spec, processor)
-            lines.append((section, f"{len(dataset):,} samples from {', '.join(data.path)}"))
-            lines.append(("images", f"those of {_open_images(dataset):,} samples opened: sizes as stated"))
+    lines = _data_lines(job, processor)
     shown = example(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
     taught = build_dataset(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
     row = taught[stored(job.spec.data).example]
@@ -212,29 +220,66 @@ def describe_training(
     else:
         completion_tokens = args.max_completion_length
     lora = build_lora(job)
-    generates = not supervised and not args.use_vllm
+    at_once = _generated_at_once(args)
     memory = estimate(
         config,
         lora,
         batch=args.per_device_train_batch_size,
         tokens=prompt_tokens + completion_tokens,
-        generated_batch=args.per_device_train_batch_size * args.steps_per_generation if generates else 0,
+        generated_batch=0 if getattr(args, "use_vllm", False) else at_once,
         checkpointing=bool(args.gradient_checkpointing),
         dtype=torch.float32 if lora is None and args.deepspeed_plugin is None else None,  # as `load_for` does
     )
     trained = f"LoRA, {memory.trainable:,} of {memory.parameters:,} weights" if lora else f"all {memory.parameters:,}"
-    lines += [("batch", _batch(args, supervised)), ("trained", trained), ("memory", str(memory))]
+    lines += [("batch", _batch(args)), ("trained", trained), ("memory", str(memory))]
     if imported:
         lines.append(("imported", ", ".join(imported)))
-    if rewards:
-        rows = _of_each_kind(job.spec.data, build_dataset(job.spec.data, spec, processor))
-        grammar = check_grammar(spec.grammar)
-        tokenizer = processor.tokenizer
-        for trial in try_rewards(
-            rewards, spec.dialect, grammar, rows, tokenize=lambda text: tokenizer(text)["input_ids"]
-        ):
-            lines.append(("reward", f"{trial.reward} on {trial.kind} {trial.sample}: {trial}"))
+    return [*lines, *_reward_lines(job, processor, rewards)]
+
+
+def describe_drawing(job: Job, args: Any, rewards: Sequence[RewardFunction]) -> list[tuple[str, str]]:
+    """The same of a stage that draws rollouts and trains nothing; `args` as `recipes.loops.drawing.DrawingConfig`."""
+    spec = job.recipe.model
+    config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
+    processor = load_processor(
+        spec.path,
+        min_pixels=spec.min_pixels,
+        max_pixels=spec.max_pixels,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    lines = _data_lines(job, processor)
+    shown = example(job.spec.data, spec, processor, with_completion=False)
+    row = build_dataset(job.spec.data, spec, processor)[stored(job.spec.data).example]
+    tokens = encode(processor, [shown["asked"]], [row["images"]])["input_ids"].shape[1]
+    answers = args.generation_batch_size * args.num_generations
+    memory = estimate(config, None, batch=0, tokens=tokens + args.max_completion_length, generated_batch=answers)
+    drawn = dataclasses.replace(memory, trainable=0, gradients=0, optimizer=0)
+    lines += [
+        ("prompt", f"{tokens} tokens: {_one_line(shown['asked'])}"),
+        ("rollouts", f"{args.num_generations} a prompt, {args.generation_batch_size} prompts at once"),
+        ("memory", str(drawn)),
+    ]
+    return [*lines, *_reward_lines(job, processor, rewards)]
+
+
+def _data_lines(job: Job, processor: Any) -> list[tuple[str, str]]:
+    lines = []
+    for section, data in (("data", job.spec.data), ("eval", job.spec.eval)):
+        if data is not None:
+            dataset = build_dataset(data, job.recipe.model, processor)
+            lines.append((section, f"{len(dataset):,} samples from {', '.join(data.path)}"))
+            lines.append(("images", f"those of {_open_images(dataset):,} samples opened: sizes as stated"))
     return lines
+
+
+def _reward_lines(job: Job, processor: Any, rewards: Sequence[RewardFunction]) -> list[tuple[str, str]]:
+    if not rewards:
+        return []
+    spec, tokenizer = job.recipe.model, processor.tokenizer
+    rows = _of_each_kind(job.spec.data, build_dataset(job.spec.data, spec, processor))
+    grammar = check_grammar(spec.grammar)
+    trials = try_rewards(rewards, spec.dialect, grammar, rows, tokenize=lambda text: tokenizer(text)["input_ids"])
+    return [("reward", f"{trial.reward} on {trial.kind} {trial.sample}: {trial}") for trial in trials]
 
 
 def _open_images(dataset: Dataset) -> int:
@@ -250,11 +295,23 @@ def _of_each_kind(spec: DataSpec, dataset: Dataset) -> list[dict[str, Any]]:
     return [dataset[index] for index in list(stored(spec).kinds.values())[:MOST_TRIED]]
 
 
-def _batch(args: Any, supervised: bool) -> str:
+def _generated_at_once(args: Any) -> int:
+    """Rollouts a process generates at once: by a trainer of TRL's, or before training; 0 where there are none."""
+    if hasattr(args, "steps_per_generation"):
+        return args.per_device_train_batch_size * args.steps_per_generation
+    if hasattr(args, "use_vllm"):  # distillation: one a prompt
+        return args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return args.generation_batch_size * args.num_generations if hasattr(args, "num_generations") else 0
+
+
+def _batch(args: Any) -> str:
     each, accumulated, processes = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
     size = each * accumulated * processes
     text = f"{size} a step ({each} x {accumulated} accumulated x {processes} processes)"
-    if supervised:
+    if not hasattr(args, "use_vllm"):
+        drawn = getattr(args, "num_generations", None)
+        return text if drawn is None else f"{text}; {drawn} rollouts a prompt are drawn before training"
+    if not hasattr(args, "num_generations"):
         return text
     engine = f"vLLM ({args.vllm_mode})" if args.use_vllm else "transformers"
     prompts = args.generation_batch_size // args.num_generations

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig
 from trl.models.utils import disable_gradient_checkpointing
 
 from attention.reading import layers_of
@@ -24,10 +24,13 @@ from grounding.completion import check_grammar
 from grounding.decoding import Decoder
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
+from grounding.registry import nearest
 from models.loading import load_config
 from recipes.callbacks import StageState
 from recipes.dry_run import check_training, describe_training
 from recipes.episodes import EpisodeTrainer
+from recipes.loops.chosen_prompts import ChosenPrompts
+from recipes.loops.difficulty import SamplingConfig
 from recipes.rollout_passes import TrainerPasses
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
@@ -35,7 +38,28 @@ from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, weights
 
 
-class FoveaGRPOTrainer(EpisodeTrainer):
+class RewardedAnswers:
+    """Before a trainer of TRL's: rewards get the answers as they are read elsewhere, and the size of their groups."""
+
+    decoder: Decoder
+
+    def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        if not self.tools:  # TRL leaves special tokens out, which the answers of some families are made of
+            completions = [[{"role": "assistant", "content": self.decoder(ids)}] for ids in completion_ids]
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        mode = {"num_generations": size, "training": self.model.training}  # only the trainer knows them
+        inputs = [{**row, **mode} for row in inputs]
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.log_completions:  # a table of wandb's takes texts, not lists of an image and a text
+            for name in ("prompt", "completion"):
+                chats = self._logs[name]
+                self._logs[name] = deque(map(chat_text, chats), chats.maxlen)
+        super().log(logs, start_time)
+
+
+class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
     """TRL's GRPOTrainer with advantages of shape (B, T) where there is a credit strategy; without one, TRL's own.
 
     TRL reads the advantages of a batch after its training forward pass, and takes (B, T) as well as (B,). So the
@@ -47,11 +71,12 @@ class FoveaGRPOTrainer(EpisodeTrainer):
         *args: Any,
         credit: CreditConfig | Mapping[str, Any] | None = None,
         attention: MapConfig | Mapping[str, Any] | None = None,
+        sampling: SamplingConfig | None = None,
         dialect: str | None = None,
         grammar: str = "think",
         **kwargs: Any,
     ):
-        """Arguments as in TRL, and `credit` and `attention`, the recipe's mappings, with the model's dialect and
+        """Arguments as in TRL, and `credit`, `attention` and `sampling`, the recipe's, with the model's dialect and
         grammar. Attention is looked at only where a reward reads it."""
         super().__init__(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
@@ -69,7 +94,9 @@ class FoveaGRPOTrainer(EpisodeTrainer):
             given = (attention or {}, policy, self.processing_class, reader, grammar)
             self.rollout_attention = RolloutAttention(*given, passes=passes, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self.choose(sampling)
         parts = {
+            "sampling": self.chosen,
             "credit": self.credit,
             "attention": None if self.rollout_attention is None else self.rollout_attention.reader,
         }
@@ -109,14 +136,9 @@ class FoveaGRPOTrainer(EpisodeTrainer):
         return tokenized
 
     def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
-        if not self.tools:  # TRL leaves special tokens out, which the answers of some families are made of
-            completions = [[{"role": "assistant", "content": self.decoder(ids)}] for ids in completion_ids]
         if self.rollout_attention is not None:
             columns = self.rollout_attention.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
-        size = self.num_generations if self.model.training else self.num_generations_eval
-        mode = {"num_generations": size, "training": self.model.training}  # only the trainer knows them
-        inputs = [{**row, **mode} for row in inputs]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -152,10 +174,6 @@ class FoveaGRPOTrainer(EpisodeTrainer):
             logs.update(self.credit.metrics())
         if self.rollout_attention is not None and self.model.training:
             logs.update(self.rollout_attention.metrics())
-        if self.log_completions:  # a table of wandb's takes texts, not lists of an image and a text
-            for name in ("prompt", "completion"):
-                chats = self._logs[name]
-                self._logs[name] = deque(map(chat_text, chats), chats.maxlen)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -219,14 +237,14 @@ class ScheduledWeights(TrainerCallback):
 class PolicyStage(Stage):
     """Group relative policy optimization; `args` are the keys of `trl.GRPOConfig`."""
 
-    args_type = GRPOConfig
-    sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention", "tools"})
+    args_type: ClassVar[type[GRPOConfig | RLOOConfig]] = GRPOConfig
+    sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention", "tools", "sampling"})
     needs = frozenset({"data", "rewards"})
 
-    def arguments(self) -> GRPOConfig:
+    def arguments(self) -> Any:
         return build_args(
             self.job,
-            GRPOConfig,
+            self.args_type,
             reward_weights=weights(self.job.spec.rewards),
             # The template writes every special token itself, as in the other stages and in evaluation
             chat_template_kwargs={"processor_kwargs": {"add_special_tokens": False}},
@@ -240,7 +258,27 @@ class PolicyStage(Stage):
     def check(self) -> None:
         args = self.arguments()
         self._maps(self.rewards())
+        self._check_sampling(args)
         check_training(self.job, args)
+
+    def _check_sampling(self, args: GRPOConfig) -> None:
+        sampling, where = self.job.spec.sampling, f"{self.job.where}.sampling"
+        labels = [spec.display for spec in self.job.spec.rewards]
+        if sampling is None:
+            return
+        if sampling.reward is not None and sampling.reward not in labels:
+            raise UsageError(f"{where}.reward: no reward {sampling.reward!r}{nearest(sampling.reward, labels)}")
+        if not sampling.extra:
+            return
+        if self.job.spec.tools is not None or columns_read(self.rewards()) & COLUMNS:
+            raise UsageError(f"{where}.extra: not with tools or rewards on attention; remove the key")
+        if args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
+            raise UsageError(
+                f"{where}.extra: groups lie across processes; make per_device_train_batch_size * "
+                "steps_per_generation a multiple of num_generations"
+            )
+        if sampling.extra < args.world_size:
+            raise UsageError(f"{where}.extra is {sampling.extra}: at least one prompt a process, {args.world_size}")
 
     def describe(self) -> list[tuple[str, str]]:
         args = self.arguments()
@@ -279,7 +317,7 @@ class PolicyStage(Stage):
         reward_functions = self.rewards()
         model, processor = load_for(job, args)
         ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
-        ours |= {"credit": job.spec.credit, "attention": job.spec.attention}
+        ours |= {"credit": job.spec.credit, "attention": job.spec.attention, "sampling": job.spec.sampling}
         toolbox = build_toolbox(job, processor)
         ours |= {"share_prompts": model_spec.share_prompts, "toolbox": toolbox}
         trainer = trainer_class(

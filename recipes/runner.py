@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,9 +69,9 @@ def run_recipe(recipe: Recipe) -> None:
         UsageError: something in the recipe, its model or its data is wrong.
         FoveaError: a stage failed or was interrupted; the same call goes on where it stopped.
     """
-    jobs = jobs_of(recipe)
-    for job in jobs:
+    for job in jobs_of(recipe, planned=True):
         STAGES.get(job.spec.kind)(job).check()
+    jobs = jobs_of(recipe)
     with ExitStack() as stack:
         on_main(lambda: stack.enter_context(owning(recipe.folder, "run")))
         on_main(lambda: open_run(recipe))
@@ -85,7 +86,10 @@ def run_stage(job: Job) -> None:
         if this_process().is_main_process:
             log.info("%s is finished: skipped", job.folder)
         return
-    STAGES.get(job.spec.kind)(job).run()
+    stage = STAGES.get(job.spec.kind)(job)
+    if job.keeper is not None:
+        stage.check()  # what was kept may be too little to train on
+    stage.run()
     this_process().wait_for_everyone()
     on_main(lambda: mark_done(job))
     gc.collect()  # the stage's model and optimizer, before the next one loads its own
@@ -95,10 +99,14 @@ def run_stage(job: Job) -> None:
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
     """Check a recipe without training and tell what it would do, line by line. Raises as `run_recipe`."""
-    for job in jobs_of(recipe):
+    for job in jobs_of(recipe, planned=True):
         stage = STAGES.get(job.spec.kind)(job)
         stage.check()
-        yield f"{job.index} {job.spec.kind}: {job.model_path} -> {job.folder / 'model'}"
+        turn = "" if job.spec.round is None else f", round {job.spec.round}"
+        made = job.folder / ("model" if stage.trains else "data")
+        yield f"{job.index} {job.spec.kind}{turn}: {job.model_path} -> {made}"
+        if job.keeper is not None:
+            yield f"  {'reads':<12} what {job.keeper.name} keeps; shown are all the samples it chooses from"
         for label, value in stage.describe():
             yield f"  {label:<12} {value}"
 
@@ -129,15 +137,55 @@ def on_main(action: Callable[[], T]) -> T:
     return value
 
 
-def jobs_of(recipe: Recipe) -> list[Job]:
-    """The stages of a recipe with their folders; each starts from the model of the one before."""
+def jobs_of(recipe: Recipe, *, planned: bool = False) -> list[Job]:
+    """The stages of a recipe with their folders; each starts from the model of the last one before that trains.
+
+    In rounds that reset their adapters the first that trains starts from the model that went into the first round.
+
+    Args:
+        planned: before anything has run, a stage that reads what another keeps is given all of which that keeps some.
+
+    Raises:
+        UsageError: a stage of an unknown kind; a stage reads what none keeps, or nothing reads what one keeps.
+    """
     jobs: list[Job] = []
-    model_path = recipe.model.path
+    newest, start = recipe.model.path, None
+    keeper, unread = None, None
     for index, spec in enumerate(recipe.stages):
-        job = Job(recipe, spec, index, recipe.folder / f"{index}-{spec.kind}", model_path)
+        kind = STAGES.get(spec.kind)
+        folder = recipe.folder / ("" if spec.round is None else f"round-{spec.round}") / f"{index}-{spec.kind}"
+        if spec.starts_with is not None:
+            if not 0 <= spec.starts_with < index:
+                raise UsageError(
+                    f"stages.{index}.starts_with is {spec.starts_with}: give the index of a stage before"
+                )
+            start = jobs[spec.starts_with].model_path
+        job = Job(recipe, spec, index, folder, start if kind.trains and start is not None else newest, newest)
+        if spec.eval is not None and spec.eval.kept:
+            raise UsageError(f"{job.where}.eval: samples that were kept are trained on; give a path")
+        if spec.data is not None and spec.data.kept:
+            if keeper is None:
+                raise UsageError(f"{job.where}.data.kept: no stage before this one keeps samples; add a `select`")
+            read = spec.data.model_copy(update={"kept": False, "path": (str(keeper.folder / "data"),)})
+            if planned:
+                asks = {"answer_kind": spec.data.answer_kind or keeper.spec.data.answer_kind}
+                read = keeper.spec.data.model_copy(update=asks)
+            job = replace(job, spec=spec.model_copy(update={"data": read}), keeper=keeper.folder)
+            unread = None if unread is keeper else unread
+        if kind.keeps:
+            _check_read(unread)
+            keeper = unread = job
+        if kind.trains:
+            newest, start = str(folder / "model"), None
         jobs.append(job)
-        model_path = str(job.folder / "model")
+    if unread is not jobs[-1]:
+        _check_read(unread)
     return jobs
+
+
+def _check_read(unread: Job | None) -> None:
+    if unread is not None:
+        raise UsageError(f"{unread.where}: no later stage reads what it keeps; give one `data: {{kept: true}}`")
 
 
 def open_run(recipe: Recipe) -> None:
@@ -159,18 +207,16 @@ def open_run(recipe: Recipe) -> None:
 def claim(job: Job) -> bool:
     """Make the stage's folder, or take up the one that is there; whether the stage is finished.
 
-    A stage that started from another model of the run, which has been trained again since, starts anew; its folder is
-    kept under another name.
+    A stage that started from another model of the run, which has been trained again since, or from other samples that
+    the run has kept, starts anew; its folder is kept under another name.
 
     Raises:
         UsageError: it was made with other settings, model or data, which would mix two experiments under one name.
     """
     now = {**job.settings(), "inputs": inputs_of(job)}
     before = read_settings(job)
-    if before is not None and job.index > 0 and differences(before["inputs"]["model"], now["inputs"]["model"]):
-        log.warning(
-            "%s was trained from an earlier %s; kept as %s", job.folder, job.model_path, set_aside(job.folder)
-        )
+    if before is not None and job.index > 0 and (earlier := _made_again(job, before, now)):
+        log.warning("%s was trained from an earlier %s; kept as %s", job.folder, earlier, set_aside(job.folder))
         before = None
     if before is not None:
         compare(job, before, now)
@@ -179,6 +225,18 @@ def claim(job: Job) -> bool:
         with replacing(job.folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     return (job.folder / DONE).is_file()
+
+
+def _made_again(job: Job, before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What of the run's own the stage was made from, which is another by now."""
+    old, new = before["inputs"], now["inputs"]
+    if differences(old["model"], new["model"]):
+        return job.model_path
+    if differences(old.get("draws_with"), new.get("draws_with")):
+        return job.draws_with
+    if job.keeper is not None and "kept" in old["data"] and differences(old["data"], new["data"]):
+        return f"{job.keeper}/data"
+    return None
 
 
 def read_settings(job: Job) -> dict[str, Any] | None:
@@ -217,9 +275,15 @@ def inputs_of(job: Job) -> dict[str, Any]:
     spec, data = job.spec.data, {}
     for path in () if spec is None else spec.path:
         file = data_file(path, spec.split)
+        name = path if job.keeper is None else "kept"  # so that a run folder may move
         images = {image.path for sample in read_samples(file, limit=spec.limit) for image in sample.images}
-        data[path] = data_fingerprint([file], images, file.parent)
-    return {"model": model_fingerprint(job.model_path), "data": data}
+        data[name] = data_fingerprint([file], images, file.parent)
+    found = {"model": model_fingerprint(job.model_path), "data": data}
+    return (
+        found
+        if job.draws_with in ("", job.model_path)
+        else {**found, "draws_with": model_fingerprint(job.draws_with)}
+    )
 
 
 def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -229,17 +293,21 @@ def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
         changed = [path for path, own in now["inputs"]["data"].items() if before["inputs"]["data"].get(path) != own]
         what = f"data {changed[0]}" if changed else f"model {job.model_path}"
         raise UsageError(f"{job.folder} was made from another content of {what}, which has changed since; {advice}")
-    old, new = lasting(before), lasting(now)
+    begun = (job.folder / DONE).is_file() or last_checkpoint(job.folder / "checkpoints") is not None
+    free = frozenset() if begun else STAGES.get(job.spec.kind).rejudged
+    old, new = lasting(before, free), lasting(now, free)
     if old != new:
         raise UsageError(f"{job.folder} was made with other settings ({difference(old, new)}); {advice}")
 
 
-def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """Section without those that leave the steps already trained as they are."""
+def lasting(settings: dict[str, Any], rejudged: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Settings without those that leave what is done already as it is; `rejudged`: further keys of the last stage."""
     kept = copy.deepcopy({key: value for key, value in settings.items() if key != "inputs"})
     for stage in kept["stages"]:
         stage["args"] = {key: value for key, value in stage["args"].items() if not FREE.fullmatch(key)}
         stage.pop("eval", None)
+    last = kept["stages"][-1]
+    last["args"] = {key: value for key, value in last["args"].items() if key not in rejudged}
     return kept
 
 
@@ -282,13 +350,16 @@ def mark_done(job: Job) -> None:
 
 
 def link_final(recipe: Recipe, job: Job) -> None:
-    """Point `final` at the last stage's model."""
+    """Point `final` at the newest model, where the run has made one."""
     link = recipe.folder / "final"
+    made = Path(job.model_path) if not STAGES.get(job.spec.kind).trains else job.folder / "model"
+    if not made.is_relative_to(recipe.folder):  # no stage has trained
+        return
     if link.exists() and not link.is_symlink():
         raise UsageError(f"{link}: is not the link that a run makes; move it away and run again")
     temporary = recipe.folder / ".final.new"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path(job.folder.name) / "model", target_is_directory=True)
+    temporary.symlink_to(made.relative_to(recipe.folder), target_is_directory=True)
     temporary.replace(link)
 
 

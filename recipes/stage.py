@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from grounding.errors import UsageError
+from grounding.fingerprint import derived
 from grounding.registry import Registry
 from grounding.settings import check_keys
 from recipes.config import Recipe, StageSpec, to_container
@@ -31,6 +32,9 @@ class Job:
         index: its position.
         folder: where it writes: `model/` at the end, `metrics.jsonl` and checkpoints on the way.
         model_path: the model it starts from.
+        draws_with: the model that draws rollouts or looks at samples: the newest one, from which a stage of a round
+            that resets its adapters does not start.
+        keeper: folder of the stage whose kept samples it reads; None where its data is not the run's own.
     """
 
     recipe: Recipe
@@ -38,11 +42,20 @@ class Job:
     index: int
     folder: Path
     model_path: str
+    draws_with: str = ""
+    keeper: Path | None = None
 
     @property
     def where(self) -> str:
         """What to call the stage in a message."""
-        return f"stages.{self.index} ({self.spec.kind})"
+        turn = "" if self.spec.round is None else f", round {self.spec.round}"
+        return f"stages.{self.index} ({self.spec.kind}{turn})"
+
+    @property
+    def seed(self) -> int:
+        """The recipe's; from the second round on one of the round's own, or all would draw the same."""
+        turn = self.spec.round
+        return self.recipe.seed if turn in (None, 1) else derived(self.recipe.seed, "round", turn) % 2**31
 
     @property
     def metrics(self) -> Path:
@@ -61,13 +74,19 @@ class Stage(ABC):
     Attributes:
         args_type: dataclass whose fields are the legal keys of `args`.
         sections: the optional sections of a stage it reads, among lora, data, eval, rewards, credit,
-            attention and tools.
+            attention, tools and sampling.
         needs: the sections it cannot do without.
+        trains: it leaves a model; else the next stage starts from the model this one started from.
+        keeps: it leaves a data set in `data/` for later stages, `recipes.loops.kept`.
+        rejudged: keys of `args` that may change until it trains or is finished: what it has drawn stays.
     """
 
     args_type: ClassVar[type]
     sections: ClassVar[frozenset[str]] = frozenset({"data"})
     needs: ClassVar[frozenset[str]] = frozenset()
+    trains: ClassVar[bool] = True
+    keeps: ClassVar[bool] = False
+    rejudged: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, job: Job):
         self.job = job
@@ -75,7 +94,7 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Do the work and leave a model folder at `job.folder / "model"`. Called again after an interruption."""
+        """Do the work and leave a model in `job.folder / "model"`, or data. Called again after an interruption."""
 
     def check(self) -> None:  # noqa: B027 - a stage may have nothing more to check
         """Raise `UsageError` for what can be known to be wrong before any stage has started."""
@@ -95,10 +114,11 @@ class Stage(ABC):
             "credit": spec.credit is not None,
             "attention": spec.attention is not None,
             "tools": spec.tools is not None,
+            "sampling": spec.sampling is not None,
             "data": spec.data is not None,
             "eval": spec.eval is not None,
         }
-        for section in ("lora", "eval", "rewards", "credit", "attention", "tools"):
+        for section in ("lora", "eval", "rewards", "credit", "attention", "tools", "sampling"):
             if given[section] and section not in self.sections:
                 raise UsageError(f"{self.job.where} has no {section}; remove it, or give it to another stage")
         for section in sorted(self.needs):

@@ -59,7 +59,7 @@ def build_args(job: Job, args_type: type[TrainingArguments], **more: Any) -> Tra
     on_cpu = not torch.cuda.is_available()
     defaults = {
         "output_dir": str(job.folder / "checkpoints"),
-        "seed": job.recipe.seed,
+        "seed": job.seed,
         "report_to": "none" if job.recipe.wandb == "disabled" else "wandb",
         "disable_tqdm": True,
         "logging_steps": 1,
@@ -92,17 +92,20 @@ def build_lora(job: Job) -> LoraConfig | None:
         raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error
 
 
-def load_for(job: Job, args: TrainingArguments | None = None) -> tuple[Any, Any]:
-    """The stage's starting model and processor.
+def load_for(
+    job: Job, args: TrainingArguments | None = None, *, path: str = "", shares: bool = True
+) -> tuple[Any, Any]:
+    """The stage's starting model, or the one at `path`, and its processor.
 
     Args:
         args: of a training. Where it trains every weight itself, these are loaded in 32 bits: steps of a usual
             learning rate are lost in the rounding of 16. DeepSpeed keeps such a copy of its own.
+        shares: compute once what rows have in common, as the recipe's model section says.
     """
     spec = job.recipe.model
     masters = args is not None and job.spec.lora is None and args.deepspeed_plugin is None
     model, processor = load_policy(
-        job.model_path,
+        path or job.model_path,
         dtype=torch.float32 if masters else spec.dtype,
         attn_implementation=spec.attn_implementation,
         min_pixels=spec.min_pixels,
@@ -110,9 +113,9 @@ def load_for(job: Job, args: TrainingArguments | None = None) -> tuple[Any, Any]
         allow_pickle=spec.allow_pickle,
         trust_remote_code=spec.trust_remote_code,
     )
-    if spec.share_images:
+    if spec.share_images and shares:
         share_images(model)
-    if spec.share_prompts:
+    if spec.share_prompts and shares:
         share_prefill(model)
     return model, processor
 

@@ -116,7 +116,10 @@ def overview(run: Run) -> list[str]:
         steps = max((row["step"] for row in stage.rows), default=0)
         seconds = max((number_or_nan(row.get("seconds")) for row in stage.rows), default=math.nan)
         time = f" in {seconds / 60:.1f} min" if math.isfinite(seconds) else ""
-        facts.append(f"{stage.title}: {steps:.0f} steps{time}" + ("" if stage.done else ", not finished"))
+        did = f"{steps:.0f} steps{time}"
+        if stage.kept:
+            did = f"{stage.kept.get('kept')} of {stage.kept.get('samples')} samples kept"
+        facts.append(f"{stage.title}: {did}" + ("" if stage.done else ", not finished"))
     return facts
 
 
@@ -173,7 +176,7 @@ def _differences(shown: Sequence[ShownEvaluation]) -> list[Difference]:
 
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> list[StageSection]:
     """Stages in the order of the recipe; the two runs' stages of the same position and kind share a section."""
-    order = sorted({(stage.index, stage.kind) for run in runs for stage in run.stages})
+    order = sorted({(s.index, s.kind) for run in runs for s in run.stages if s.rows or not s.kept})
     sections = []
     for index, kind in order:
         learnings = []

@@ -37,12 +37,16 @@ class StageFolder:
         kind: "sft", "grpo", ...
         rows: what was logged, in order, each with a finite ``"step"``.
         done: the stage ran to its end.
+        round: of a `repeat`, from 1; None outside one.
+        kept: kept.json of a stage that keeps samples: ``samples`` and ``kept``, how many; else empty.
     """
 
     index: int
     kind: str
     rows: tuple[Mapping[str, Any], ...]
     done: bool
+    round: int | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -50,7 +54,8 @@ class StageFolder:
 
     @property
     def title(self) -> str:
-        return _NAMES.get(self.kind, self.kind.replace("_", " "))
+        name = _NAMES.get(self.kind, self.kind.replace("_", " "))
+        return name if self.round is None else f"{name}, round {self.round}"
 
     def curve(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one logged key; a value that is no number is NaN."""
@@ -146,7 +151,8 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such run folder; train.py writes one under runs/")
     notes: list[str] = []
-    stages = [_stage(path, match, notes) for path in folder.iterdir() if (match := _STAGE.fullmatch(path.name))]
+    places = [*folder.iterdir(), *folder.glob("round-*/*")]
+    stages = [_stage(path, match, notes) for path in places if (match := _STAGE.fullmatch(path.name))]
     stages.sort(key=lambda stage: stage.index)
     config = _text(folder / "resolved.yaml", notes)
     environment = _mapping(folder / "environment.json", notes)
@@ -171,7 +177,10 @@ def _stage(path: Path, match: re.Match[str], notes: list[str]) -> StageFolder:
     done = (path / "DONE").exists()
     if not done:
         notes.append(f"{path.name}: not finished")
-    return StageFolder(int(match[1]), match[2], tuple(rows), done)
+    turn = re.fullmatch(r"round-(\d+)", path.parent.name)
+    facts = path / "kept.json"
+    kept = _mapping(facts, notes) if facts.exists() else {}
+    return StageFolder(int(match[1]), match[2], tuple(rows), done, int(turn[1]) if turn else None, kept)
 
 
 def _evaluation(path: Path, folder: Path, stages: Sequence[StageFolder], notes: list[str]) -> Evaluation:

@@ -23,7 +23,7 @@ from models.sampling import forget_published, generation_config
 from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset
 from recipes.grpo import FoveaGRPOTrainer
-from recipes.rejection import RejectionConfig, generate
+from recipes.loops.drawing import DrawingConfig, generate
 from tests.recipes.tiny import make_data, make_model, tokenizer
 
 # What each family's tokenizer holds as special tokens of its own.
@@ -114,7 +114,7 @@ def test_training_selection_and_evaluation_ask_with_the_same_tokens(data, tmp_pa
     text = question(spec.profile, item.instruction, item.answer_kind, local.seen(item.images))
     assert text.startswith(f'Click "{sample.instruction}". First think')
     assert torch.equal(local.encode([Request(text, tuple(row["images"]))])["input_ids"], trained)
-    drawn = generate(model, processor, [row], RejectionConfig(str(tmp_path), max_completion_length=4, use_cpu=True))
+    drawn = generate(model, processor, [row], DrawingConfig(max_completion_length=4))
     assert len(drawn[0]) == 8
 
 

@@ -1,0 +1,102 @@
+"""`kind: rejection`: the policy answers each prompt several times, and what is rewarded becomes its SFT data.
+
+Rejection-sampling fine-tuning (RFT, arXiv 2308.01825); repeated, a self-evolution recipe. `args` are the keys of
+`trl.SFTConfig` and those of `RejectionConfig`; `rewards` decide. What was kept stands in `kept-RANK.jsonl`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig
+
+from grounding.errors import FoveaError
+from grounding.journal import read_journals
+from recipes.data import build_dataset, stored
+from recipes.dry_run import check_training, describe_training
+from recipes.loops.drawing import DrawingConfig, DrawingStage, at_least_one, roll_out, unique_ids
+from recipes.sft import SupervisedStage
+from recipes.stage import STAGES
+
+KEPT = "kept-*.jsonl"
+
+
+@dataclass
+class RejectionConfig(DrawingConfig, SFTConfig):
+    """SFT on the policy's own rewarded answers.
+
+    Attributes:
+        min_reward: an answer is kept from this weighted sum of rewards on.
+        keep: at most so many different answers per prompt, the best first.
+    """
+
+    min_reward: float = field(default=1.0)
+    keep: int = field(default=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one("keep", self.keep)
+
+
+@STAGES.register("rejection")
+class RejectionStage(DrawingStage, SupervisedStage):
+    """Rejection-sampling fine-tuning; `args` are the keys of `RejectionConfig`."""
+
+    args_type = RejectionConfig
+    sections = frozenset({"data", "lora", "rewards"})
+
+    def check(self) -> None:
+        self.rewards()
+        check_training(self.job, self.arguments())
+
+    def describe(self) -> list[tuple[str, str]]:
+        return describe_training(self.job, self.arguments(), supervised=True, rewards=self.rewards())
+
+    def run(self) -> None:
+        args = self.arguments()
+
+        def entry(texts: list[str], scores: list[float | None]) -> dict[str, Any]:
+            worth = {text: score for text, score in zip(texts, scores, strict=True) if score is not None}
+            good = [text for text in worth if worth[text] >= args.min_reward]
+            return {"kept": sorted(good, key=worth.__getitem__, reverse=True)[: args.keep]}
+
+        roll_out(self.job, args, self.rewards(), KEPT, entry)
+        super().run()
+
+    def datasets(self, processor: Any) -> dict[str, Any]:
+        return {"train_dataset": self.kept(processor)}
+
+    def kept(self, processor: Any) -> Dataset:
+        """The rewarded answers as supervised rows, in the order of the data.
+
+        Raises:
+            FoveaError: there is none.
+        """
+        dataset = build_dataset(self.job.spec.data, self.job.recipe.model, processor)
+        kept = {row["id"]: row["kept"] for row in read_journals(self.job.folder, KEPT)}
+        rows = [
+            {"index": index, "completion": text}
+            for index, name in enumerate(unique_ids(stored(self.job.spec.data)))
+            for text in kept.get(name, ())
+        ]
+        if not rows:
+            raise FoveaError(f"{self.job.where}: no answer reached min_reward; lower it, or take a better model")
+        return Dataset.from_list(rows).with_transform(AnsweredRows(dataset))
+
+
+@dataclass(frozen=True)
+class AnsweredRows:
+    """Prompts of a data set with answers of the model's own: the columns beside `index` as assistant messages."""
+
+    dataset: Dataset
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [self.dataset[index] for index in batch["index"]]
+        said = {
+            name: [[{"role": "assistant", "content": text}] for text in texts]
+            for name, texts in batch.items()
+            if name != "index"
+        }
+        return {**{key: [row[key] for row in rows] for key in rows[0]}, **said}
