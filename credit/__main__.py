@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from attention.heads import FILE_NAME, HeadSelection
-from attention.maps import target_scores
 from attention.reading import MAP, AttentionReader, StepLog
 from attention.specification import AttentionSpec, HeadConfig
 from credit.describe import Describer, table
@@ -77,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    policy = LookedAtPolicy(args)
+    policy = LookedAtPolicy.of(args)
     samples = _find(policy.file, args.sample, args.limit)
     pages = _pages(args.out, samples)
     for page in pages:
@@ -118,7 +117,7 @@ def _pages(out: Path, samples: Sequence[Sample]) -> list[Path]:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    config, policy = _config(args, args.layers), LookedAtPolicy(args)
+    config, policy = _config(args, args.layers), LookedAtPolicy.of(args)
     describer = Describer(policy, config)
     samples = [sample for sample in islice(read_samples(policy.file), args.limit) if len(sample.images) == 1]
     if not samples:
@@ -132,7 +131,7 @@ def _describe(args: argparse.Namespace) -> int:
 
 
 def _attention(args: argparse.Namespace) -> int:
-    policy = LookedAtPolicy(args)
+    policy = LookedAtPolicy.of(args)
     layers = tuple(args.layers) if args.layers else "middle"
     spec = AttentionSpec(layers=layers, heads=HeadConfig(image_share=1.0))
     attention = AttentionReader(policy.model, spec, MAP, StepLog("attention"))
@@ -142,12 +141,9 @@ def _attention(args: argparse.Namespace) -> int:
         done = len(journal.ids)
         todo = [s for s in samples if len(s.images) == 1 and regions_of(s.target) and s.id not in journal.ids]
         for part in tqdm(batches_of(todo, args.batch_size), desc="batches", disable=None):
-            inputs = policy.prompts(part)
-            captured, _ = policy.read(attention, inputs, *policy.generate(inputs, args.max_new_tokens), part)
-            image = captured.batch.image
-            for sample, own, *of_cells in zip(part, image.present, captured.map(), image.coverage, strict=True):
-                values, cover = (cells[own].double().cpu().numpy() for cells in of_cells)
-                journal.append({"id": sample.id, **target_scores(values, cover)})
+            scores = policy.target_scores(attention, policy.prompts(part), part, args.max_new_tokens)
+            for sample, own in zip(part, scores, strict=True):
+                journal.append({"id": sample.id, **own})
     print(f"{args.out}: {len(todo)} samples, {done} were there already")
     return 0
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention.maps import target_scores
 from attention.reading import AttentionReader, CapturedPass, ResponseBatch
 from attention.response import TextReader, decoder_of
 from attention.visual import batch_coverage, image_cells, merge_size
@@ -19,7 +20,7 @@ from grounding.errors import UsageError
 from grounding.io import open_image
 from grounding.sample import Sample
 from models.loading import SeenSizes, load_policy
-from models.profile import read_profile
+from models.profile import Profile, read_profile
 from models.prompting import encode, messages, prompt_text, question
 from models.sampling import generation_config
 
@@ -30,21 +31,28 @@ class LookedAtPolicy:
     """A policy, how it is spoken to, and the file its samples come from.
 
     Args:
-        args: the command line's `model`, `data`, and what overrides the model folder's profile.
+        model, processor: of `models.loading.load_policy`.
+        profile: how it is asked.
+        file: of the samples; None where prompts are made elsewhere.
     """
 
-    def __init__(self, args: argparse.Namespace):
-        self.file = samples_file(args.data)
-        self._profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
+    def __init__(self, model: Any, processor: Any, profile: Profile, file: Path | None = None):
+        self.file, self._profile = file, profile
         dialect, grammar = get_dialect(self._profile.dialect), self._profile.grammar
-        self.model, self.processor = load_policy(args.model)
-        self.model.eval()
+        self.model, self.processor = model.eval(), processor
         self.reader = TextReader(
             decoder_of(self.model, self.processor, grammar),
             partial(dialect.parse, grammar=grammar),
             partial(dialect.parse, grammar="bare"),
         )
         self._seen, self._merge = SeenSizes(self.processor), merge_size(self.processor)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> LookedAtPolicy:
+        """What a command line asks for: `model`, `data`, and what overrides the model folder's profile."""
+        file = samples_file(args.data)
+        profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
+        return cls(*load_policy(args.model), profile, file)
 
     def images(self, sample: Sample) -> list[Any]:
         return [open_image(self.file.parent, image) for image in sample.images]
@@ -107,6 +115,23 @@ class LookedAtPolicy:
         with torch.no_grad(), attention.reading(batch, settle=settle) as captured:
             output = self.model(**whole, logits_to_keep=logits)
         return captured, output.logits
+
+    def target_scores(
+        self, attention: AttentionReader, inputs: dict[str, Any], samples: Sequence[Sample], tokens: int
+    ) -> list[dict[str, float]]:
+        """How well the attention of greedy answers meets the targets: `attention.maps.target_scores` of each sample.
+
+        Args:
+            inputs: of `prompts`, for samples of one image each.
+            tokens: at most so many of an answer.
+        """
+        captured, _ = self.read(attention, inputs, *self.generate(inputs, tokens), samples)
+        image = captured.batch.image
+        found = []
+        for own, *of_cells in zip(image.present, captured.map(), image.coverage, strict=True):
+            values, cover = (cells[own].double().cpu().numpy() for cells in of_cells)
+            found.append(target_scores(values, cover))
+        return found
 
 
 def samples_file(path: Path) -> Path:

@@ -16,6 +16,7 @@ from data_prep.curate.hashes import ImageHashes, groups
 from data_prep.curate.leakage import HeldOut, read_held_out
 from data_prep.curate.rules import (
     CurationLimits,
+    attends,
     cell,
     check_geometry,
     check_instruction,
@@ -213,7 +214,6 @@ def _check_measured(sample: Sample, measured: Measured, args: Namespace) -> Samp
 
 
 def _attends(scores: dict[str, float], args: Namespace) -> bool:
-    """SE-GUI's rule (arXiv 2505.12370): a clear peak inside the target, and more inside than on average."""
     if "score" in scores:
         return scores["score"] >= args.min_attention
-    return scores["peak"] > args.min_peak and scores["inside"] > scores["overall"]
+    return attends(scores, args.min_peak)

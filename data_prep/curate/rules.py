@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_prep.curate.negatives import words_of
@@ -92,6 +93,12 @@ def check_instruction(text: str, limits: CurationLimits) -> None:
         raise Rejected("vague instruction", repr(text))
     if len(words) >= 6 and len(set(plain.split())) <= len(words) // 3:
         raise Rejected("instruction repeats itself", repr(text[:120]))
+
+
+def attends(scores: Mapping[str, float], min_peak: float) -> bool:
+    """SE-GUI's rule (arXiv 2505.12370) on `attention.maps.target_scores`: a clear peak inside the target, and more
+    inside than on average."""
+    return scores["peak"] > min_peak and scores["inside"] > scores["overall"]
 
 
 def spoken(sample: Sample) -> str:
