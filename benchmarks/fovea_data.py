@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ class _Judged(Verdict):
     Attributes:
         box: the verdict on the IoU of the answered box, where there is a true one.
         span: whether a span was asked for.
+        asked: "absent" or "present", for a place that is not there or is.
+        error: a place was given for what is not there, or what is there was said not to be.
     """
 
     box: Verdict | None = None
     span: bool = False
+    asked: str = ""
+    error: bool = False
 
 
 @BENCHMARKS.register("screens")
@@ -57,19 +62,29 @@ class Screens(Benchmark):
                 verdicts.append(_Judged(found.correct, found.value, found.skipped, span=True))
             elif item.answer_kind == "text_box":
                 verdicts.append(_words(item, prediction, rule))
-            elif item.truth.boxes:
-                verdicts.append(_Judged(click.correct, click.value, click.skipped, box))
+            elif item.truth.boxes or item.truth.absent:
+                asked = "absent" if item.truth.absent else "present"
+                placed = prediction.boxes or prediction.points
+                error = bool(placed) if item.truth.absent else prediction.absent and not placed
+                own = None if item.truth.absent else box
+                verdicts.append(_Judged(click.correct, click.value, click.skipped, own, asked=asked, error=error))
             else:
                 near = item.truth.points and not item.truth.polygons
                 verdicts.append(_near(item, prediction, rule) if near else click)
         return verdicts
 
     def summarize(self, scored: Scored) -> dict[str, Any]:
-        """IoU of the answered boxes, over the items that have a true box; else of the spans."""
+        """IoU of the answered boxes, over the items that have a true box; else of the spans.
+
+        Where something is absent, both errors: places invented for it, and refusals of what is there.
+        """
         found = [verdict for verdict in scored.verdicts if isinstance(verdict, _Judged)]
         boxes = [verdict.box for verdict in found if verdict.box is not None]
+        counts = Counter((verdict.asked, verdict.error) for verdict in found if verdict.asked)
+        absent = counts["absent", True] + counts["absent", False]
+        errors = {"invented": counts["absent", True], "wrongly_declined": counts["present", True], "absent": absent}
         if boxes:
-            return {"boxes": len(boxes), **thresholds(boxes, scored.rule)}
+            return {"boxes": len(boxes), **thresholds(boxes, scored.rule), **(errors if absent else {})}
         spans = [verdict for verdict in found if verdict.span]
         return thresholds(spans, scored.rule) if spans else {}
 

@@ -110,7 +110,7 @@ def compose(rng: random.Random, difficulty: int, size: int, held_out_share: floa
             level, absent = difficulty, False
         wants_held_out = rng.random() < held_out_share
         names = _names(rng, level, wants_held_out, held_out_share > 0)
-        elements = _place(rng, names, level, size)
+        elements = place(rng, names, level, size)
         if elements is None:
             continue
         scene = Scene(size, ground, tuple(elements))
@@ -149,8 +149,8 @@ def _names(rng: random.Random, level: int, wants_held_out: bool, may_hold_out: b
     return names
 
 
-def _place(rng: random.Random, names: list[tuple[str, str]], level: int, size: int) -> list[Element] | None:
-    """Elements at random places that do not touch; None when the draw does not fit."""
+def place(rng: random.Random, names: list[tuple[str, str]], level: int, size: int) -> list[Element] | None:
+    """Elements at random places that do not touch, sized for a difficulty; None when the draw does not fit."""
     unit = size / 96
     elements: list[Element] = []
     taken: list[tuple[float, ...]] = []

@@ -8,7 +8,14 @@ from pathlib import Path
 from data_prep.__main__ import main
 
 # recipe: the source of its data, with flags that make little of it
-EVIDENCE = {"chart_evidence": ("charts", "--train-charts", "4", "--val-charts", "0", "--test-charts", "0")}
+EVIDENCE = {
+    name: (source, *(f"--{split}-{noun}={count * (split == 'train')}" for split in ("train", "val", "test")), *flags)
+    for name, source, noun, count, flags in (
+        ("chart_evidence", "charts", "charts", 4, ()),
+        ("multi_image_rl", "screen_pairs", "screens", 32, ()),
+        ("absence", "screens", "screens", 32, ("--difficulty", "5")),
+    )
+}
 
 
 def make_evidence(folder: Path, name: str) -> Path:

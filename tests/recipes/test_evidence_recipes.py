@@ -14,13 +14,11 @@ from tests.recipes.evidence import EVIDENCE, make_evidence
 from tests.recipes.tiny import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
+ALWAYS = {"max_steps": 1, "logging_steps": 1, "gradient_accumulation_steps": 1, "save_steps": 9}
 STEP = {
-    "sft": {"max_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "save_steps": 9},
-    "grpo": {
-        "max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "num_generations": 2,
-        "max_completion_length": 4, "save_steps": 9,
-    },
-}  # fmt: skip
+    "sft": {**ALWAYS, "per_device_train_batch_size": 2},
+    "grpo": {**ALWAYS, "per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4},
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in EVIDENCE])
