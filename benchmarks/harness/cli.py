@@ -293,7 +293,8 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
         seen = backend.seen
         settings = opening.fingerprint(args, backend, profile, items, image_root)
         if args.method:
-            backend = methods.wrap(backend, args.method, profile.dialect, profile.grammar, items[0].answer_kind)
+            asked = (profile.dialect, profile.grammar, items[0].answer_kind)
+            backend = methods.wrap(backend, args.method, *asked, image_first=profile.image_first)
         if args.restart and share[0] == 0:
             forget_generations(args.out)
         wait()

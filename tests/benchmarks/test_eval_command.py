@@ -212,9 +212,13 @@ def test_each_row_is_asked_for_its_own_kind_and_judged_by_it(mixed, jsonl, evalu
 
 def test_methods_refuse_other_answers_than_places_before_a_model_is_loaded(mixed, random_model, tmp_path):
     with pytest.raises(
-        UsageError, match=r"--method voting: works where one box or point.*'text_box' asks for text_box"
+        UsageError, match=r"--method voting: works for one box or point, or for words; item 'span' asks for span"
     ):
         ask(random_model, mixed, tmp_path / "out", "--method", "voting")
+    with pytest.raises(
+        UsageError, match=r"--method attend: reads a place off attention; item 'text_box' asks for words"
+    ):
+        ask(random_model, mixed, tmp_path / "out", "--method", "attend")
     with pytest.raises(UsageError, match="did you mean 'voting'"):
         ask(random_model, mixed, tmp_path / "out", "--method", "votin")
 

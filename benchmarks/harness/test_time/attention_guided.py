@@ -35,6 +35,8 @@ GENERAL = "Write a general description of the image."
 REGION = 0.5  # cells with at least this share of the peak belong to its region
 WINDOWS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)  # sides of a crop, as shares of the image: 1 to 2 times a quarter
 _TINY = 1e-12
+AskedView = tuple[Request, Box | None]
+"""The question about a part of an image, and where that lies; the request itself where there is no part to show."""
 
 
 def attend(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
@@ -61,12 +63,18 @@ def vicrop(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output
     one frame, so here the crop is asked about alone and its answer mapped back. Where the crop answers nothing, the
     whole image is asked.
     """
+    views, costs = relative_views(look, requests)
+    return _answers(look, requests, views, costs, seed)
+
+
+def relative_views(look: Sampler, requests: Sequence[Request]) -> tuple[list[AskedView], list[list[SampledAnswer]]]:
+    """What ViCrop looks at of every request's image, and what finding it cost."""
     maps, costs = _contrasts(look, requests, lambda own, general: own / np.maximum(general, _TINY))
-    views: list[tuple[Request, Box | None]] = []
+    views: list[AskedView] = []
     for request, found in zip(requests, maps, strict=True):
         window = None if found is None else snapped(sharpest_window(found), request)
         views.append((request if window is None else cropped(request, window), window))
-    return _answers(look, requests, views, costs, seed)
+    return views, costs
 
 
 def carve(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:
@@ -77,8 +85,14 @@ def carve(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]
     the peak stay, and the ones next to them; the rest takes the image's mean color. The model is asked about the
     masked image cropped to a window around what stays, at least half the image wide, and its answer mapped back.
     """
+    views, costs = contrast_views(look, requests)
+    return _answers(look, requests, views, costs, seed)
+
+
+def contrast_views(look: Sampler, requests: Sequence[Request]) -> tuple[list[AskedView], list[list[SampledAnswer]]]:
+    """What CARVE leaves of every request's image, and what finding it cost."""
     maps, costs = _contrasts(look, requests, lambda own, general: own / np.maximum(general + general.mean(), _TINY))
-    views: list[tuple[Request, Box | None]] = []
+    views: list[AskedView] = []
     for request, found in zip(requests, maps, strict=True):
         if found is None:
             views.append((request, None))
@@ -88,7 +102,7 @@ def carve(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]
         side = max(bounds.x2 - bounds.x1, bounds.y2 - bounds.y1, *WINDOWS)
         window = snapped(around(bounds.center, side), request)
         views.append((cropped(Request(request.text, (masked(request.images[0], kept),)), window), window))
-    return _answers(look, requests, views, costs, seed)
+    return views, costs
 
 
 def var(look: Sampler, requests: Sequence[Request], seed: int) -> list[Output]:

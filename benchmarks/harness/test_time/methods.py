@@ -29,11 +29,12 @@ from benchmarks.harness.test_time.sampler import (
     snapped,
     spent,
 )
+from benchmarks.harness.test_time.words import WORDS
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from grounding.targets import Box, Point
 
-_PLACES = ("box", "point")
+_KINDS = ("box", "point", "text_box")
 _GRID = 64  # cells per side of the voting grid
 _REACH = 0.03  # half the side of the region a point votes for, as a share of the image
 _STEPS = 2  # crops after the first look
@@ -42,17 +43,18 @@ _SEED_STEP = 1_000_003  # keeps the seeds of a method's extra calls apart from t
 
 
 class Wrapped:
-    """A backend that answers through a method.
+    """A backend that answers through a method, for answers in words one that looks again beside the whole image.
 
     Raises:
         UsageError: a kind of answer the methods do not know, or attention is asked of a backend that shows none.
     """
 
-    def __init__(self, backend: Backend, method: str, dialect: str, grammar: str, answer_kind: str):
+    def __init__(
+        self, backend: Backend, method: str, dialect: str, grammar: str, answer_kind: str, *, image_first: bool = True
+    ):
         if method not in METHODS:
             raise UsageError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
-        if answer_kind not in _PLACES:
-            raise UsageError(f"--method {method}: works for one box or point, this benchmark asks for {answer_kind}")
+        _check_kind(method, answer_kind, "this benchmark")
         if method in ATTENTIVE and not isinstance(backend, SupportsAttention):
             raise UsageError(
                 f"--method {method}: needs the model's attention, which backend {backend.name!r} does not show; "
@@ -60,8 +62,9 @@ class Wrapped:
             )
         self.name = f"{method}({backend.name})"
         self._backend = backend
-        self._method = METHODS[method]
+        self._method = (WORDS if answer_kind == "text_box" else METHODS)[method]
         self._words = (dialect, grammar, answer_kind)
+        self._image_first = image_first
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[Output]]:
         if decoding.samples > 1:
@@ -72,7 +75,9 @@ class Wrapped:
         return [[output] for output in self._run(requests, decoding, seed)]
 
     def _run(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[Output]:
-        return self._method(Sampler(self._backend, decoding, *self._words), requests, seed)
+        return self._method(
+            Sampler(self._backend, decoding, *self._words, image_first=self._image_first), requests, seed
+        )
 
 
 class Attentive(Wrapped):
@@ -93,19 +98,25 @@ def check(methods: str, items: Sequence[BenchmarkItem]) -> None:
         if method not in METHODS:
             raise UsageError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
     kinds = sorted({item.answer_kind for item in items})
-    other = next((item for item in items if item.answer_kind not in _PLACES), None)
-    if other is not None:
-        raise UsageError(
-            f"--method {methods}: works where one box or point is asked for; item {other.id!r} asks for "
-            f"{other.answer_kind}"
-        )
+    for item in items:
+        for method in methods.split("+"):
+            _check_kind(method, item.answer_kind, f"item {item.id!r}")
     if len(kinds) > 1:
         raise UsageError(
             f"--method {methods}: works where all items ask for the same; these ask for {' and '.join(kinds)}"
         )
 
 
-def wrap(backend: Backend, methods: str, dialect: str, grammar: str, answer_kind: str) -> Backend:
+def _check_kind(method: str, answer_kind: str, who: str) -> None:
+    if answer_kind not in _KINDS:
+        raise UsageError(f"--method {method}: works for one box or point, or for words; {who} asks for {answer_kind}")
+    if answer_kind == "text_box" and method not in WORDS:
+        raise UsageError(f"--method {method}: reads a place off attention; {who} asks for words")
+
+
+def wrap(
+    backend: Backend, methods: str, dialect: str, grammar: str, answer_kind: str, *, image_first: bool = True
+) -> Backend:
     """`backend` inside the methods of ``"outer+inner"``."""
     for number, method in enumerate(reversed(methods.split("+"))):
         if method == "attend" and number:
@@ -113,7 +124,7 @@ def wrap(backend: Backend, methods: str, dialect: str, grammar: str, answer_kind
                 "--method attend: asks the model for nothing, so it can only stand last, as in vicrop+attend"
             )
         wrapper = Attentive if isinstance(backend, SupportsAttention) else Wrapped
-        backend = wrapper(backend, method, dialect, grammar, answer_kind)
+        backend = wrapper(backend, method, dialect, grammar, answer_kind, image_first=image_first)
     return backend
 
 

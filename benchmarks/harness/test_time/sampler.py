@@ -11,11 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from PIL import Image
+
 from attention.maps import PromptAttention
 from benchmarks.harness.backends.generate import Backend, Decoding, Output, Request, SupportsAttention
 from grounding.answer import ImageSize
 from grounding.dialects import get_dialect
-from grounding.targets import Box, Point, kind_of
+from grounding.targets import Box, Point, TextBox, kind_of
+from grounding.wording import MARK, numbered
 
 VOTES = 8
 TEMPERATURE = 0.7
@@ -24,10 +27,12 @@ _OPEN = re.compile(r"[\s\[(]*")  # what stands between the place an answer is re
 
 @dataclass(frozen=True, slots=True)
 class SampledAnswer:
-    """What one output says about one image: a region in [0, 1], None when it says nothing."""
+    """What one output says about one image: a region in [0, 1], and the words where words are asked for; None where
+    it says nothing."""
 
     output: Output
     region: Box | Point | None
+    text: str | None = None
 
     @property
     def click(self) -> Point | None:
@@ -44,15 +49,26 @@ class Sampler:
     """Ask the wrapped backend and read what it says.
 
     Args:
-        answer_kind: "box" or "point", what the benchmark asks for.
+        answer_kind: "box", "point" or "text_box", what the benchmark asks for.
+        image_first: where a second image stands in a text that places none.
     """
 
-    def __init__(self, backend: Backend, decoding: Decoding, dialect: str, grammar: str, answer_kind: str):
+    def __init__(
+        self,
+        backend: Backend,
+        decoding: Decoding,
+        dialect: str,
+        grammar: str,
+        answer_kind: str,
+        *,
+        image_first: bool = True,
+    ):
         self._backend = backend
         self.decoding = decoding
         self._dialect = get_dialect(dialect)
         self._grammar = grammar
         self.answer_kind = answer_kind
+        self._image_first = image_first
 
     def once(self, requests: Sequence[Request], seed: int) -> list[SampledAnswer]:
         """One answer per request; greedy, unless samples are wanted of the method itself."""
@@ -78,6 +94,9 @@ class Sampler:
         return self._backend.redistribution() if isinstance(self._backend, SupportsAttention) else nullcontext()
 
     def _opening(self) -> str:
+        if self.answer_kind == "text_box":
+            said = TextBox("words", (Box(0.25, 0.25, 0.75, 0.75),))
+            return self._dialect.render(said, [ImageSize(1000, 1000)]).partition("words")[0]
         region = Point(0.5, 0.5) if self.answer_kind == "point" else Box(0.25, 0.25, 0.75, 0.75)
         size = [ImageSize(1000, 1000)]
         if kind_of(region) not in self._dialect.kinds:
@@ -90,6 +109,23 @@ class Sampler:
         """`region` in the dialect's words, for the image sizes of `request`."""
         return self._dialect.render(region, self._sizes(request, like))
 
+    def text_beside(self, text: str) -> str:
+        """The text of a question about one image for that image and a part of it."""
+        told = f"{text} The second image is a part of the first, enlarged."
+        if MARK in told:
+            return told.replace(MARK, MARK * 2, 1)
+        return numbered(told, 2, self._dialect.numbering, self._image_first)
+
+    def say_words(self, output: Output, request: Request, view: tuple[Image.Image, Box]) -> Output:
+        """An answer in words about an image and its part (`view`, and where it lies) as one about the image alone."""
+        sizes = self._sizes(Request(request.text, (*request.images, view[0])), output)
+        answer = self._dialect.parse(output.text, sizes, grammar=self._grammar, answer_kind=self.answer_kind)
+        alone = replace(output, seen=output.seen[:1])
+        if answer.text is None or not answer.ok or answer.absent:
+            return alone
+        boxes = tuple(replace(outward(box, view[1]), label=box.label) if box.image else box for box in answer.boxes)
+        return replace(alone, text=self._dialect.render(TextBox(answer.text, boxes), sizes[:1]))
+
     def _ask(self, requests: Sequence[Request], decoding: Decoding, seed: int) -> list[list[SampledAnswer]]:
         answers = self._backend.generate(requests, decoding, seed)
         return [[self._read(o, r) for o in outputs] for r, outputs in zip(requests, answers, strict=True)]
@@ -98,6 +134,9 @@ class Sampler:
         answer = self._dialect.parse(
             output.text, self._sizes(request, output), grammar=self._grammar, answer_kind=self.answer_kind
         )
+        if self.answer_kind == "text_box":
+            told = answer.text if answer.ok and not answer.absent else None
+            return SampledAnswer(output, answer.boxes[0] if answer.boxes else None, told)
         regions = (*answer.points, *answer.boxes) if self.answer_kind == "point" else (*answer.boxes, *answer.points)
         return SampledAnswer(output, regions[0] if regions else None)
 
