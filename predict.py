@@ -21,7 +21,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from benchmarks.harness.cli import OneLineParser, model_arguments
 from benchmarks.harness.io.predictions import PredictionFormat, read_answer
@@ -29,6 +29,7 @@ from data_prep.pipeline.conversion import Rejected
 from data_prep.pipeline.images import image_size
 from grounding.answer import Answer, ImageSize
 from grounding.dialects import get_dialect
+from grounding.drawing import ANSWER_COLOR, draw_regions
 from grounding.errors import FoveaError, UsageError
 from grounding.folders import check_new
 from grounding.io import open_image
@@ -37,7 +38,7 @@ from models.find import find_model
 from models.profile import Profile, read_profile
 
 KINDS = ("point", "box", "boxes", "points", "text_box")
-COLOR = (230, 30, 60)
+COLOR = ANSWER_COLOR
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,7 @@ def draw(images: Sequence[Image.Image], answer: Answer, out: Path) -> Path | Non
     """Draw the answer into a new file, the images side by side; None where there is nothing to draw."""
     if not answer.boxes and not answer.points:
         return None
-    sheet = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), (255, 255, 255))
-    lefts = []
-    for image in images:
-        lefts.append(sum(i.width for i in images[: len(lefts)]))
-        sheet.paste(image, (lefts[-1], 0))
-    pen = ImageDraw.Draw(sheet)
-    width = max(2, sheet.height // 200)
-    for box in answer.boxes:
-        left, image = lefts[box.image], images[box.image]
-        x1, y1, x2, y2 = box.xyxy
-        corners = (left + x1 * image.width, y1 * image.height, left + x2 * image.width, y2 * image.height)
-        pen.rectangle(corners, outline=COLOR, width=width)
-    for point in answer.points:
-        x, y = lefts[point.image] + point.x * images[point.image].width, point.y * images[point.image].height
-        for radius, color in ((4 * width, (255, 255, 255)), (3 * width, COLOR)):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=width)
+    sheet = draw_regions(images, [(region, COLOR) for region in (*answer.boxes, *answer.points)])
     sheet.save(out, "PNG")
     return out
 

@@ -94,6 +94,7 @@ class Source:
         needs_root: whether `--root` is required.
         seeks: `convert` starts at item `args.start` by itself.
         max_rejects: default of `--max-rejects`, the share of rejected rows at which the run stops.
+        finish: adds to the folder of the finished data set, before it is put in place.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Source:
     needs_root: bool = True
     seeks: bool = False
     max_rejects: float = 0.1
+    finish: Callable[[Path], None] | None = None
 
 
 SOURCES: Registry[Source] = Registry("data source", "data_prep")
@@ -119,7 +121,7 @@ def source(name: str, **about: Any) -> Callable[[Converter], Converter]:
     """
 
     def add(convert: Converter) -> Converter:
-        SOURCES.register(name)(Source(name, _named_by_the_user(convert), **about))
+        SOURCES.register(name)(Source(name, named_by_the_user(convert), **about))
         return convert
 
     return add
@@ -140,7 +142,7 @@ def find_source(name: str) -> Source:
     raise UsageError(f"{name} is no data source: its function lacks @data_prep.source(...)")
 
 
-def _named_by_the_user(convert: Converter) -> Converter:
+def named_by_the_user(convert: Converter) -> Converter:
     """`convert`, with what --source and --license say in every row."""
 
     @wraps(convert)

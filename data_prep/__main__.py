@@ -1,5 +1,6 @@
 """Make data sets.
 
+    python -m data_prep import FILE --images DIR               your own file, whatever it is (import --help)
     python -m data_prep list                                   every source, what it reads, where to get it
     python -m data_prep NAME --help                            the flags of one source
     python -m data_prep refcoco --root RAW --out data/refcoco  convert; my_module.convert is a source of your own
@@ -19,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import SOURCES, Source, find_source
+from data_prep.importing import command
 from data_prep.pipeline.writer import State, run
 from data_prep.view.pages import build as build_pages
 from grounding.errors import FoveaError, UsageError
@@ -132,7 +134,10 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        if argv[0] == "list":
+        if argv[0] == "import":
+            args = command.build_parser().parse_args(argv[1:])
+            print("\n".join(command.describe_import(args.file, command.import_file(args))))
+        elif argv[0] == "list":
             list_sources()
         elif argv[0] == "view":
             view(argv[1:])

@@ -26,10 +26,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from PIL import Image
-from pyarrow import parquet
+from pyarrow import ArrowException, parquet
 from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from data_prep import SPLITS
+from data_prep.importing.command import build_parser, describe_import, import_file
+from data_prep.importing.recognize import TOOL_FILES
 from grounding.answer import ImageSize
 from grounding.completion import check_grammar, opened_by, render_completion
 from grounding.decoding import opening
@@ -50,23 +53,76 @@ TAUGHT = "taught"  # column of the rows: `tools.teaching.Taught`
 IGNORED = -100
 
 
-def data_file(path: str, split: str) -> Path:
-    """The file to read for a path of a recipe: the path itself, or the split's file in a data set folder.
+IMPORTED = Path("data") / "imported"
+"""Where files of other formats are converted to, each version of them once."""
+
+
+def data_files(spec: DataSpec) -> list[Path]:
+    """The files of samples to read for a section: of each of its paths, or of what that was imported to.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it cannot be imported.
     """
-    given = Path(path)
+    return [_split_file(imported(path, spec.images, spec.space), path, spec.split) for path in spec.path]
+
+
+def _split_file(given: Path, path: str, split: str) -> Path:
+    """The path of a recipe itself, or the split's file in a data set folder."""
     if given.is_dir():
         for suffix in SUFFIXES:
             if (given / f"{split}{suffix}").is_file():
                 return given / f"{split}{suffix}"
-        others = sorted({file.stem for suffix in SUFFIXES for file in given.glob(f"*{suffix}")})
+        others = sorted({file.stem for suffix in SUFFIXES for file in given.glob(f"*{suffix}")} - {"rejects"})
         there = f"it has {', '.join(others)}: set the section's `split`" if others else "it has no other split either"
         raise UsageError(f"data {path}: no {split}.jsonl or {split}.parquet in this folder; {there}")
     if not given.is_file():
         raise UsageError(f"data {path}: no such file or folder; see `python -m data_prep --help` for how to make it")
     return given
+
+
+@lru_cache(maxsize=64)
+def imported(path: str, images: str | None = None, space: str | None = None) -> Path:
+    """`path`, or the data set that it was imported to where it is a file of annotations in another format.
+
+    One process does it; the others find it done (`recipes.runner` sees to the order).
+
+    Raises:
+        UsageError: as `data_prep.importing.command.import_file`.
+    """
+    given = Path(path)
+    if not _is_foreign(given):
+        return given
+    words = [path, *(["--images", images] if images else []), *(["--space", space] if space else [])]
+    try:
+        done = import_file(build_parser().parse_args(words), where=IMPORTED)
+    except UsageError as error:
+        told = str(error).replace("--images DIR", "data.images: DIR").replace("--space", "data.space:")
+        raise UsageError(f"data {told}") from error
+    for line in describe_import(given, done)[:-1]:
+        log.info("data %s", line)
+    return done.out
+
+
+def _is_foreign(given: Path) -> bool:
+    """Whether it is a file, or a folder of a tool, that has to be imported first."""
+    if given.is_dir():
+        ours = any((given / f"{split}{suffix}").is_file() for split in SPLITS for suffix in SUFFIXES)
+        return not ours and any(next(given.glob(name), None) for name in TOOL_FILES)
+    if not given.is_file():
+        return False
+    if given.suffix == ".parquet":
+        try:
+            return not {"schema", "target"} & set(parquet.read_schema(given).names)
+        except (ArrowException, OSError):
+            return False
+    if given.suffix != ".jsonl":
+        return True
+    with given.open("rb") as lines:
+        try:
+            row = json.loads(next(filter(bytes.strip, lines), b"{}"))
+        except ValueError:
+            return False
+    return isinstance(row, dict) and bool(row) and not {"schema", "target"} & set(row)
 
 
 @dataclass(frozen=True)
@@ -131,15 +187,13 @@ class RowBuilder:
 def check_data(spec: DataSpec, model: ModelSpec) -> None:
     """Raise `UsageError` when a file or the dialect does not exist; rows are checked when the stage starts."""
     get_dialect(model.dialect)
-    for path in spec.path:
-        data_file(path, spec.split)
+    data_files(spec)
 
 
 def count_rows(spec: DataSpec) -> int:
     """How many samples a stage has, without reading them."""
     total = 0
-    for path in spec.path:
-        file = data_file(path, spec.split)
+    for file in data_files(spec):
         if file.suffix == ".parquet":
             count = parquet.read_metadata(file).num_rows
         else:
@@ -259,7 +313,7 @@ def stored(spec: DataSpec) -> Stored:
         UsageError: no such file, or no samples in it.
         BrokenRow: a row that is not a valid sample.
     """
-    files = [data_file(path, spec.split) for path in spec.path]
+    files = data_files(spec)
     return _stored(spec, tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
 

@@ -75,6 +75,18 @@ def _numbers(values: Sequence[Any], count: int, what: str) -> list[float]:
     return [number(value, what) for value in values]
 
 
+BOX_FORMATS: dict[str, Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Any]]] = {
+    "xyxy": lambda a, b, c, d: (a, b, c, d),
+    "yxyx": lambda a, b, c, d: (b, a, d, c),
+    "xywh": lambda x, y, w, h: (x, y, x + w, y + h),
+    "cxcywh": lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
+}
+"""What four numbers say, numbers or arrays of them, as corners."""
+POINT_FORMATS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "xy": lambda x, y: (x, y),
+    "yx": lambda y, x: (x, y),
+}
+
 SLACK = 2.0
 """Pixels a box may reach over the edge and be clipped; annotation tools round. Beyond, the row is rejected."""
 

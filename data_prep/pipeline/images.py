@@ -43,8 +43,9 @@ class ImageFolder:
 
     @classmethod
     def of(cls, args: Namespace, folder: str | Path = ".", prefix: str = "images") -> ImageFolder:
-        """The images in `folder` (relative to `--root`, or absolute when the user gave it so)."""
-        return cls(args.root / folder, prefix, args.images != "none", args.decode)
+        """The images in `folder` (relative to `--root`, or absolute when the user gave it so), or those of
+        `args.pictures`."""
+        return vars(args).get("pictures") or cls(args.root / folder, prefix, args.images != "none", args.decode)
 
     def __call__(self, name: str, width: Any = None, height: Any = None) -> tuple[ImageRef, Path]:
         """The reference and the file of image `name`.

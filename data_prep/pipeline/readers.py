@@ -98,6 +98,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         ".jsonl": read_jsonl,
         ".json": read_json_array,
         ".csv": read_csv,
+        ".tsv": read_csv,
         ".parquet": read_parquet,
     }
     if path.suffix not in readers:
@@ -119,9 +120,14 @@ def _is_lines(stream: IO[bytes]) -> bool:
 
 
 def read_csv(path: Path) -> Iterator[Row]:
-    """(``"name:line"``, row) for every row of a CSV file whose first line names the columns; values are texts."""
+    """(``"name:line"``, row) for every row of a CSV file whose first line names the columns; values are texts.
+
+    The columns are apart by commas, semicolons or tabs.
+    """
     with require(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        rows = csv.DictReader(stream)
+        header = stream.readline()
+        stream.seek(0)
+        rows = csv.DictReader(stream, delimiter=max(",;\t", key=header.count))
         try:
             for row in rows:
                 bad = None in row or None in row.values()

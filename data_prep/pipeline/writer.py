@@ -49,7 +49,7 @@ REJECTS = "rejects.jsonl"
 NAMES = (*(f"{split}.jsonl" for split in SPLITS), REJECTS)
 """The files rows are appended to."""
 
-NOT_IDENTITY = {"out", "max_rejects", "overwrite", "start", "benchmark_reader"}
+NOT_IDENTITY = {"out", "max_rejects", "overwrite", "start", "benchmark_reader", "pictures", "file", "folder"}
 """Arguments that do not change what a run produces, and what the command hands in."""
 
 
@@ -170,6 +170,9 @@ def run(spec: Source, args: Namespace, progress: Callable[[State], None] | None 
 
 def _read_paths(args: Namespace) -> Iterator[Path]:
     """Every existing file and folder that the arguments name for reading."""
+    if vars(args).get("file") is not None:  # `import` reads that, and only the images it names
+        yield args.file
+        return
     for name, value in vars(args).items():
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, Path) and name not in ("out", "cache"):
@@ -396,6 +399,8 @@ def publish(
         if path.is_file():
             path.unlink()
     rows, kinds, rejects = _rows(work, final, state)
+    if spec.finish:
+        spec.finish(final)
     if args.format == "parquet":
         for split in rows:
             write_samples(final / f"{split}.parquet", read_samples(final / f"{split}.jsonl"))

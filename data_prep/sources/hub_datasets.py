@@ -36,7 +36,7 @@ from __future__ import annotations
 import json
 import string
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -47,6 +47,8 @@ from pydantic import Field, model_validator
 from data_prep import SPLITS, Item, Reject, Split, source
 from data_prep.pipeline import spaces
 from data_prep.pipeline.conversion import (
+    BOX_FORMATS,
+    POINT_FORMATS,
     SLACK,
     Rejected,
     box_from_xyxy,
@@ -140,16 +142,6 @@ def _stream(hub: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 _UNITS = {"percent": 100.0, "fraction": 1.0}
-_BOX_FORMATS: dict[str, Callable[[float, float, float, float], tuple[float, float, float, float]]] = {
-    "xyxy": lambda a, b, c, d: (a, b, c, d),
-    "yxyx": lambda a, b, c, d: (b, a, d, c),
-    "xywh": lambda x, y, w, h: (x, y, x + w, y + h),
-    "cxcywh": lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2),
-}
-_POINT_FORMATS: dict[str, Callable[[float, float], tuple[float, float]]] = {
-    "xy": lambda x, y: (x, y),
-    "yx": lambda y, x: (x, y),
-}
 
 
 class TargetMapping(Section):
@@ -172,7 +164,7 @@ class TargetMapping(Section):
             raise ValueError("column or fields must say where the numbers stand")
         if self.kind in ("boxes", "points", "text_box") and not self.column:
             raise ValueError(f"column must name the list of {self.kind}")
-        formats: list[str] = list(_POINT_FORMATS if self.kind.startswith("point") else _BOX_FORMATS)
+        formats: list[str] = list(POINT_FORMATS if self.kind.startswith("point") else BOX_FORMATS)
         if self.format and self.format not in formats:
             raise ValueError(f"format {self.format!r}{nearest(self.format, formats)}")
         if (
@@ -240,7 +232,7 @@ class TargetMapping(Section):
         return whole, whole, whole / 500
 
     def _box(self, value: Any, index: int, image: ImageRef, spaces: Spaces) -> Box:
-        corners = _BOX_FORMATS[self.format or "xyxy"](*(number(v, "box") for v in self._numbers(value, 4)))
+        corners = BOX_FORMATS[self.format or "xyxy"](*(number(v, "box") for v in self._numbers(value, 4)))
         width, height, slack = self._frame(image)
         spaces.add(corners, (image.width, image.height), (width, height))
         if self.unit == "pixel":
@@ -248,7 +240,7 @@ class TargetMapping(Section):
         return box_from_xyxy(corners, width, height, image=index, slack=slack)
 
     def _point(self, value: Any, index: int, image: ImageRef, spaces: Spaces) -> Point:
-        place = _POINT_FORMATS[self.format or "xy"](*(number(v, "point") for v in self._numbers(value, 2)))
+        place = POINT_FORMATS[self.format or "xy"](*(number(v, "point") for v in self._numbers(value, 2)))
         width, height, slack = self._frame(image)
         spaces.add(place, (image.width, image.height), (width, height))
         return point_from_xy(place, width, height, image=index, slack=slack)
@@ -275,7 +267,7 @@ class Mapping(Section):
     def _check(self) -> Self:
         if bool(self.files) == bool(self.hub):
             raise ValueError("give either files or hub")
-        if isinstance(self.split, str) and _split_of(self.split) is None:
+        if isinstance(self.split, str) and split_of(self.split) is None:
             raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}; a column is {{column: NAME}}")
         if "{" in self.instruction:
             list(string.Formatter().parse(self.instruction))
@@ -334,13 +326,13 @@ class Mapping(Section):
 
     def _split(self, row: dict[str, Any]) -> Split:
         name = self.split if isinstance(self.split, str) else str(lookup(row, self.split["column"]))
-        split = _split_of(name)
+        split = split_of(name)
         if split is None:
             raise Rejected("unknown split", name)
         return split
 
 
-def _split_of(name: str) -> Split | None:
+def split_of(name: str) -> Split | None:
     """The split that a name stands for: train, val or validation or dev, test or testA."""
     names: dict[str, Split] = {**{split: split for split in SPLITS}, "dev": "val"}
     return next((split for prefix, split in names.items() if name.lower().startswith(prefix)), None)

@@ -185,10 +185,10 @@ def _conversion(row: dict[str, Any]) -> tuple[str, list[str], bool]:
     raise Rejected("wrong format", f"none of the known conversions has the fields {', '.join(sorted(row))}")
 
 
-_WRAPPING = re.compile(
+VLM_R1_QUESTION = re.compile(
     r"^(?:<image>\s*)?Please provide the bounding box coordinates? of the region .*?describes:\s*", re.I
 )
-_ANSWER = re.compile(r"</?answer>|```(?:json)?")
+VLM_R1_ANSWER = re.compile(r"</?answer>|```(?:json)?")
 
 
 @row_source(**CARDS["vlm_r1"])
@@ -207,11 +207,11 @@ def vlm_r1(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
         text, answer = question["value"], said["value"]
     if isinstance(answer, str):
         try:
-            answer = json.loads(_ANSWER.sub("", answer))
+            answer = json.loads(VLM_R1_ANSWER.sub("", answer))
         except ValueError:
             raise Rejected("wrong format", f"solution {answer[:80]!r}") from None
     picture = run.folder(row["image"], row.get("width"), row.get("height"))
-    asked = instruction(_WRAPPING.sub("", text).removesuffix("."))
+    asked = instruction(VLM_R1_QUESTION.sub("", text).removesuffix("."))
     meta = {"dataset": str(row["dataset"])} if "dataset" in row else {}
     yield run.item(where, [picture], asked, pixel_box(answer, picture[0]), meta=meta)
 
