@@ -1,4 +1,4 @@
-"""Find a thing by its short name, or by import path.
+"""Find a thing by its short name, by import path, or by the file it is in.
 
 A package that offers things by name owns one `Registry`. Its modules add to it with a decorator. They are imported
 the first time a name is looked up, those of subpackages too, so a new file is enough to add an entry:
@@ -11,17 +11,23 @@ the first time a name is looked up, those of subpackages too, so a new file is e
     REWARDS.get("iou")                  # ours
     REWARDS.get("my_pkg.my_reward")     # anybody's, imported
     REWARDS.get("my_pkg.sub:my_reward") # the same, with the module marked
+    REWARDS.get("my/file.py:my_reward") # of a file, which needs no package
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from grounding.errors import UsageError
@@ -71,15 +77,18 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """The entry called `name`; a dotted name that is not ours is imported.
+        """The entry called `name`; a dotted name that is not ours is imported, and so is a file.
 
         Raises:
             UsageError: no such entry (with the nearest name); the import path does not resolve, or leads into the
-                standard library.
+                standard library; the file is not there, cannot be run, or has no such name.
         """
         self._load()
         if name in self._entries:
             return self._entries[name]
+        file, _, attribute = name.rpartition(":")
+        if file.endswith(".py"):
+            return self._of_file(file, attribute)
         if "." in name or ":" in name:
             return self._import(name)
         raise UsageError(f"unknown {self.kind} {name!r}{nearest(name, list(self._entries))}")
@@ -111,6 +120,14 @@ class Registry(Generic[T]):
             else:
                 importlib.import_module(module.name)
 
+    def _of_file(self, file: str, attribute: str) -> T:
+        module = _run_file(Path(file), f"{self.kind} {file}:{attribute}")
+        found: T | None = getattr(module, attribute, None)
+        if found is None:
+            names = [name for name in vars(module) if not name.startswith("_")]
+            raise UsageError(f"{self.kind} {file}: has no {attribute!r}{nearest(attribute, names)}")
+        return found
+
     def _import(self, path: str) -> T:
         module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
         refusal = f"{self.kind} {path!r} is a part of Python's standard library, which has no {self.kind}s"
@@ -126,6 +143,32 @@ class Registry(Generic[T]):
         if (inspect.isroutine(found) or inspect.isclass(found)) and _of_python(found.__module__ or ""):
             raise UsageError(refusal)
         return found
+
+
+def _run_file(file: Path, where: str) -> ModuleType:
+    """The module that a file is; run once a process, also where several names of it are asked for."""
+    if not file.is_file():
+        raise UsageError(f"{where}: no such file")
+    name = f"file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{where}: is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class up by its module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        line = error.lineno if isinstance(error, SyntaxError) else _line_in(error, file)
+        raise UsageError(f"{where}: line {line}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _line_in(error: Exception, file: Path) -> int | str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno or "?" for frame in reversed(frames) if frame.filename == str(file)), "?")
 
 
 def _of_python(module: str) -> bool:

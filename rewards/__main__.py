@@ -2,6 +2,7 @@
 
     python -m rewards list
     python -m rewards show gaussian_point --plot gaussian_point.png
+    python -m rewards try my_rewards.py:inside --data data/mine --sample labels.csv:7
     python -m rewards score --data data/screens/val.jsonl --completions answers.jsonl --dialect qwen3_vl \\
         --rewards iou,format --out scores.jsonl
 
@@ -29,10 +30,13 @@ from grounding.dialects import get_dialect
 from grounding.errors import BrokenRow, FoveaError, UsageError
 from grounding.folders import check_new
 from grounding.io import read_samples, replacing
+from grounding.registry import nearest
 from grounding.sample import Sample
 from rewards import REWARDS, Reward
 from rewards.compose import build_rewards, read_specs, weights
 from rewards.heat_map import draw_heat_map, has_heat_map
+from rewards.spec import RewardSpec
+from rewards.trial import try_rewards
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="formula, range, parameters and source of one reward")
     show.add_argument("name")
     show.add_argument("--plot", type=Path, help="write a PNG: what an answer at every place of a screen would earn")
+    trying = commands.add_parser("try", help="call one reward on a sample: a right, a wrong and an unreadable answer")
+    trying.add_argument("name", help="a name, an import path, or path/to/file.py:function")
+    trying.add_argument("--data", type=Path, required=True, help="data set folder, .jsonl or .parquet of samples")
+    trying.add_argument("--sample", help="id of the sample (the first one)")
+    trying.add_argument("--params", type=yaml.safe_load, default={}, help="the reward's parameters: '{margin: 0.2}'")
+    trying.add_argument("--completion", help="also score this text")
+    trying.add_argument("--dialect", default="qwen3_vl")
+    trying.add_argument("--grammar", choices=GRAMMARS, default="think")
     score = commands.add_parser("score", help="score a file of completions")
     score.add_argument("--data", type=Path, required=True, help=".jsonl or .parquet of samples")
     score.add_argument("--completions", type=Path, required=True, help=".jsonl of completions by sample id")
@@ -53,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     score.add_argument("--out", type=Path, help="write every completion's values as JSON lines")
     arguments = parser.parse_args(argv)
     try:
-        run = {"list": list_rewards, "show": show_reward, "score": score_completions}[arguments.command]
+        run = {"list": list_rewards, "show": show_reward, "try": try_reward, "score": score_completions}[
+            arguments.command
+        ]
         run(arguments)
     except FoveaError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,6 +113,46 @@ def show_reward(arguments: argparse.Namespace) -> None:
 
 def _needs(entry: Reward) -> str:
     return f", with {', '.join(entry.needs)}" if entry.needs else ""
+
+
+def try_reward(arguments: argparse.Namespace) -> None:
+    """Print what one reward pays for answers to one sample."""
+    spec = RewardSpec.from_mapping({"name": arguments.name, "params": arguments.params}, "rewards")
+    (function,) = build_rewards([spec], arguments.dialect, arguments.grammar)
+    sample = _sample(arguments.data, arguments.sample)
+    row = {"sample": sample, "sizes": sample.sizes, "answer_kind": sample.answer_kind, "prompt": sample.instruction}
+    (trial,) = try_rewards([function], arguments.dialect, arguments.grammar, [row])
+    print(f"{trial.reward} on {trial.kind} {trial.sample}: {sample.words}")
+    for name, text, value in zip(
+        ("right", "wrong", "unreadable"), trial.texts, (trial.right, trial.wrong, trial.unreadable), strict=True
+    ):
+        print(f"  {name:<11} {_value(value)}  {' '.join(text.split())}")
+    if arguments.completion is not None:
+        columns = {key: [value] for key, value in row.items() if key != "prompt"}
+        (value,) = function(prompts=[sample.instruction], completions=[arguments.completion], **columns)
+        print(f"  {'yours':<11} {_value(value)}  {' '.join(arguments.completion.split())}")
+
+
+def _value(value: float | None) -> str:
+    return "does not apply" if value is None else f"{value:8.4f}"
+
+
+def _sample(data: Path, wanted: str | None) -> Sample:
+    """The sample of an id, or the first one, of a file or of the splits in a folder. Raises UsageError."""
+    files = [data]
+    if data.is_dir():
+        files = [file for split in ("train", "val", "test") for file in sorted(data.glob(f"{split}.*"))]
+        if not files:
+            raise UsageError(f"--data {data}: no train, val or test file; `python -m data_prep import` makes some")
+    if not files[0].exists():
+        raise UsageError(f"--data {data}: no such file or folder")
+    known: list[str] = []
+    for file in files:
+        for sample in read_samples(file):
+            if wanted is None or sample.id == wanted:
+                return sample
+            known.append(sample.id)
+    raise UsageError(f"--sample {wanted}: {data} has none of this id{nearest(str(wanted), known)}")
 
 
 def score_completions(arguments: argparse.Namespace) -> None:

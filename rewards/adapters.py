@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from grounding.answer import Answer, Status
@@ -151,7 +153,8 @@ class ForeignScorer:
     function: Callable[..., Any]
 
     def __call__(self, batch: RewardBatch, wanted: Sequence[bool]) -> Scores:
-        with NamedErrors(self.spec.name):
+        samples = dict.fromkeys(getattr(sample, "id", "?") for sample in batch.columns.get("sample", ()))
+        with NamedErrors(self.spec.name, among=", ".join(map(repr, samples))[:200]):
             values = self.function(completions=batch.completions, **batch.columns)
             if inspect.isawaitable(values):
                 values = asyncio.run(_result(values))
@@ -165,17 +168,18 @@ class ForeignScorer:
 
 
 class NamedErrors:
-    """Turns what a reward raises into one line that names the reward and the sample; our own errors pass.
+    """Turns what a reward raises into one line that names the reward, its line and the sample; our own errors pass.
 
     Attributes:
         sample: id of the sample that is being scored; empty where that is not known.
+        among: ids of those of which one is being scored.
 
     Raises:
         FoveaError: the reward raised anything that is no `FoveaError`.
     """
 
-    def __init__(self, name: str, sample: str = ""):
-        self.name, self.sample = name, sample
+    def __init__(self, name: str, sample: str = "", among: str = ""):
+        self.name, self.sample, self.among = name, sample, among
 
     def __enter__(self) -> NamedErrors:
         return self
@@ -184,7 +188,13 @@ class NamedErrors:
         if isinstance(error, Exception) and not isinstance(error, FoveaError):
             where = f" for sample {self.sample!r}" if self.sample else ""
             what = " ".join(str(error).split())
-            raise FoveaError(f"reward {self.name!r} raised {type(error).__name__}{where}: {what}") from error
+            # The first frame is ours, the second the reward's; it may have called a library that raised
+            frames = traceback.extract_tb(error.__traceback__)[1:]
+            own = [frame for frame in frames if frame.filename == frames[0].filename]
+            places = [f"at {Path(own[-1].filename).name}:{own[-1].lineno}"] if own else []
+            places += [f"one of samples {self.among}"] if self.among else []
+            told = f" ({', '.join(places)})" if places else ""
+            raise FoveaError(f"reward {self.name!r} raised {type(error).__name__}{where}: {what}{told}") from error
 
 
 def score_of(value: Any, name: str, sample: str = "") -> float | None:

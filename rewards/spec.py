@@ -12,6 +12,7 @@ rewards:
     sources: [refcoco, miniwob]                       # rows of other sources are left out (None, NaN in TRL)
     kinds: [box]                                      # the same by kind of target
     label: iou_late                                   # the name in logs, when a reward stands here twice
+  - my/rewards.py:inside                              # of a file of yours
   - name: trl.rewards.get_soft_overlong_punishment    # TRL's and anybody's, by import path
     params: {max_completion_len: 256, soft_punish_cache: 64}
 """
@@ -71,7 +72,10 @@ class Condition(Section):
 class RewardSpec(Section):
     """One entry of a recipe's `rewards:`, a name alone or these keys."""
 
-    name: str = Field(min_length=1, description="of a reward of `python -m rewards list`, or an import path")
+    name: str = Field(
+        min_length=1,
+        description="of a reward of `python -m rewards list`, an import path, or `path/to/file.py:function`",
+    )
     weight: Number = Field(1.0, description="handed to TRL as `reward_weights`")
     params: dict[str, Any] = Field({}, description="the reward's own parameters")
     when: tuple[Condition, ...] = Field(

@@ -27,6 +27,7 @@ class Trial:
         reward: its name in logs.
         sample, kind: id and target kind of the sample.
         right, wrong, unreadable: the values.
+        texts: the three answers.
     """
 
     reward: str
@@ -35,6 +36,7 @@ class Trial:
     right: float | None
     wrong: float | None
     unreadable: float | None
+    texts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         values = {"right": self.right, "wrong": self.wrong, "unreadable": self.unreadable}
@@ -85,7 +87,7 @@ def try_rewards(
                     trainer_state=SimpleNamespace(global_step=step),
                     **columns,
                 )
-            trials.append(Trial(function.__name__, sample.id, sample.kind, *values))
+            trials.append(Trial(function.__name__, sample.id, sample.kind, *values, texts=tuple(texts)))
     return trials
 
 
