@@ -1,4 +1,4 @@
-"""What watches every training stage: metrics to a file and to Weights & Biases, a progress bar, an orderly stop."""
+"""What watches every training stage: metrics to a file, a progress bar, an orderly stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed
-import wandb
 from torch import nn
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,7 +22,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from grounding.errors import BrokenRow, FoveaError
 from grounding.io import replacing
-from recipes.stage import Job
 from rewards.monitor import RewardHackingMonitor
 
 log = logging.getLogger("fovea")
@@ -36,7 +34,6 @@ SHOWN = {
     "completions/mean_length": "tokens",
     "step_time": "s/step",
 }
-PROJECT = "fovea"  # of Weights & Biases
 SUMMARY = "train_runtime"  # marks the line that closes a stage
 
 
@@ -314,32 +311,3 @@ def _finite(logs: dict[str, Any]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in logs.items()
     }
-
-
-@contextmanager
-def tracked(job: Job, *, main_process: bool) -> Iterator[None]:
-    """The stage's wandb run, the same after an interruption; transformers' own callback logs into it."""
-    if job.recipe.wandb == "disabled" or not main_process:
-        yield
-        return
-    file = job.folder / "wandb.json"
-    known = json.loads(file.read_bytes())["id"] if file.is_file() else None
-    online = job.recipe.wandb == "auto" and wandb.login(prompt=False, verify=False)
-    run = wandb.init(
-        project=PROJECT,
-        id=known,
-        resume="allow",
-        allow_val_change=True,  # of what may change in a stage that goes on
-        group=job.recipe.name,
-        name=f"{job.recipe.name}/{job.folder.name}",
-        dir=job.folder,
-        mode="online" if online else "offline",
-        config=job.settings(),
-        settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
-    )
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps({"id": run.id}) + "\n", encoding="utf-8")
-    try:
-        yield
-    finally:
-        run.finish()

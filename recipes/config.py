@@ -105,13 +105,19 @@ class DataSpec(Section):
     renamed: ClassVar = {"ask": "answer_kind"}
 
     path: Annotated[tuple[str, ...], BeforeValidator(_paths)] = Field(
-        (), description=".jsonl or .parquet files, or data set folders, whose `split` is read; concatenated"
+        (),
+        description=".jsonl or .parquet files, or data set folders, whose `split` is read; concatenated; a file of "
+        "another format is imported as `python -m data_prep import` does",
     )
     kept: bool = Field(
         False, description="in the place of `path`: what the last `select` or `filter` stage before this one kept"
     )
     split: str = Field("train", description="which file of a folder; `val` in `eval`")
     limit: Whole | None = Field(None, description="at most so many samples of each path, from its beginning")
+    images: str | None = Field(None, description="folder of the images of a file that is imported; null: beside it")
+    space: Literal["pixel", "thousandth", "percent", "fraction"] | None = Field(
+        None, description="what the numbers of a file that is imported are, where the file leaves it open"
+    )
     answer_kind: AnswerKind | None = Field(
         None,
         description="what the prompt asks for; null leaves it to the data: `asks` in manifest.json, else `ask` in "
@@ -182,8 +188,15 @@ class Recipe(Section):
     stages: tuple[StageSpec, ...] = Field(min_length=1, description="what is run, in order")
     seed: Whole = Field(0, description="of everything that draws: order of samples, rollouts, new weights")
     output: str = Field("runs", description="folder of run folders")
+    tracker: Literal["wandb", "tensorboard", "trackio", "none"] = Field(
+        "wandb", description="where metrics and some rollouts are shown besides the run folder"
+    )
+    project: str = Field("fovea", description="of Weights & Biases or Trackio")
+    entity: str | None = Field(None, description="of Weights & Biases: a user or team; null is your default")
     wandb: Literal["auto", "offline", "disabled"] = Field(
-        "auto", description="`auto`: online after `wandb login` or with WANDB_API_KEY, else offline"
+        "auto",
+        description="`auto`: online after `wandb login` or with WANDB_API_KEY, else offline; `disabled` is "
+        "`tracker: none`",
     )
 
     @model_validator(mode="before")
@@ -197,6 +210,11 @@ class Recipe(Section):
             _with_data(stage, shared) if isinstance(stage, Mapping) else stage for stage in _rounds(content["stages"])
         ]
         return {**content, "data": None, "stages": stages}
+
+    @property
+    def tracking(self) -> str:
+        """The tracker that is used."""
+        return "none" if self.tracker == "wandb" and self.wandb == "disabled" else self.tracker
 
     @property
     def folder(self) -> Path:

@@ -33,6 +33,7 @@ from recipes.loops.chosen_prompts import ChosenPrompts
 from recipes.loops.difficulty import SamplingConfig
 from recipes.rollout_passes import TrainerPasses
 from recipes.stage import STAGES, Stage
+from recipes.tracking import SHOWN, ShownRollout
 from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, weights
@@ -82,6 +83,8 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         self.decoder = Decoder.of(self.processing_class, self.eos_token_ids, check_grammar(grammar))
         reader = None if dialect is None else get_dialect(dialect)
+        self._reader, self._grammar = reader, check_grammar(grammar)
+        self.shown_rollouts: list[ShownRollout] = []  # of the newest generation batch
         self.credit: CreditAssigner | None = None
         if credit is not None:
             draws = {"seed": self.args.seed, "rank": self.accelerator.process_index}
@@ -139,7 +142,22 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
         if self.rollout_attention is not None:
             columns = self.rollout_attention.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        paid = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        if self.model.training and self._reader is not None and self.accelerator.is_main_process:
+            self.shown_rollouts = self._shown(inputs, completions, completion_ids, paid)
+        return paid
+
+    def _shown(self, inputs: list[Any], completions: Any, ids: Any, paid: torch.Tensor) -> list[ShownRollout]:
+        """The first completions of some prompts; this process's rows of `paid` (rows, rewards) come first."""
+        found = []
+        for index in range(0, len(inputs), self.num_generations)[:SHOWN]:
+            row, chat = inputs[index], completions[index] if self.tools else self.decoder(ids[index])
+            text = chat_text(chat)
+            answer = row.get("answers") or self._reader.parse(text, row["sizes"], grammar=self._grammar)
+            values = [None if value.isnan() else float(value) for value in paid[index]]
+            rewards = dict(zip(self.reward_func_names, values, strict=True))
+            found.append(ShownRollout(row["sample"], row["images"], text, answer, rewards))
+        return found
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self.credit is None or not self.model.training:

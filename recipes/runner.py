@@ -19,9 +19,10 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,11 +36,13 @@ from grounding.folders import owning
 from grounding.io import read_samples, replacing
 from grounding.redact import redact
 from grounding.settings import Section
+from models.find import find_model
 from models.loading import load_config
 from recipes.checkpoints import last_checkpoint
-from recipes.config import ModelSpec, Recipe, StageSpec, save_recipe
-from recipes.data import data_file
-from recipes.stage import STAGES, Job
+from recipes.config import DataSpec, ModelSpec, Recipe, StageSpec, save_recipe
+from recipes.data import data_files, imported
+from recipes.stage import STAGES, Job, Stage
+from recipes.summary import run_lines, stage_lines, write_card
 
 log = logging.getLogger("fovea")
 T = TypeVar("T")
@@ -69,8 +72,8 @@ def run_recipe(recipe: Recipe) -> None:
         UsageError: something in the recipe, its model or its data is wrong.
         FoveaError: a stage failed or was interrupted; the same call goes on where it stopped.
     """
-    for job in jobs_of(recipe, planned=True):
-        STAGES.get(job.spec.kind)(job).check()
+    for stage in prepared(jobs_of(recipe, planned=True)):
+        stage.check()
     jobs = jobs_of(recipe)
     with ExitStack() as stack:
         on_main(lambda: stack.enter_context(owning(recipe.folder, "run")))
@@ -78,6 +81,29 @@ def run_recipe(recipe: Recipe) -> None:
         for job in jobs:
             run_stage(job)
         on_main(lambda: link_final(recipe, jobs[-1]))
+        if this_process().is_main_process:
+            for line in run_lines(recipe, jobs[-1]):
+                log.info(line)
+
+
+def prepared(jobs: Sequence[Job]) -> list[Stage]:
+    """The stages, with their keys checked; the model is looked for, and data in other formats is imported.
+
+    Raises:
+        UsageError: a wrong key, no such model, or a file that cannot be imported.
+    """
+    stages = [STAGES.get(job.spec.kind)(job) for job in jobs]
+    path = jobs[0].recipe.model.path
+    if not Path(path).is_absolute() and not Path(path).is_dir():
+        on_main(lambda: find_model(path, "model.path") and None)  # at once, where the Hub's client tries for a minute
+    for spec in (spec for job in jobs for spec in (job.spec.data, job.spec.eval) if spec is not None):
+        for name in spec.path:
+            on_main(partial(_import, name, spec))
+    return stages
+
+
+def _import(path: str, spec: DataSpec) -> None:
+    imported(path, spec.images, spec.space)  # the path that it returns is asked for again where it is needed
 
 
 def run_stage(job: Job) -> None:
@@ -91,7 +117,11 @@ def run_stage(job: Job) -> None:
         stage.check()  # what was kept may be too little to train on
     stage.run()
     this_process().wait_for_everyone()
+    on_main(lambda: write_card(job))
     on_main(lambda: mark_done(job))
+    if this_process().is_main_process:
+        for line in stage_lines(job):
+            log.info(line)
     gc.collect()  # the stage's model and optimizer, before the next one loads its own
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -99,8 +129,8 @@ def run_stage(job: Job) -> None:
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
     """Check a recipe without training and tell what it would do, line by line. Raises as `run_recipe`."""
-    for job in jobs_of(recipe, planned=True):
-        stage = STAGES.get(job.spec.kind)(job)
+    jobs = jobs_of(recipe, planned=True)
+    for job, stage in zip(jobs, prepared(jobs), strict=True):
         stage.check()
         turn = "" if job.spec.round is None else f", round {job.spec.round}"
         made = job.folder / ("model" if stage.trains else "data")
@@ -273,8 +303,7 @@ def inputs_of(job: Job) -> dict[str, Any]:
     if not Path(job.model_path).is_dir():
         load_config(job.model_path, trust_remote_code=job.recipe.model.trust_remote_code)  # brings it into the cache
     spec, data = job.spec.data, {}
-    for path in () if spec is None else spec.path:
-        file = data_file(path, spec.split)
+    for path, file in () if spec is None else zip(spec.path, data_files(spec), strict=True):
         name = path if job.keeper is None else "kept"  # so that a run folder may move
         images = {image.path for sample in read_samples(file, limit=spec.limit) for image in sample.images}
         data[name] = data_fingerprint([file], images, file.parent)

@@ -152,6 +152,7 @@ REFUSED: dict[str, str] = {
     "dataset_kwargs": "the stage prepares its rows itself; remove the key",
     "dataset_text_field": "the stage prepares its rows itself; remove the key",
     "truncation_mode": "rows are never cut; remove the key",
+    "report_to": "set the recipe's `tracker`: wandb, tensorboard, trackio or none",
     "hub_token": "secrets do not belong in a recipe; use the HF_TOKEN variable or `hf auth login`",
 }
 

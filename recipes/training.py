@@ -28,13 +28,13 @@ from recipes.callbacks import (
     StageState,
     StopOnDivergence,
     StopOnSignal,
-    tracked,
 )
 from recipes.checkpoints import last_checkpoint, state_of, sweep
 from recipes.data import build_dataset, check_data
 from recipes.merge import finish_model
 from recipes.runner import on_main
 from recipes.stage import Job
+from recipes.tracking import RolloutPages, check_tracker, tracked, tracker_callbacks
 from tools.toolbox import Toolbox
 
 # The vision tower stays as it was trained: adapting it costs a quarter of a step, and needs more data than RL has.
@@ -57,10 +57,13 @@ def build_args(job: Job, args_type: type[TrainingArguments], **more: Any) -> Tra
         UsageError: TRL refuses a value.
     """
     on_cpu = not torch.cuda.is_available()
+    check_tracker(job.recipe.tracking)
     defaults = {
         "output_dir": str(job.folder / "checkpoints"),
         "seed": job.seed,
-        "report_to": "none" if job.recipe.wandb == "disabled" else "wandb",
+        "report_to": {"tensorboard": "none"}.get(job.recipe.tracking, job.recipe.tracking),  # its callback is ours
+        "project": job.recipe.project,
+        "run_name": f"{job.recipe.name}/{job.folder.name}",
         "disable_tqdm": True,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would write a loss of 0 where there is none
@@ -194,7 +197,11 @@ def train_from(job: Job, trainer: Trainer, checkpoint: Path | None) -> None:
     diverging = StopOnDivergence(job.where, scaled=trainer.accelerator.mixed_precision == "fp16")
     for callback in (stop, MetricsFile(job.metrics), Alarms(), NoStubs(), bar, diverging):
         trainer.add_callback(callback)
-    with tracked(job, main_process=trainer.is_world_process_zero()), stop.listening(), closing(bar):
+    step = 0 if checkpoint is None else state_of(checkpoint)["global_step"]
+    tracking = tracked(job, main_process=trainer.is_world_process_zero(), step=step)
+    with tracking as tracker, stop.listening(), closing(bar):
+        for callback in (*tracker_callbacks(tracker), RolloutPages(job, trainer, tracker)):
+            trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.signal is not None:
         raise Interrupted(

@@ -3,6 +3,7 @@
 python -m reports runs/quickstart                              writes runs/quickstart/report.html
 python -m reports runs/quickstart --against runs/other         two runs in one page
 python -m reports runs/quickstart --out /tmp/report.html
+python -m reports runs/quickstart/eval/sft                     one evaluation by itself, wherever it lies
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reports", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="run folder, for instance runs/quickstart")
+    parser.add_argument("run", help="run folder, for instance runs/quickstart, or the folder of one evaluation")
     parser.add_argument("--against", metavar="RUN", help="another run to show beside it")
     parser.add_argument("--out", metavar="FILE", help="where to write; report.html in the run folder by default")
     args = parser.parse_args(argv)

@@ -143,7 +143,7 @@ def number_or_nan(value: object) -> float:
 
 
 def read_run(folder: Path) -> Run:
-    """Read what is there.
+    """Read what is there: a run folder, or the folder of one evaluation.
 
     Raises:
         UsageError: there is no such folder, or it holds nothing of a run.
@@ -156,11 +156,20 @@ def read_run(folder: Path) -> Run:
     stages.sort(key=lambda stage: stage.index)
     config = _text(folder / "resolved.yaml", notes)
     environment = _mapping(folder / "environment.json", notes)
-    results = sorted((folder / "eval").rglob("results.jsonl")) if (folder / "eval").is_dir() else []
-    evaluations = [_evaluation(path, folder, stages, notes) for path in results]
+    alone = (folder / "results.jsonl").is_file()
+    if alone:
+        notes.clear()  # an evaluation by itself: nothing else is missing
+    base = folder.parent if alone else folder / "eval"
+    results = [folder / "results.jsonl"] if alone else sorted(base.rglob("results.jsonl")) if base.is_dir() else []
+    evaluations = [
+        _evaluation(path, folder, path.parent.relative_to(base).as_posix(), stages, notes) for path in results
+    ]
     evaluations.sort(key=lambda one: (one.stage, one.label))
     if not stages and not evaluations and not config:
-        raise UsageError(f"{folder}: neither stages (0-sft, ...) nor eval/ nor resolved.yaml; not a run folder")
+        raise UsageError(
+            f"{folder}: neither stages (0-sft, ...) nor eval/ nor resolved.yaml nor results.jsonl; not a run folder, "
+            "and not what eval.py wrote"
+        )
     if not evaluations:
         notes.append("eval/: no evaluation yet, so there is no accuracy to show")
     attention = _pages(folder / "attention", notes)
@@ -183,13 +192,12 @@ def _stage(path: Path, match: re.Match[str], notes: list[str]) -> StageFolder:
     return StageFolder(int(match[1]), match[2], tuple(rows), done, int(turn[1]) if turn else None, kept)
 
 
-def _evaluation(path: Path, folder: Path, stages: Sequence[StageFolder], notes: list[str]) -> Evaluation:
+def _evaluation(path: Path, folder: Path, label: str, stages: Sequence[StageFolder], notes: list[str]) -> Evaluation:
     metrics = _mapping(path.with_name("metrics.json"), notes)
     every = _rows(path, notes)
     rows = [row for row in every if _is_result(row)]
     if len(rows) < len(every):
         notes.append(f"{_short(path)}: {len(every) - len(rows)} rows are not as eval.py writes them; left out")
-    label = path.parent.relative_to(folder / "eval").as_posix()
     return Evaluation(label, metrics, tuple(rows), _image_root(metrics, folder), _made_by(label, stages))
 
 
@@ -198,7 +206,7 @@ def _image_root(metrics: Mapping[str, Any], folder: Path) -> Path | None:
     named = metrics.get("image_root") or metrics.get("data")
     if not isinstance(named, str):
         return None
-    for root in (Path(named), folder.resolve().parent.parent / named):
+    for root in (Path(named), *(parent / named for parent in folder.resolve().parents[:5])):
         if os.path.exists(root):  # noqa: PTH110  Path.exists raises for a name too long
             return root if root.is_dir() else root.parent
     return None

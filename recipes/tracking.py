@@ -1,0 +1,303 @@
+"""A few rollouts one can look at, and the tracker that shows them: Weights & Biases, TensorBoard, Trackio, or none.
+
+Whatever the tracker, `samples.html` beside `metrics.jsonl` has them: picture with target (green) and answer (red),
+question, completion, rewards. `samples.jsonl` holds the same, one line a rollout.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import wandb
+from PIL import Image
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from grounding.answer import Answer
+from grounding.drawing import ANSWER_COLOR, TARGET_COLOR, draw_regions
+from grounding.errors import UsageError
+from grounding.folders import PAGE
+from grounding.io import replacing
+from grounding.sample import Sample, regions_of
+from grounding.targets import Box, Point, Polygon
+from recipes.callbacks import read_metrics
+from recipes.stage import Job
+
+SHOWN = 4  # rollouts a table, of different prompts
+TABLES = 20  # at most so many tables a stage
+SIDE = 320  # pixels of the longer side of a picture in a table
+TABLE = "rollouts"
+_CLASSES = {0: "target", 1: "answer"}
+NEEDED = {"tensorboard": "tensorboard", "trackio": "trackio"}
+
+
+@dataclass(frozen=True)
+class ShownRollout:
+    """One completion with what it was about and what it earned."""
+
+    sample: Sample
+    images: Sequence[Image.Image]
+    completion: str
+    answer: Answer
+    rewards: Mapping[str, float | None]
+
+    @property
+    def regions(self) -> list[tuple[Any, int]]:
+        """Canonical places with their class: 0 for the target's, 1 for the answer's."""
+        answered = [(region, 1) for region in (*self.answer.boxes, *self.answer.points)]
+        return [*((region, 0) for region in regions_of(self.sample.target)), *answered]
+
+    def picture(self) -> Image.Image:
+        """The images with the places drawn, small."""
+        colors = (TARGET_COLOR, ANSWER_COLOR)
+        small = [thumbnail(image) for image in self.images]
+        return draw_regions(small, [(region, colors[number]) for region, number in self.regions])
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    made = image.copy()
+    made.thumbnail((SIDE, SIDE))
+    return made
+
+
+class Tracker(Protocol):
+    """Where tables of rollouts go besides the run folder."""
+
+    def show(self, step: int, rollouts: Sequence[ShownRollout]) -> None:
+        """Log a table."""
+
+
+class WandbTracker:
+    def __init__(self, run: Any):
+        self._run = run
+
+    def show(self, step: int, rollouts: Sequence[ShownRollout]) -> None:
+        rows = []
+        for rollout in rollouts:
+            boxes: dict[str, Any] = {
+                name: {"class_labels": _CLASSES, "box_data": [data for data in _boxes(rollout, number) if data]}
+                for number, name in _CLASSES.items()
+            }
+            picture = wandb.Image(
+                thumbnail(rollout.images[0]), boxes={k: v for k, v in boxes.items() if v["box_data"]}
+            )
+            rows.append([step, picture, *_words(rollout)])
+        self._run.log({TABLE: wandb.Table(columns=COLUMNS, data=rows), "train/global_step": step})
+
+
+COLUMNS = ["step", "picture", "sample", "question", "completion", "rewards"]
+
+
+def _words(rollout: ShownRollout) -> list[str]:
+    paid = {name: None if value is None else round(value, 4) for name, value in rollout.rewards.items()}
+    return [rollout.sample.id, rollout.sample.words, rollout.completion, json.dumps(paid)]
+
+
+def _boxes(rollout: ShownRollout, number: int) -> Iterator[dict[str, Any] | None]:
+    """The places of a class in the first image, in the shape of wandb's box overlays; a point is a small box."""
+    for region, own in rollout.regions:
+        box = region.bounds if isinstance(region, Polygon) else region
+        if own != number or getattr(box, "image", 1) or not isinstance(box, (Box, Point)):
+            continue
+        x1, y1, x2, y2 = (
+            box.xyxy if isinstance(box, Box) else (box.x - 0.01, box.y - 0.01, box.x + 0.01, box.y + 0.01)
+        )
+        position = {"minX": max(x1, 0.0), "minY": max(y1, 0.0), "maxX": min(x2, 1.0), "maxY": min(y2, 1.0)}
+        yield {"position": position, "class_id": number, "box_caption": _CLASSES[number]}
+
+
+class TensorBoardTracker:
+    def __init__(self, writer: Any):
+        self.writer = writer
+
+    def show(self, step: int, rollouts: Sequence[ShownRollout]) -> None:
+        for number, rollout in enumerate(rollouts):
+            self.writer.add_image(f"{TABLE}/{number}", np.asarray(rollout.picture()), step, dataformats="HWC")
+            self.writer.add_text(f"{TABLE}/{number}", "\n\n".join(_words(rollout)), step)
+        self.writer.flush()
+
+
+class TrackioTracker:
+    def __init__(self, trackio: Any):
+        self._trackio = trackio
+
+    def show(self, step: int, rollouts: Sequence[ShownRollout]) -> None:
+        import pandas  # noqa: PLC0415  trackio brings it
+
+        rows = [[step, self._trackio.Image(np.asarray(one.picture())), *_words(one)] for one in rollouts]
+        self._trackio.log({TABLE: self._trackio.Table(dataframe=pandas.DataFrame(rows, columns=COLUMNS))}, step=step)
+
+
+def check_tracker(name: str) -> None:
+    """Raise `UsageError` where the tracker's package is missing."""
+    package = NEEDED.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise UsageError(f"tracker: {name} needs the package {package}: pip install {package}, or set tracker: none")
+
+
+@contextmanager
+def tracked(job: Job, *, main_process: bool, step: int = 0) -> Iterator[Tracker | None]:
+    """The stage's run of its tracker, the same after an interruption; transformers' own callbacks log into it.
+
+    Args:
+        step: the one that the stage goes on from.
+    """
+    name = job.recipe.tracking
+    if name == "none" or not main_process:
+        yield None
+    elif name == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  not always installed
+
+        with SummaryWriter(str(job.folder / "tensorboard"), purge_step=step + 1) as writer:
+            yield TensorBoardTracker(writer)
+    elif name == "trackio":
+        import trackio  # noqa: PLC0415  not always installed
+
+        yield TrackioTracker(trackio)
+    else:
+        run = _wandb_run(job)
+        try:
+            yield WandbTracker(run)
+        finally:
+            run.finish()
+
+
+def _wandb_run(job: Job) -> Any:
+    file = job.folder / "wandb.json"
+    known = json.loads(file.read_bytes())["id"] if file.is_file() else None
+    online = job.recipe.wandb == "auto" and wandb.login(prompt=False, verify=False)
+    run = wandb.init(
+        project=job.recipe.project,
+        entity=job.recipe.entity,
+        id=known,
+        resume="allow",
+        allow_val_change=True,  # of what may change in a stage that goes on
+        group=job.recipe.name,
+        name=f"{job.recipe.name}/{job.folder.name}",
+        dir=job.folder,
+        mode="online" if online else "offline",
+        config=job.settings(),
+        settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+    )
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps({"id": run.id}) + "\n", encoding="utf-8")
+    return run
+
+
+def tracker_callbacks(tracker: Tracker | None) -> list[TrainerCallback]:
+    """What logs a stage's numbers where transformers' own callbacks would log outside the run folder."""
+    return [TensorBoardCallback(tracker.writer)] if isinstance(tracker, TensorBoardTracker) else []
+
+
+class RolloutPages(TrainerCallback):
+    """Writes the newest rollouts of a trainer, if it keeps some in `shown_rollouts`, at most `TABLES` times a stage.
+
+    Args:
+        job: the stage.
+        trainer: is asked.
+        tracker: gets the tables too.
+    """
+
+    def __init__(self, job: Job, trainer: Any, tracker: Tracker | None):
+        self._job, self._trainer, self._tracker = job, trainer, tracker
+        self._file = job.folder / "samples.jsonl"
+        self._next = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and self._file.exists():  # rows of steps that are trained again go
+            kept = [row for row in read_metrics(self._file) if row["step"] <= state.global_step]
+            with replacing(self._file) as file:
+                file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            self._next = max((row["step"] for row in kept), default=0) + self._every(state)
+
+    @staticmethod
+    def _every(state: TrainerState) -> int:
+        return max(1, math.ceil(state.max_steps / TABLES))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        rollouts = getattr(self._trainer, "shown_rollouts", ())
+        if not state.is_world_process_zero or not rollouts or state.global_step < self._next or not logs:
+            return
+        if "reward" not in logs:  # of an evaluation
+            return
+        self._next = state.global_step + self._every(state)
+        with self._file.open("a", encoding="utf-8") as file:
+            for rollout in rollouts:
+                file.write(json.dumps(_row(state.global_step, rollout)) + "\n")
+        page = _page(f"{self._job.recipe.name}/{self._job.folder.name}", read_metrics(self._file))
+        with replacing(self._file.with_suffix(".html")) as part:
+            part.write_text(page, encoding="utf-8")
+        if self._tracker is not None:
+            self._tracker.show(state.global_step, rollouts)
+
+
+def _row(step: int, rollout: ShownRollout) -> dict[str, Any]:
+    stream = io.BytesIO()
+    rollout.picture().save(stream, "JPEG", quality=80)
+    sample, question, completion, _ = _words(rollout)
+    return {
+        "step": step,
+        "sample": sample,
+        "question": question,
+        "completion": completion,
+        "rewards": dict(rollout.rewards),
+        "target": [[*_coords(region)] for region, number in rollout.regions if number == 0],
+        "answer": [[*_coords(region)] for region, number in rollout.regions if number == 1],
+        "picture": base64.b64encode(stream.getvalue()).decode(),
+    }
+
+
+def _coords(region: Any) -> Sequence[float]:
+    if isinstance(region, (Box, Polygon)):
+        return (region.bounds if isinstance(region, Polygon) else region).xyxy
+    return (region.x, region.y) if isinstance(region, Point) else (region.start, region.end)
+
+
+_STYLE = (
+    ":root{color-scheme:light dark}body{font:15px system-ui;margin:1rem}table{border-collapse:collapse;width:100%}"
+    "td{border-top:1px solid #8888;padding:.5rem;vertical-align:top;overflow-wrap:anywhere}img{max-width:100%}"
+    "pre{white-space:pre-wrap;margin:0}@media(max-width:600px){td{display:block}}"
+)
+
+
+def _page(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as one HTML file, newest first, that needs nothing else and runs nothing."""
+    cells = []
+    for row in reversed(rows):
+        paid = "<br>".join(
+            f"{html.escape(name)} {'-' if value is None else f'{value:.3g}'}"
+            for name, value in row["rewards"].items()
+        )
+        said = f"<b>{html.escape(row['question'])}</b><pre>{html.escape(row['completion'])}</pre>"
+        alt = html.escape(f"{row['sample']}, target green, answer red", quote=True)
+        cells.append(
+            f"<tr><td>step {row['step']}<br>{paid}</td><td>{said}</td>"
+            f'<td><img alt="{alt}" src="data:image/jpeg;base64,{row["picture"]}"></td></tr>'
+        )
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8">{PAGE.decode()}'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width"><title>Rollouts of {html.escape(title)}</title>'
+        f"<style>{_STYLE}</style><h1>Rollouts of {html.escape(title)}</h1>"
+        f"<p>Target green, answer red; the newest first.</p><table>{''.join(cells)}</table></html>\n"
+    )
