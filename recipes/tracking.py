@@ -82,17 +82,18 @@ class WandbTracker:
         self._run = run
 
     def show(self, step: int, rollouts: Sequence[ShownRollout]) -> None:
-        rows = []
+        pictures = []
         for rollout in rollouts:
+            found = {name: list(_boxes(rollout, number)) for number, name in _CLASSES.items()}
             boxes: dict[str, Any] = {
-                name: {"class_labels": _CLASSES, "box_data": [data for data in _boxes(rollout, number) if data]}
-                for number, name in _CLASSES.items()
+                name: {"class_labels": _CLASSES, "box_data": data} for name, data in found.items() if data
             }
-            picture = wandb.Image(
-                thumbnail(rollout.images[0]), boxes={k: v for k, v in boxes.items() if v["box_data"]}
-            )
-            rows.append([step, picture, *_words(rollout)])
-        self._run.log({TABLE: wandb.Table(columns=COLUMNS, data=rows), "train/global_step": step})
+            caption = f"{rollout.sample.id}: {rollout.sample.words}"
+            pictures.append(wandb.Image(thumbnail(rollout.images[0]), boxes=boxes, caption=caption))
+        rows = [[step, picture, *_words(one)] for picture, one in zip(pictures, rollouts, strict=True)]
+        # The pictures by themselves as well: in the table they can be seen only where its artifact was uploaded
+        shown = {TABLE: wandb.Table(columns=COLUMNS, data=rows), f"{TABLE}_pictures": pictures}
+        self._run.log({**shown, "train/global_step": step})
 
 
 COLUMNS = ["step", "picture", "sample", "question", "completion", "rewards"]
@@ -103,7 +104,7 @@ def _words(rollout: ShownRollout) -> list[str]:
     return [rollout.sample.id, rollout.sample.words, rollout.completion, json.dumps(paid)]
 
 
-def _boxes(rollout: ShownRollout, number: int) -> Iterator[dict[str, Any] | None]:
+def _boxes(rollout: ShownRollout, number: int) -> Iterator[dict[str, Any]]:
     """The places of a class in the first image, in the shape of wandb's box overlays; a point is a small box."""
     for region, own in rollout.regions:
         box = region.bounds if isinstance(region, Polygon) else region

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from peft import LoraConfig
@@ -57,6 +57,7 @@ def build_args(job: Job, args_type: type[TrainingArguments], **more: Any) -> Tra
         UsageError: TRL refuses a value.
     """
     on_cpu = not torch.cuda.is_available()
+    check_values(job, args_type)
     check_tracker(job.recipe.tracking)
     defaults = {
         "output_dir": str(job.folder / "checkpoints"),
@@ -78,6 +79,16 @@ def build_args(job: Job, args_type: type[TrainingArguments], **more: Any) -> Tra
         return args_type(**{**defaults, **job.spec.args})
     except (ValueError, TypeError, ImportError) as error:
         raise UsageError(f"{job.where}.args: {' '.join(str(error).split())}") from error
+
+
+def check_values(job: Job, args_type: type[TrainingArguments]) -> None:
+    """Raise `UsageError` for a text where a number or truth value belongs: libraries notice it while training."""
+    hints = get_type_hints(args_type)
+    for key, value in job.spec.args.items():
+        kinds = set(get_args(hints.get(key))) or {hints.get(key)}
+        if isinstance(value, str) and kinds <= {int, float, bool, type(None)}:
+            wanted = "true or false" if kinds <= {bool, type(None)} else "a number"
+            raise UsageError(f"{job.where}.args.{key}: {wanted} is needed, got {value!r}")
 
 
 def build_lora(job: Job) -> LoraConfig | None:

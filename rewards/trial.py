@@ -87,7 +87,8 @@ def try_rewards(
                     trainer_state=SimpleNamespace(global_step=step),
                     **columns,
                 )
-            trials.append(Trial(function.__name__, sample.id, sample.kind, *values, texts=tuple(texts)))
+            right, wrong, unreadable = values
+            trials.append(Trial(function.__name__, sample.id, sample.kind, right, wrong, unreadable, tuple(texts)))
     return trials
 
 

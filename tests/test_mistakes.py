@@ -58,7 +58,7 @@ MISTAKES = [
     # Its stages
     (*recipe("stages.0.kind=stf"), 2, "unknown stage 'stf'; did you mean 'sft'"),
     (*recipe("stages.0.args.lerning_rate=1"), 2, "unknown key 'lerning_rate'; did you mean 'learning_rate'"),
-    (*recipe("stages.0.args.learning_rate=fast"), 2, "stages.0 (sft).args: "),
+    (*recipe("stages.0.args.learning_rate=fast"), 2, "args.learning_rate: a number is needed, got 'fast'"),
     (*recipe("stages.0.args.report_to=wandb"), 2, "report_to: set the recipe's `tracker`"),
     (*recipe("stages.0.args.output_dir=x"), 2, "output_dir: the run folder decides"),
     (*recipe("stages.0.args.packing=true"), 2, "packing: rows with images cannot be joined"),
@@ -71,7 +71,7 @@ MISTAKES = [
     (*recipe("stages.1.args.use_vllm=true"), 2, "args.use_vllm needs vllm: pip install vllm"),
     (*recipe("stages.1.rewards.0.name=iuo"), 2, "unknown reward 'iuo'; did you mean 'iou'"),
     (*recipe("stages.1.rewards.0.name=my.py:inside"), 2, "reward my.py:inside: no such file"),
-    (*recipe("stages.1.rewards.0.params.alhpa=1"), 2, "reward 'iou': unknown parameter 'alhpa'"),
+    (*recipe("stages.1.rewards.0={name: iou, params: {alhpa: 1}}"), 2, "reward 'iou': unknown parameter 'alhpa'"),
     # Data
     (data_prep, ["refcoc", "--out", "o"], 2, "unknown data source 'refcoc'; did you mean 'refcoco'"),
     (data_prep, ["import", "gone.csv"], 2, "gone.csv: no such file"),

@@ -105,11 +105,17 @@ def test_rollouts_are_in_wandb_with_target_and_answer(model, tmp_path, answering
     for cells, row in zip(table["data"], rows, strict=False):
         assert cells[0] == 1 and cells[2:5] == [row["sample"], row["question"], SAID]
         assert json.loads(cells[5]).keys() == {"iou", "format"}
-        for name, wanted in (("target", row["target"][0]), ("answer", [0.1, 0.2, 0.3, 0.4])):
-            (file,) = stage.glob(f"wandb/offline-run-*/files/{cells[1]['boxes'][name]['path']}")
-            (box,) = json.loads(file.read_text())["box_data"]
-            place = [box["position"][side] for side in ("minX", "minY", "maxX", "maxY")]
-            assert place == pytest.approx(wanted) and box["box_caption"] == name
+    overlays = [
+        json.loads(file.read_text()) for file in stage.glob("wandb/offline-run-*/files/media/metadata/**/*.json")
+    ]
+    shown = [tuple(box["position"].values()) for overlay in overlays for box in overlay.get("box_data", ())]
+    wanted = [tuple(row["target"][0]) for row in rows]
+    sides = ("minX", "minY", "maxX", "maxY")
+    assert all(tuple(box["position"]) == sides for overlay in overlays for box in overlay.get("box_data", ()))
+    assert set(shown) == {*wanted, (0.1, 0.2, 0.3, 0.4)}
+    captions = {box["box_caption"] for overlay in overlays for box in overlay.get("box_data", ())}
+    assert captions == {"target", "answer"}
+    assert len(list(stage.glob("wandb/offline-run-*/files/media/images/rollouts_pictures*"))) == 4
     page = (stage / "samples.html").read_text()
     assert page.count("<img") == 4 and "step 2" in page and "bbox_2d" in page and "connect" not in page
     assert len(list(stage.glob("wandb/offline-run-*/*.wandb"))) == 1

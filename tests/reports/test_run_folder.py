@@ -148,3 +148,12 @@ def test_files_that_would_block_or_are_nested_too_deeply_are_left_out_and_said(w
     assert "base/results.jsonl: results.jsonl is no regular file" in notes
     assert any(note.startswith("sft/results.jsonl:61: not a JSON object") for note in notes)
     assert build(run).is_file()
+
+
+def test_one_evaluation_is_shown_by_itself(workshop, capsys):
+    folder = workshop.run() / "eval" / "sft"
+    read = read_run(folder)
+    assert [one.label for one in read.evaluations] == ["sft"] and len(read.evaluations[0].rows) == 60
+    assert not read.stages and not read.notes and read.evaluations[0].image_root == workshop.data
+    assert main([str(folder)]) == 0
+    assert "the red square number 0" in (folder / "report.html").read_text()
