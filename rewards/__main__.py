@@ -128,7 +128,7 @@ def try_reward(arguments: argparse.Namespace) -> None:
     ):
         print(f"  {name:<11} {_value(value)}  {' '.join(text.split())}")
     if arguments.completion is not None:
-        columns = {key: [value] for key, value in row.items() if key != "prompt"}
+        columns: dict[str, Any] = {key: [value] for key, value in row.items() if key != "prompt"}
         (value,) = function(prompts=[sample.instruction], completions=[arguments.completion], **columns)
         print(f"  {'yours':<11} {_value(value)}  {' '.join(arguments.completion.split())}")
 
