@@ -50,6 +50,8 @@ def test_without_numbers_only_the_model_is_told(job):
 
 
 def test_a_run_tells_the_commands_that_come_next(job, tmp_path):
+    assert run_lines(job.recipe, job) == [f"kept:  {job.folder}"]  # no stage has made a model
+    (job.recipe.folder / "final").symlink_to(job.folder / "model")
     model, evaluation, report = run_lines(job.recipe, job)
     assert model == f"model: {tmp_path}/runs/mine/final"
     assert evaluation == (
