@@ -29,10 +29,10 @@ from data_prep.pipeline.conversion import Rejected
 from data_prep.pipeline.images import image_size
 from grounding.answer import Answer, ImageSize
 from grounding.dialects import get_dialect
-from grounding.drawing import ANSWER_COLOR, draw_regions
 from grounding.errors import FoveaError, UsageError
 from grounding.folders import check_new
 from grounding.io import open_image
+from grounding.region_drawing import ANSWER_COLOR, draw_regions
 from grounding.sample import ImageRef
 from models.find import find_model
 from models.profile import Profile, read_profile

@@ -24,10 +24,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 
 from grounding.answer import Answer
-from grounding.drawing import ANSWER_COLOR, TARGET_COLOR, draw_regions
 from grounding.errors import UsageError
 from grounding.folders import PAGE
 from grounding.io import replacing
+from grounding.region_drawing import ANSWER_COLOR, TARGET_COLOR, draw_regions
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
 from recipes.callbacks import read_metrics

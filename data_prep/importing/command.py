@@ -29,9 +29,9 @@ from data_prep.importing.recognize import FORMATS, Plan, recognize
 from data_prep.importing.records import FoundImages
 from data_prep.pipeline.spaces import UNITS
 from data_prep.pipeline.writer import REJECTS, State, run
-from grounding.drawing import TARGET_COLOR, draw_regions
 from grounding.errors import UsageError
 from grounding.io import open_image, read_samples
+from grounding.region_drawing import TARGET_COLOR, draw_regions
 from grounding.sample import regions_of
 
 VAL = 0.1
