@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,12 @@ class VStar(Benchmark):
     def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
         if prediction.text is None:
             return decide.unreadable(rule)
-        return decide.RIGHT if _chosen(prediction.text, item) == item.truth.text else decide.WRONG
+        return decide.RIGHT if chosen(prediction.text, item.meta["options"]) == item.truth.text else decide.WRONG
+
+
+def lettered(options: Sequence[str]) -> str:
+    """Options as a question lists them, one a line."""
+    return "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
 
 
 def _item(row: dict[str, Any], file: Path, kind: str) -> BenchmarkItem:
@@ -80,7 +85,7 @@ def _item(row: dict[str, Any], file: Path, kind: str) -> BenchmarkItem:
         raise ValueError(f"options {options} are more than {len(_LETTERS)}, or two are the same")
     right = options[0]
     random.Random(f"{kind}/{file.stem}").shuffle(options)
-    choices = "\n".join(f"({letter}) {option}" for letter, option in zip(_LETTERS, options, strict=False))
+    choices = lettered(options)
     return BenchmarkItem(
         id=f"{kind}/{file.stem}",
         images=(ItemImage(f"{kind}/{image.name}"),),
@@ -92,9 +97,8 @@ def _item(row: dict[str, Any], file: Path, kind: str) -> BenchmarkItem:
     )
 
 
-def _chosen(text: str, item: BenchmarkItem) -> str | None:
+def chosen(text: str, options: Sequence[str]) -> str | None:
     """The option an answer names: by a lone letter, else by its words; None when it names none or several."""
-    options: list[str] = item.meta["options"]
     letter = text.strip().strip("().").upper()
     if len(letter) == 1 and letter in _LETTERS[: len(options)]:
         return options[_LETTERS.index(letter)]

@@ -1,23 +1,26 @@
-"""When in the video does this happen: Charades-STA, ActivityNet Captions, TVGBench and QVHighlights."""
+"""When in the video does this happen: Charades-STA, ActivityNet Captions, TVGBench, QVHighlights and NExT-GQA."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks import BENCHMARKS
+from benchmarks.documents import chosen, lettered
 from benchmarks.harness.benchmark import Scored, thresholds
 from benchmarks.harness.io.official_files import identity, listed, number, numbers, picture, span, words
-from benchmarks.harness.io.row_files import KEY
-from benchmarks.harness.items import XY, BenchmarkItem, Prediction, Rule, Truth, read_card
+from benchmarks.harness.io.row_files import KEY, load_json
+from benchmarks.harness.items import XY, BenchmarkItem, Prediction, Rule, Truth, Verdict, read_card
 from benchmarks.harness.row_benchmark import RowBenchmark
 from benchmarks.harness.scoring import decide
 from grounding import geometry
+from grounding.errors import UsageError
 
 _RULE = Rule(iou_op="ge", thresholds=(0.3, 0.5, 0.7), main=0.5)
 _SECONDS = re.compile(r"([\d.]+)\s*-\s*([\d.]+)")
@@ -108,6 +111,82 @@ class TVGBench(RowBenchmark):
         groups = {"kind": str(row.get("qsemtype", "")), "source": str(row.get("dataset_name", ""))}
         moment = span(list(match.groups()))
         yield replace(_item(str(place), words(row["path"]), row["question"], moment, row["duration"]), groups=groups)
+
+
+@BENCHMARKS.register("nextgqa")
+class NextGQA(RowBenchmark):
+    """Right is the right option, shown by a right moment: half of the answered span lies in a true one (IoP)."""
+
+    answer_kind = "text_span"
+    splits = ("test", "val")
+    patterns: ClassVar = {"test": ["**/nextgqa/test.csv", "test.csv"], "val": ["**/nextgqa/val.csv", "val.csv"]}
+    rule = Rule(iou_op="ge", thresholds=(0.3, 0.5), main=0.5)
+    card = read_card(__file__, "nextgqa")
+
+    def items_of(self, row: Mapping[str, Any], place: int, file: Path, split: str) -> Iterable[BenchmarkItem]:
+        video, asked = identity(row["video_id"]), identity(row["qid"])
+        beside = file.with_name(f"gsub_{file.stem}.json")
+        if not beside.is_file():
+            raise UsageError(f"{beside}: no such file; needed: {self.card.files}")
+        found = _moments(beside, beside.stat().st_mtime_ns).get(video)
+        windows = None if found is None else found["location"].get(asked)
+        if windows is None:  # the official script goes through the moments
+            return
+        if not windows:
+            raise ValueError("no moment")
+        item = _item(f"{video}_{asked}", video, row["question"], span([0, 0]), found["duration"])
+        options = "\n".join(words(row[f"a{n}"]) for n in range(5))
+        yield replace(
+            item,
+            truth=Truth(spans=tuple(span([max(0.0, number(a)), b]) for a, b in windows)),
+            answer_kind=self.answer_kind,
+            groups={"type": words(row["type"])},
+            meta={**item.meta, "answer": words(row["answer"]), "options": options},
+        )
+
+    def prompt(self, item: BenchmarkItem) -> str:
+        return f"{item.instruction}\n{lettered(item.meta['options'].splitlines())}"
+
+    def verdict(self, item: BenchmarkItem, prediction: Prediction, rule: Rule) -> Verdict:
+        if prediction.failed:
+            return decide.unreadable(rule)
+        inside = _inside(prediction.span(rule.pick), item.truth.spans)
+        return Verdict(_answered(item, prediction) and decide.reaches(inside, rule.main, rule.iou_op), inside)
+
+    def summarize(self, scored: Scored) -> dict[str, Any]:
+        pairs = list(scored.pairs)
+        shares = {
+            "IoP": [_inside(p.span(scored.rule.pick), i.truth.spans) for i, p in pairs],
+            "IoU": [v.value for v in decide.spans(scored.items, scored.answers, scored.rule)],
+        }
+        figures: dict[str, Any] = {"correct_qa": sum(_answered(i, p) for i, p in pairs)}
+        for name, values in shares.items():
+            figures[f"m{name}"] = sum(values) / max(1, len(values))
+            for step in scored.rule.thresholds:
+                figures[f"{name}@{step:g}"] = sum(decide.reaches(v, step, scored.rule.iou_op) for v in values)
+        return figures
+
+
+@lru_cache(maxsize=2)
+def _moments(file: Path, changed: int) -> dict[str, Any]:
+    """The moments of all questions; read anew when the file has changed."""
+    return load_json(file)
+
+
+def _answered(item: BenchmarkItem, prediction: Prediction) -> bool:
+    """Whether the words name the right option."""
+    options = item.meta["options"].splitlines()
+    return prediction.text is not None and chosen(prediction.text, options) == item.meta["answer"]
+
+
+def _inside(answered: XY | None, true: Sequence[XY]) -> float:
+    """The largest share of the answered span that lies in one true span; of an instant, whether it does."""
+    if answered is None:
+        return 0.0
+    start, end = answered
+    if start == end:
+        return float(any(a <= start <= b for a, b in true))
+    return max((max(0.0, min(b, end) - max(a, start)) / (end - start) for a, b in true), default=0.0)
 
 
 _STEPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))

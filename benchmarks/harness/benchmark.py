@@ -36,7 +36,7 @@ class Benchmark:
     only where the official rule is not simply a click inside, an IoU, a temporal IoU, or an F1 of boxes.
 
     Attributes:
-        answer_kind: what every item asks for ("point", "box", "boxes", "points", "span", "text_box").
+        answer_kind: what every item asks for ("point", "box", "boxes", "points", "span", "text_box", "text_span").
         rule: the official rule.
         splits: names of the splits, the default first.
         card: where it comes from, its license, published numbers.

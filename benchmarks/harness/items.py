@@ -67,8 +67,8 @@ class BenchmarkItem:
         images: what is shown; frames for video, empty when only spans are scored.
         instruction: the official words.
         truth: what is right.
-        answer_kind: what is asked for: "point", "box", "boxes", "points", "span", "text_box". It belongs to the
-            benchmark, never to the item's ground truth.
+        answer_kind: what is asked for: "point", "box", "boxes", "points", "span", "text_box", "text_span". It belongs
+            to the benchmark, never to the item's ground truth.
         groups: sub-group per axis, for instance ``{"ui_type": "icon", "group": "CAD"}``.
         frame: unit of the coordinates in `truth`: "pixel" of the original image, or "unit" in [0, 1].
         meta: further facts a scorer needs (duration in seconds, size class, video id).

@@ -34,6 +34,7 @@ from models.profile import Profile
 from models.prompting import question
 
 _BATCH = 1024  # answers judged at a time
+_OF_VIDEOS = ("span", "text_span")  # kinds of answers that videos are asked for
 _SOURCES = {"tvgbench": "time_r1"}  # what converts a benchmark's videos, where it has another name
 
 
@@ -55,7 +56,7 @@ def stream_items(
     if not root.exists():
         raise UsageError(f"--data {root}: no such folder or file; get it from {benchmark.card.get}")
     # Videos are converted to frames once, by data_prep; the benchmark's own rule judges those too
-    converted = benchmark.answer_kind == "span" and (root / "manifest.json").is_file()
+    converted = benchmark.answer_kind in _OF_VIDEOS and (root / "manifest.json").is_file()
     items = read_split(root, split, benchmark.answer_kind) if converted else benchmark.read(root, split)
     ids: set[str] = set()
     for item in islice(items, limit):
@@ -70,7 +71,7 @@ def stream_items(
 def check_pictures(items: Sequence[BenchmarkItem], image_root: Path, name: str) -> None:
     """Raise `UsageError` for videos: a model is shown their frames."""
     for item in items:
-        if item.answer_kind == "span" and not all((image_root / p.path).is_file() for p in item.images):
+        if item.answer_kind in _OF_VIDEOS and not all((image_root / p.path).is_file() for p in item.images):
             raise UsageError(
                 f"{image_root}: item {item.id!r} is a video, a model needs its frames; make them with "
                 f"`python -m data_prep {_SOURCES.get(name, name)} --root {image_root} --videos FOLDER --out DIR` and "

@@ -33,8 +33,13 @@ class Clip:
 
 
 def find_clip(folder: Path, name: str) -> Path | None:
-    """The video `name` in a folder, with or without its suffix."""
-    return next((path for end in ("", *SUFFIXES) if (path := folder / f"{name}{end}").is_file()), None)
+    """The video `name` in a folder or one of the folders in it, with or without its suffix."""
+    places = [folder / f"{name}{end}" for end in ("", *SUFFIXES)]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        inner = (each / path.name for each in sorted(folder.iterdir()) if each.is_dir() for path in places)
+        found = next((path for path in inner if path.is_file()), None)
+    return found
 
 
 def spread(duration: float, fps: float, most: int) -> list[float]:

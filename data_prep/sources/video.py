@@ -1,4 +1,5 @@
-"""Moments of videos that a sentence describes: ActivityNet Captions, Charades-STA, QVHighlights, Time-R1.
+"""Moments of videos that a sentence describes: ActivityNet Captions, Charades-STA, QVHighlights, Time-R1;
+or that shows the answer to a question: NExT-GQA.
 
 A video is a list of frames with time stamps: `--fps` of them a second, at most `--max-frames`, evenly spread. With
 `--videos`, they are decoded from the files there (`data_prep.pipeline.clips`; needs `pip install -e '.[video]'`) and
@@ -14,6 +15,7 @@ prompt tells each before its frame.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from argparse import ArgumentParser, Namespace
@@ -229,6 +231,50 @@ def qvhighlights(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[I
     meta = {"qid": str(row["qid"]), "windows": " ".join(f"{number(x, 'window'):g}" for two in windows for x in two)}
     moment = (row["vid"], row["duration"], longest, row["query"])
     yield span_item(run, where, moment, meta=meta)
+
+
+def _questions(args: Namespace) -> Iterator[Row]:
+    """(annotation of the video, row) for each question that has moments."""
+    for path in annotation_files(args):
+        moments = json.loads(require(path.with_name(f"gsub_{path.stem}.json")).read_text(encoding="utf-8"))
+        with path.open(newline="", encoding="utf-8") as stream:
+            for count, row in enumerate(csv.DictReader(stream), 2):
+                video = moments.get(row.get("video_id"), {})
+                if str(row.get("qid")) in video.get("location", {}):
+                    yield f"{path.name}:{count}", (video, row)
+
+
+def _question_inputs(args: Namespace) -> list[Path]:
+    return [each for path in annotation_files(args) for each in (path, path.with_name(f"gsub_{path.stem}.json"))]
+
+
+@row_source(
+    **CARDS["nextgqa"],
+    arguments=frame_arguments,
+    flags=_annotations("test.csv"),
+    rows=_questions,
+    inputs=_question_inputs,
+    prepare=Frames,
+)
+def nextgqa(run: Conversion, where: str, row: tuple[dict[str, Any], dict[str, str]]) -> Iterator[Item]:
+    """test.csv, val.csv:  video_id,question,answer,qid,type,a0,a1,a2,a3,a4     (the answer is an option's text)
+    gsub_test.json:     {"4010069381": {"duration": 66.0, "location": {"5": [[29.4, 37.1], ...]}, "fps": ...}, ...}
+
+    For the benchmark `nextgqa`: a sample's target is the longest moment, its answer and options are in the meta.
+    """
+    video, asked = row
+    windows = [
+        [max(0.0, number(start, "span")), number(end, "span")] for start, end in video["location"][asked["qid"]]
+    ]
+    meta = {
+        "qid": asked["qid"],
+        "type": asked["type"],
+        "answer": asked["answer"],
+        "options": "\n".join(asked[f"a{n}"] for n in range(5)),
+        "windows": " ".join(f"{second:g}" for window in windows for second in window),
+    }
+    longest = max(windows, key=lambda window: window[1] - window[0])
+    yield span_item(run, where, (asked["video_id"], video["duration"], longest, asked["question"]), meta=meta)
 
 
 @row_source(

@@ -437,7 +437,7 @@ class Dialect(ABC):
 
     def _without_region(self, refused: Found | None, reading: Reading, said: _Completion) -> Answer:
         """A refusal, an answer in words only, or nothing."""
-        where = reading.text_range if said.answer_kind in (None, "text_box") else None
+        where = reading.text_range if said.answer_kind in (None, "text_box", "text_span") else None
         absent = False
         if refused is not None:
             where, absent = (refused.start, refused.end), True

@@ -5,6 +5,7 @@
     [{...}, {...}]                                                several
     {"start": 12.50, "end": 20.25}                                a span, in seconds
     {"answer": "42", "evidence": [{"bbox_2d": [...]}]}            words with the regions that prove them
+    {"answer": "B", "start": 12.50, "end": 20.25}                 words with the span that proves them (read only)
     {"bbox_2d": null}                                             not there
 
 `"image"` counts from 1 and is written for every image but the first. When reading, other common keys and shapes
@@ -79,6 +80,7 @@ class JsonDialect(Dialect):
             "boxes": f"Locate every instance of {{quoted}}. Report {box} coordinates in JSON format.",
             "span": "When does {quoted} happen in the video? Report start and end in seconds in JSON format.",
             "text_box": f"{{instruction}} Report the answer and the {box} of its evidence in JSON format.",
+            "text_span": "{instruction} Report answer, and start and end of its evidence in seconds, in JSON format.",
         }
         a_box, a_point = _object(box, 4), _object(point, 2)
         time = r"[0-9]++(?:\.[0-9]++)?+"
@@ -88,6 +90,7 @@ class JsonDialect(Dialect):
             boxes=_several(a_box),
             points=_several(a_point),
             span=rf'\{{\s*+"start":\s*+{time},\s*+"end":\s*+{time}{_EXTRAS}\s*+\}}',
+            text_span=rf'\{{\s*+"answer":\s*+{_STRING},\s*+"start":\s*+{time},\s*+"end":\s*+{time}\s*+\}}',
             text_box=rf'\{{\s*+"answer":\s*+{_STRING},\s*+"evidence":\s*+(?:\[\s*+\]|{_several(a_box)})\s*+\}}',
             absent=rf'\{{\s*+"{box}":\s*+null\s*+\}}',
         )

@@ -254,6 +254,30 @@ def test_moments(score):
     assert (items[0].groups["kind"], right(verdicts)) == ("Pose", [True])
 
 
+def test_an_answer_and_the_moment_that_shows_it(score):
+    """Worked by hand after eval_ground.py: IoP is the share of the answered span inside the best true one."""
+    head = "video_id,question,answer,qid,type,a0,a1,a2,a3,a4\n"
+    asked = (
+        "".join(f"v,why,fire,{n},CW,rain,fire,fun,call,food\n" for n in range(5))
+        + "v,not grounded,fire,9,CW,a,b,c,d,e\n"
+    )
+    moments = {"v": {"duration": 30.0, "location": {str(n): [[-0.1, 4], [10, 20]] for n in range(5)}}}
+    answers = lambda items: [  # noqa: E731
+        {"id": "v_0", "text": "B", "span": [8, 12]},  # half inside: right
+        {"id": "v_1", "text": "(B) fire", "span": [7, 12]},  # two fifths inside
+        {"id": "v_2", "text": "rain", "span": [10, 20]},  # the wrong option
+        {"id": "v_3", "text": "fire", "span": [3, 3]},  # an instant inside
+        {"id": "v_4", "text": "fire"},  # no moment
+    ]
+    files = {"test.csv": head + asked, "gsub_test.json": moments}
+    items, verdicts, figures = score("nextgqa", files, answers)
+    assert len(items) == 5 and items[0].truth.spans == ((0.0, 4.0), (10.0, 20.0))
+    assert right(verdicts) == [True, False, False, True, False]
+    assert figures["correct_qa"] == 4 and figures["mIoP"] == pytest.approx((0.5 + 0.4 + 1 + 1 + 0) / 5)
+    assert (figures["IoP@0.3"], figures["IoP@0.5"]) == (4, 3)
+    assert figures["mIoU"] == pytest.approx((2 / 12 + 2 / 13 + 1 + 0 + 0) / 5) and figures["IoU@0.5"] == 1
+
+
 @pytest.fixture
 def place_files():
     mask = Image.fromarray(np.kron(np.array([[255, 0], [0, 0]], np.uint8), np.ones((10, 10), np.uint8)))
@@ -318,7 +342,7 @@ def test_every_benchmark_says_where_it_comes_from_and_survives_no_answer():
         card = entry.card
         assert all((card.title, card.paper, card.get, card.license, card.files, card.rule)), name
         assert entry.splits
-        assert entry.answer_kind in ("point", "points", "box", "boxes", "span", "text_box"), name
+        assert entry.answer_kind in ("point", "points", "box", "boxes", "span", "text_box", "text_span"), name
         assert entry().judge([], [], entry.rule) == []
         assert Prediction(Status.NO_ANSWER).failed
 

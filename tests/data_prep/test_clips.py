@@ -169,12 +169,21 @@ def annotations(root, benchmark):
         row = {"path": "d/a.mp4", "duration": 60, "answer": "10-20", "question": "a door opens"}
         write_json(root / "tvgbench.json", [{**row, "start": None, "end": None}])
         return "time_r1", "--annotations", "tvgbench.json", "--as-split", "test"
+    if benchmark == "nextgqa":
+        (root / "test.csv").write_text(
+            "video_id,question,answer,qid,type,a0,a1,a2,a3,a4\n"
+            "a,why did he leave,a fire,3,CW,rain,a fire,hunger,a call,fun\n"
+            "a,who is it,him,4,CW,him,her,it,them,us\n"
+        )
+        moments = {"a": {"duration": 60, "location": {"3": [[10, 20], [-0.1, 4]]}, "fps": 25}}
+        write_json(root / "gsub_test.json", moments)
+        return "nextgqa", "--as-split", "test"
     row = {"qid": 7, "query": "a door opens", "vid": "a", "duration": 60, "relevant_windows": [[10, 20], [30, 34]]}
     write_jsonl(root / "highlight_val_release.jsonl", [row])
     return "qvhighlights", "--annotations", "highlight_val_release.jsonl", "--as-split", "val"
 
 
-@pytest.mark.parametrize("benchmark", ["charades_sta", "activitynet", "tvgbench", "qvhighlights"])
+@pytest.mark.parametrize("benchmark", ["charades_sta", "activitynet", "tvgbench", "qvhighlights", "nextgqa"])
 def test_the_benchmarks_of_moments_can_be_asked(tmp_path, minute, benchmark, monkeypatch):
     """From the published file and the video to a score: 4 frames, asked as training asks, judged by its own rule."""
     from benchmarks import BENCHMARKS
@@ -199,7 +208,8 @@ def test_the_benchmarks_of_moments_can_be_asked(tmp_path, minute, benchmark, mon
 
         def generate(self, requests, decoding, seed):
             asked.extend(requests)
-            return [[Output('{"start": 10.0, "end": 19.0}')] for _ in requests]
+            answer = '"answer": "B", ' if benchmark == "nextgqa" else ""
+            return [[Output(f'{{{answer}"start": 10.0, "end": 19.0}}')] for _ in requests]
 
     profile = Profile("qwen3_vl")
     run.answer_items(
@@ -213,7 +223,9 @@ def test_the_benchmarks_of_moments_can_be_asked(tmp_path, minute, benchmark, mon
     assert [shown(image) for image in request.images] == [0, 500, 988, 1488]
     replies = run.replies_of(tmp_path / "e", items, profile, 1)
     metrics = run.score(bench, replies, bench.rule, {}, None)
-    assert metrics["n"] == metrics["correct"] == 1
+    assert metrics["n"] == metrics["correct"] == metrics["strict_correct"] == 1
+    if benchmark == "nextgqa":
+        assert "why did he leave\n(A) rain\n(B) a fire\n" in request.text
 
 
 def test_what_cannot_be_done_is_said_at_once(tmp_path):
