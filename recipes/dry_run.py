@@ -25,6 +25,7 @@ from recipes.memory import estimate, weights_of
 from recipes.stage import Job
 from recipes.training import build_lora, build_toolbox, check_datasets
 from rewards.compose import RewardFunction
+from rewards.spec import RewardSpec
 from rewards.trial import try_rewards
 
 log = logging.getLogger("fovea")
@@ -260,6 +261,11 @@ def describe_drawing(job: Job, args: Any, rewards: Sequence[RewardFunction]) -> 
         ("memory", str(drawn)),
     ]
     return [*lines, *_reward_lines(job, processor, rewards)]
+
+
+def rewards_line(specs: Sequence[RewardSpec]) -> tuple[str, str]:
+    """The recipe's rewards with their weights."""
+    return "rewards", ", ".join(f"{spec.weight:g} x {spec.display}" for spec in specs)
 
 
 def _data_lines(job: Job, processor: Any) -> list[tuple[str, str]]:

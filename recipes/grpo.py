@@ -27,7 +27,7 @@ from grounding.errors import UsageError
 from grounding.registry import nearest
 from models.loading import load_config
 from recipes.callbacks import StageState
-from recipes.dry_run import check_training, describe_training
+from recipes.dry_run import check_training, describe_training, rewards_line
 from recipes.episodes import EpisodeTrainer
 from recipes.loops.chosen_prompts import ChosenPrompts
 from recipes.loops.difficulty import SamplingConfig
@@ -302,7 +302,7 @@ class PolicyStage(Stage):
         args = self.arguments()
         specs = self.job.spec.rewards
         lines = describe_training(self.job, args, supervised=False, rewards=self.rewards())
-        lines.append(("rewards", ", ".join(f"{spec.weight:g} x {spec.display}" for spec in specs)))
+        lines.append(rewards_line(specs))
         credit = self.job.spec.credit
         lines.append(("credit", "none: every token alike" if credit is None else credit.strategy))
         maps = self._maps(self.rewards())

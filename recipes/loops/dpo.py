@@ -17,7 +17,7 @@ from grounding.errors import FoveaError, UsageError
 from grounding.geometry import TIE
 from grounding.journal import read_journals
 from recipes.data import build_dataset, stored
-from recipes.dry_run import check_training, describe_training
+from recipes.dry_run import check_training, describe_training, rewards_line
 from recipes.loops.drawing import ROLLOUTS, DrawingConfig, DrawingStage, roll_out, unique_ids
 from recipes.loops.rejection import AnsweredRows
 from recipes.stage import STAGES
@@ -80,7 +80,8 @@ class PreferenceStage(DrawingStage):
         check_training(self.job, self.arguments())
 
     def describe(self) -> list[tuple[str, str]]:
-        return describe_training(self.job, self.arguments(), supervised=False, rewards=self.rewards())
+        lines = describe_training(self.job, self.arguments(), supervised=False, rewards=self.rewards())
+        return [*lines, rewards_line(self.job.spec.rewards)]
 
     def run(self) -> None:
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded

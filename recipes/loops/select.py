@@ -14,7 +14,7 @@ from statistics import fmean
 from grounding.errors import UsageError
 from grounding.geometry import at_least
 from grounding.journal import read_journals
-from recipes.dry_run import check_prompts, describe_drawing
+from recipes.dry_run import check_prompts, describe_drawing, rewards_line
 from recipes.loops.drawing import ROLLOUTS, DrawingConfig, DrawingStage, roll_out
 from recipes.loops.kept import write_kept
 from recipes.runner import on_main
@@ -75,7 +75,11 @@ class SelectStage(DrawingStage):
         lines = describe_drawing(self.job, args, self.rewards())
         bounds = {"above": args.above, "below": args.below}
         ends = [f"{name} {value:g}" for name, value in bounds.items() if value is not None]
-        return [*lines, ("keeps", f"questions with a {args.measure} {' and '.join(ends) or 'of any size'}")]
+        return [
+            *lines,
+            rewards_line(self.job.spec.rewards),
+            ("keeps", f"questions with a {args.measure} {' and '.join(ends) or 'of any size'}"),
+        ]
 
     def run(self) -> None:
         roll_out(self.job, self.arguments(), self.rewards())

@@ -63,6 +63,7 @@ def test_every_recipe_builds(file, folders, data, evidence, tmp_path):
     assert recipe.name == file.stem
     stand_in = folders[recipe.model.path]
     overrides = [f"model.path={stand_in}", f"data.path={data}", f"output={tmp_path}", *_stage_data(file, data)]
+    overrides += _teachers(file, folders)
     lines = list(dry_run(load_recipe(file, [*_data_as_mapping(file), *overrides])))
     assert sum(" -> " in line for line in lines) == len(recipe.stages)
     text = "\n".join(lines)
@@ -75,6 +76,12 @@ def test_every_recipe_builds(file, folders, data, evidence, tmp_path):
 def _stage_data(file: Path, data: Path) -> list[str]:
     stages = enumerate(yaml.safe_load(file.read_text())["stages"])
     return [f"stages.{index}.data.path={data}" for index, stage in stages if "path" in stage.get("data", {})]
+
+
+def _teachers(file: Path, folders: dict[str, Path]) -> list[str]:
+    stages = enumerate(yaml.safe_load(file.read_text())["stages"])
+    named = ((index, stage.get("args", {}).get("teacher_model_name_or_path")) for index, stage in stages)
+    return [f"stages.{index}.args.teacher_model_name_or_path={folders[name]}" for index, name in named if name]
 
 
 def _data_as_mapping(file: Path) -> list[str]:
