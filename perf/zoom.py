@@ -4,13 +4,14 @@
     python perf/zoom.py --seeds 0 --train-only zoom    # one arm of one seed
     python perf/zoom.py --table-only       # what there is so far
 
-Both arms train the same recipe (configs/recipes/zoom.yaml) with the same seed on the same screens and questions, with
-equally many supervised samples and GRPO rollouts; the single look has no tools and thoughts about the whole screen.
-Greedy accuracy (the click lies in the target) on held-out screens, after the cold start and after GRPO, also with the
-picture of every crop replaced by one from a random place of the same screen: the coordinates stay those of the region
-asked for, so an answer that does not read the crop loses nothing. Prints one table; exits 1 unless zoom beats the
-single look by at least 15 points on average with a 95 % interval over seeds (Student's t) above 0, and accuracy falls
-with the random crop, its interval above 0 too. Missing arms count as missed.
+Both arms train the same recipe (configs/recipes/zoom.yaml) with the same seed on the same screens and questions,
+with equally many supervised samples and GRPO rollouts; the single look has no tools and thoughts about the whole
+screen. Greedy accuracy (the click lies in the target) on held-out screens, after the cold start and after GRPO; at
+the end also with the picture of every crop replaced by one from a random place of the same screen: the coordinates
+stay those of the region asked for, so an answer that does not read the crop loses nothing. Prints one table, with
+the share of regions that show the target whole; exits 1 unless zoom beats the single look by at least 15 points on
+average with a 95 % interval over seeds (Student's t) above 0, and accuracy falls with the random crop, its interval
+above 0 too. Missing arms count as missed.
 """
 
 from __future__ import annotations
@@ -86,12 +87,13 @@ def train(arm: str, seed: int, root: Path, overrides: list[str]) -> Path:
     return root / name
 
 
-def accuracy(model_folder: Path, data: Path, count: int, *, blind: bool, tools: bool, cache: Path) -> list[bool]:
-    """Whether each of the first `count` test screens was clicked right; kept in `cache` with the weights."""
+def measure(model_folder: Path, data: Path, count: int, *, blind: bool, tools: bool, cache: Path) -> None:
+    """Write to `cache`, with the weights, of each of the first `count` test screens: was it clicked `right`, and is
+    the target `shown` whole by the region that was asked for."""
     weights = model_fingerprint(str(model_folder))
     kept = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
     if kept.get("weights") == weights and len(kept["right"]) == count:
-        return kept["right"]
+        return
     recipe = load_recipe(RECIPE)
     spec = recipe.stages[0].tools
     use = [{**dict(spec.use[0]), "name": f"{__name__}:BlindZoom"}] if blind else list(spec.use)
@@ -111,24 +113,24 @@ def accuracy(model_folder: Path, data: Path, count: int, *, blind: bool, tools: 
         targets.append(sample.target)
     set_seed(0)
     play(toolbox, rows, sampler, decoder)
-    right = []
+    right, shown = [], []
     for row, target in zip(rows, targets, strict=True):
         click = row.episode.answer.click
         right.append(click is not None and bool(point_in_box((click.x, click.y), target.xyxy)))
+        shown.append(row.episode.cropped and row.episode.crop.to_crop(target) is not None)
     with replacing(cache) as part:
-        part.write_text(json.dumps({"weights": weights, "right": right}), encoding="utf-8")
-    return right
+        part.write_text(json.dumps({"weights": weights, "right": right, "shown": shown}), encoding="utf-8")
 
 
 def evaluate(arm: str, seed: int, root: Path, count: int) -> None:
-    """Every figure of one run: both stages, and the arm with tools also blind."""
+    """Every figure of one run: both stages; the last of the arm with tools also blind."""
     for stage in STAGES:
         model = root / f"{arm}-seed{seed}" / stage / "model"
         if not (model / "config.json").is_file():
             continue
-        for blind in (False, True) if arm == "zoom" else (False,):
+        for blind in (False, True) if arm == "zoom" and stage == STAGES[-1] else (False,):
             cache = cache_of(arm, seed, stage, root, blind=blind)
-            accuracy(model, data_of(arm, root), count, blind=blind, tools=arm == "zoom", cache=cache)
+            measure(model, data_of(arm, root), count, blind=blind, tools=arm == "zoom", cache=cache)
 
 
 def cache_of(arm: str, seed: int, stage: str, root: Path, *, blind: bool) -> Path:
@@ -146,22 +148,27 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 def table(seeds: list[int], root: Path) -> int:
     """Print what there is; 1 where a bound is missed."""
-    columns = [("zoom", False, "zoom"), ("single", False, "single look"), ("zoom", True, "random crop")]
-    heads = [f"{label}, {stage[2:]}" for stage in STAGES for _, _, label in columns]
+    columns = [
+        ("zoom", False, "zoom", "right"),
+        ("single", False, "single look", "right"),
+        ("zoom", True, "random crop", "right"),
+        ("zoom", False, "target shown", "shown"),
+    ]
+    shown = [(stage, *column) for stage in STAGES for column in columns if not column[1] or stage == STAGES[-1]]
+    heads = [f"{label}, {stage[2:]}" for stage, _, _, label, _ in shown]
     print(f"{'seed':>5} {'screens':>8} " + " ".join(f"{head:>18}" for head in heads))
     gains, falls, failures = [], [], []
     for seed in seeds:
         shares: dict[tuple[str, str], float | None] = {}
         screens = 0
-        for stage in STAGES:
-            for arm, blind, label in columns:
-                cache = cache_of(arm, seed, stage, root, blind=blind)
-                right = json.loads(cache.read_text(encoding="utf-8"))["right"] if cache.is_file() else None
-                shares[stage, label] = None if right is None else 100 * float(np.mean(right))
-                screens = screens if right is None else len(right)
+        for stage, arm, blind, label, key in shown:
+            cache = cache_of(arm, seed, stage, root, blind=blind)
+            held = json.loads(cache.read_text(encoding="utf-8"))[key] if cache.is_file() else None
+            shares[stage, label] = None if held is None else 100 * float(np.mean(held))
+            screens = screens if held is None else len(held)
         cells = ("-" if shares[key] is None else f"{shares[key]:.1f} %" for key in shares)
         print(f"{seed:>5} {screens:>8} " + " ".join(f"{cell:>18}" for cell in cells))
-        zoom, single, blind_zoom = (shares[STAGES[1], label] for _, _, label in columns)
+        zoom, single, blind_zoom = (shares[STAGES[1], label] for _, _, label, _ in columns[:3])
         if zoom is None or single is None or blind_zoom is None:
             failures.append(f"seed {seed} is not finished")
             continue

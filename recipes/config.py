@@ -34,7 +34,7 @@ from credit.schema import CreditConfig
 from grounding.completion import Grammar
 from grounding.errors import UsageError
 from grounding.registry import nearest
-from grounding.settings import Section, Whole, key_table, named_key
+from grounding.settings import Section, Whole, key_table, named_key, refuse
 from models.profile import Profile
 from recipes.loops.difficulty import SamplingConfig
 from rewards.spec import RewardSpec, RewardSpecs
@@ -131,6 +131,13 @@ class DataSpec(Section):
         return self
 
 
+def _parts(value: Any) -> Any:
+    parts = (value,) if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) and part for part in parts):
+        raise refuse(value, "a part of weights' names, or a list of them")
+    return tuple(parts)
+
+
 class StageSpec(Section):
     """One stage. `data` and `eval` are the recipe's `data` with the stage's own keys over it."""
 
@@ -138,6 +145,9 @@ class StageSpec(Section):
     args: FreeMapping = Field({}, description="keys of the stage's own configuration class; for sft and grpo TRL's")
     lora: FreeMapping | None = Field(
         {}, description="keys of peft's LoraConfig over the defaults; null trains every weight"
+    )
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_parts)] = Field(
+        (), description="with `lora: null`, weights that stay as they are: parts of their names (`visual`)"
     )
     data: DataSpec | None = Field(None, description="its samples: these keys over the recipe's `data`")
     eval: DataSpec | None = Field(None, description="samples of evaluations while training: split `val` of `data`")

@@ -23,7 +23,7 @@ from recipes.config import DataSpec
 from recipes.data import build_dataset, check_images, count_rows, example, stored, whole_rows
 from recipes.memory import estimate, weights_of
 from recipes.stage import Job
-from recipes.training import build_lora, build_toolbox, check_datasets
+from recipes.training import build_lora, build_toolbox, check_datasets, frozen_names
 from rewards.compose import RewardFunction
 from rewards.spec import RewardSpec
 from rewards.trial import try_rewards
@@ -66,6 +66,8 @@ def check_training(job: Job, args: TrainingArguments, *, supervised: bool = Fals
     config = check_prompts(job, supervised=supervised)
     if lora is not None:
         check_lora(job, args, lora, config)
+    elif job.spec.freeze:
+        frozen_names(job, list(weights_of(config, None).trained))
 
 
 def check_prompts(job: Job, *, supervised: bool = False) -> Any:
@@ -230,8 +232,11 @@ def describe_training(
         generated_batch=0 if getattr(args, "use_vllm", False) else at_once,
         checkpointing=bool(args.gradient_checkpointing),
         dtype=torch.float32 if lora is None and args.deepspeed_plugin is None else None,  # as `load_for` does
+        frozen=frozen_names(job, list(weights_of(config, None).trained)) if job.spec.freeze else (),
     )
-    trained = f"LoRA, {memory.trainable:,} of {memory.parameters:,} weights" if lora else f"all {memory.parameters:,}"
+    part = memory.trainable < memory.parameters
+    trained = f"{memory.trainable:,} of {memory.parameters:,} weights" if part else f"all {memory.parameters:,}"
+    trained = f"LoRA, {trained}" if lora else trained
     lines += [("batch", _batch(args)), ("trained", trained), ("memory", str(memory))]
     if imported:
         lines.append(("imported", ", ".join(imported)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 
 from grounding.completion import check_grammar
@@ -97,12 +98,11 @@ class EpisodeTrainer(SharedPromptTrainer):
         play(toolbox, self._played, self._draw, self._turn_decoder, longest=self.max_completion_length, first=first)
         turns = [turn for row in self._played for turn in row.episode.turns]
         mode = "train" if self.model.training else "eval"
-        means = {
-            "tools/turns": len(turns) / len(self._played),
-            "tools/pictures": sum(len(row.pictures) for row in self._played) / len(self._played),
-        }
-        for name, value in means.items():
-            self._metrics[mode][name].append(value)
+        counts = [len(turns), sum(len(row.pictures) for row in self._played), len(self._played)]
+        whole = torch.tensor(counts, dtype=torch.float32, device=self.accelerator.device)
+        played, shown, rows = self.accelerator.reduce(whole, "sum").tolist()  # of all processes
+        self._metrics[mode]["tools/turns"].append(played / rows)
+        self._metrics[mode]["tools/pictures"].append(shown / rows)
         return (
             [row.written for row in self._played],
             [messages_of(row) for row in self._played],

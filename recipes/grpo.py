@@ -256,7 +256,7 @@ class PolicyStage(Stage):
     """Group relative policy optimization; `args` are the keys of `trl.GRPOConfig`."""
 
     args_type: ClassVar[type[GRPOConfig | RLOOConfig]] = GRPOConfig
-    sections = frozenset({"data", "eval", "lora", "rewards", "credit", "attention", "tools", "sampling"})
+    sections = frozenset({"data", "eval", "lora", "freeze", "rewards", "credit", "attention", "tools", "sampling"})
     needs = frozenset({"data", "rewards"})
 
     def arguments(self) -> Any:

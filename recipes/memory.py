@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -65,6 +65,7 @@ def estimate(
     generated_batch: int = 0,
     checkpointing: bool = True,
     dtype: torch.dtype | None = None,
+    frozen: Collection[str] = (),
 ) -> Memory:
     """Estimate a stage's memory without making the weights.
 
@@ -76,10 +77,12 @@ def estimate(
         generated_batch: sequences generated at once, 0 where the stage generates none (or vLLM does).
         checkpointing: whether activations are recomputed layer by layer.
         dtype: of the weights; None is what the configuration says.
+        frozen: names of weights that are not trained.
     """
     dtype = dtype or config.dtype or config.get_text_config().dtype or torch.float32
     weights = weights_of(config, lora)
-    parameters, trainable = weights.total, sum(weights.trained.values())
+    parameters = weights.total
+    trainable = sum(size for name, size in weights.trained.items() if name not in frozen)
     text = config.get_text_config()
     trained_bytes = 4 if lora is not None else dtype.itemsize  # peft keeps adapters in 32-bit
     master = 4 * trainable if trained_bytes < 4 else 0

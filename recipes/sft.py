@@ -21,7 +21,7 @@ class SupervisedStage(Stage):
     """Supervised fine-tuning; `args` are the keys of `trl.SFTConfig`."""
 
     args_type: ClassVar[type[SFTConfig]] = SFTConfig
-    sections = frozenset({"data", "eval", "lora", "tools"})
+    sections = frozenset({"data", "eval", "lora", "freeze", "tools"})
     needs = frozenset({"data"})
 
     def arguments(self) -> SFTConfig:
@@ -29,10 +29,14 @@ class SupervisedStage(Stage):
 
     def check(self) -> None:
         args = self.arguments()
+        self.check_learned(args)
+        check_training(self.job, args, supervised=True)
+
+    def check_learned(self, args: SFTConfig) -> None:
+        """Raise `UsageError` where tokens that a tool writes would be learned."""
         if self.job.spec.tools is not None and args.completion_only_loss is False:
             key = f"{self.job.where}.args.completion_only_loss"
             raise UsageError(f"{key}: with tools only what the model writes is learned; remove the key")
-        check_training(self.job, args, supervised=True)
 
     def describe(self) -> list[tuple[str, str]]:
         return describe_training(self.job, self.arguments(), supervised=True)

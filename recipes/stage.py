@@ -110,6 +110,7 @@ class Stage(ABC):
         check_keys(spec.args, known, f"{self.job.where}.args")
         given = {
             "lora": bool(spec.lora),
+            "freeze": bool(spec.freeze),
             "rewards": bool(spec.rewards),
             "credit": spec.credit is not None,
             "attention": spec.attention is not None,
@@ -118,9 +119,13 @@ class Stage(ABC):
             "data": spec.data is not None,
             "eval": spec.eval is not None,
         }
-        for section in ("lora", "eval", "rewards", "credit", "attention", "tools", "sampling"):
+        for section in ("lora", "freeze", "eval", "rewards", "credit", "attention", "tools", "sampling"):
             if given[section] and section not in self.sections:
                 raise UsageError(f"{self.job.where} has no {section}; remove it, or give it to another stage")
+        if spec.freeze and spec.lora is not None:
+            raise UsageError(
+                f"{self.job.where}.freeze: an adapter leaves all weights as they are; set lora: null too"
+            )
         for section in sorted(self.needs):
             if not given[section]:
                 raise UsageError(f"{self.job.where} needs {section}")

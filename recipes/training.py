@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -127,11 +127,32 @@ def load_for(
         allow_pickle=spec.allow_pickle,
         trust_remote_code=spec.trust_remote_code,
     )
+    if args is not None and job.spec.freeze:
+        frozen = frozen_names(job, [name for name, _ in model.named_parameters()])
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name not in frozen)
     if spec.share_images and shares:
         share_images(model)
     if spec.share_prompts and shares:
         share_prefill(model)
     return model, processor
+
+
+def frozen_names(job: Job, names: Sequence[str]) -> set[str]:
+    """Which of a model's weights the stage's `freeze` names.
+
+    Raises:
+        UsageError: a part that is in no name, or parts that leave nothing to train.
+    """
+    found: set[str] = set()
+    for part in job.spec.freeze:
+        own = {name for name in names if part in name}
+        if not own:
+            raise UsageError(f"{job.where}.freeze: no weight has {part!r} in its name; one is called {names[0]}")
+        found |= own
+    if found and len(found) == len(names):
+        raise UsageError(f"{job.where}.freeze: nothing would be trained")
+    return found
 
 
 def check_datasets(job: Job) -> None:

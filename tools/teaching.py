@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from grounding.completion import opened_by, render_completion
 from grounding.errors import BrokenRow, UsageError
 from grounding.sample import Sample
 from grounding.targets import Box, Point, Target
-from tools.episode import ToolEpisode
+from tools.episode import ToolEpisode, ToolReply
 from tools.toolbox import Toolbox
 
 
@@ -61,14 +61,52 @@ def teach(
         if reply is None or lesson.episode.turns[-1].error:
             why = lesson.episode.turns[-1].reply or "it is no call"
             raise BrokenRow(lesson.where, f"turn {number} cannot be taught: {why}")
-        told = toolbox.reply_ids(reply, _said(taught, toolbox, text))
-        taught.completion += told
-        taught.learned += [0] * len(told)
-        taught.pictures += reply.pictures
-        taught.text += f"[{reply.tool}: {reply.words}]"
+        _told(taught, toolbox, reply, _said(taught, toolbox, text))
     answer = toolbox.dialect.render(lesson.in_frame(sample.target), lesson.episode.sizes)
     _said(taught, toolbox, lesson.text(answer, sample.thought, final=True))
     return taught
+
+
+def relate(
+    toolbox: Toolbox,
+    turns: Sequence[str],
+    chat: Sequence[Mapping[str, Any]],
+    images: Sequence[Image.Image],
+    *,
+    question: str,
+    answer_kind: str,
+) -> Taught:
+    """Play an episode again whose turns were written before, by the policy itself.
+
+    Args:
+        turns: what it said (`EpisodeTurn.text`), the answer last.
+        chat: the prompt.
+        question: its words, for replies that repeat them.
+
+    Raises:
+        BrokenRow: with these tools the episode ends before its last turn.
+    """
+    taught = Taught(toolbox.prompt_ids(chat, images))
+    opened = opened_by(toolbox.prompt_text(chat), toolbox.grammar)
+    episode = toolbox.episode(images, question=question, answer_kind=answer_kind)
+    for number, said in enumerate(turns, start=1):
+        last = _said(taught, toolbox, said.removeprefix(opened))
+        if number == len(turns):
+            break
+        reply = episode.take(said)
+        if reply is None:
+            raise BrokenRow(f"turn {number} of {len(turns)}", "ends the episode; were the stage's `tools` changed?")
+        _told(taught, toolbox, reply, last)
+    return taught
+
+
+def _told(taught: Taught, toolbox: Toolbox, reply: ToolReply, last: int) -> None:
+    """Append a tool's reply to the turn that ended with the token `last`."""
+    told = toolbox.reply_ids(reply, last)
+    taught.completion += told
+    taught.learned += [0] * len(told)
+    taught.pictures += reply.pictures
+    taught.text += f"[{reply.tool}: {reply.words}]"
 
 
 def _said(taught: Taught, toolbox: Toolbox, text: str) -> int:

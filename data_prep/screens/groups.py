@@ -2,11 +2,12 @@
 
     python -m data_prep screen_groups --out data/groups
 
-Each screen has three groups of four filled shapes, a group in one color and four kinds, and asks for one shape by
-color and kind. Shown whole at a quarter of its size, color and place of a group survive, kinds do not: a single look
-can do no better than one of the group's four. A crop of the group shows which.
+Each screen has three small windows, each framed in a color of its own and with four shapes of that color and of four
+kinds, and asks for one shape by color and kind. Shown whole at a quarter of its size, color and place of a window
+survive, kinds do not: a single look can do little better than one of the window's four. A crop of the window shows
+which.
 
-Samples carry the calls that lead there, the group's region first (`Sample.turns`), shifted and scaled at random as a
+Samples carry the calls that lead there, the window's region first (`Sample.turns`), shifted and scaled at random as a
 model's own are; `--turns 0` leaves them out, with a thought about the whole screen, for comparison on the same
 screens. Thoughts are checked against what is drawn. Sample i of a split is a function of (seed, split, i, size)
 alone. The combinations of color and kind in `scenes.HELD_OUT` are the target of no training screen.
@@ -27,11 +28,14 @@ from grounding.sample import ImageRef, Sample, ToolTurn
 from grounding.targets import Box
 
 GROUPS, EACH = 3, 4
-SIDES = (16, 21)  # of a shape, in pixels: at a quarter of the size too small for its kind to be told
-GAP = 5  # between the shapes of a group
-APART = 28  # between groups
-SHIFT = 0.2  # of a call's region: of its side, each way, and as much in size
-DEFAULT_COUNTS: dict[Split, int] = {"train": 4000, "val": 200, "test": 600}
+SIDES = (18, 21)  # of a shape, in pixels: at a quarter of the size too small for its kind to be told
+GAP = 12  # between the cells of a window's shapes
+MARGIN = 11  # from a window's edge to the nearest cell; its frame takes about half of it
+WINDOW = 2 * SIDES[1] + GAP + 2 * MARGIN
+APART = 20  # between windows
+SHIFT = 0.2  # of a call's region: of its side at most, each way, and as much in size; small shifts are likelier
+STEPS = 96  # a region's numbers are multiples of 1/96: what the embedded model's view resolves, and can be learned
+DEFAULT_COUNTS: dict[Split, int] = {"train": 2000, "val": 100, "test": 300}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -66,7 +70,8 @@ def example(
         held_out = (target.color, target.kind) in HELD_OUT
         if not held_out or rng.random() < HELD_OUT_SHARE[split]:
             break
-    scene = Scene(size, rng.choice(tuple(GROUNDS)), tuple(element for group in groups for element in group))
+    shown = tuple(element for group in groups for element in (bounds(group), *group))
+    scene = Scene(size, rng.choice(tuple(GROUNDS)), shown)
     id = f"groups-{split}-{seed}-{index:06d}"
     instruction = rng.choice(ASKS).format(f"the {target.name}")
     group = next(group for group in groups if target in group)
@@ -74,7 +79,7 @@ def example(
     calls: tuple[ToolTurn, ...] = ()
     if turns:
         asked = jittered(rng, bounds(group), size)
-        whole = f"I look for the {target.color} group. It is at the {place_of(bounds(group), size)}."
+        whole = f"I look for the {target.color} window. It is at the {place_of(bounds(group), size)}."
         calls = (ToolTurn("zoom", to_box(asked, size), whole),)
         crop = Crop.around(to_box(asked, size), size, size, min_side=region, square=True)
         inner = crop.to_crop(to_box(target, size))
@@ -99,45 +104,43 @@ def example(
 
 
 def compose(rng: random.Random, size: int) -> list[list[Element]]:
-    """Groups of different colors that keep apart; in each, four kinds in a block of two by two."""
+    """The shapes of windows of different colors that keep apart; in each, four kinds, two by two."""
     while True:
         groups: list[list[Element]] = []
         for color in rng.sample(tuple(COLORS), GROUPS):
-            sides = [rng.randint(*SIDES) for _ in range(EACH)]
-            cell = max(sides)
-            block = 2 * cell + GAP
             for _ in range(40):
-                left, top = rng.randint(4, size - block - 4), rng.randint(4, size - block - 4)
-                box = (left - APART, top - APART, left + block + APART, top + block + APART)
+                left, top = rng.randint(4, size - WINDOW - 4), rng.randint(4, size - WINDOW - 4)
+                box = (left - APART, top - APART, left + WINDOW + APART, top + WINDOW + APART)
                 if all(_clear(box, bounds(group).box) for group in groups):
                     break
             else:
                 break
-            kinds = rng.sample(SHAPES, EACH)
             groups.append([])
-            for at, (kind, side) in enumerate(zip(kinds, sides, strict=True)):
-                x = left + (at % 2) * (cell + GAP) + (cell - side) // 2
-                y = top + (at // 2) * (cell + GAP) + (cell - side) // 2
+            for at, kind in enumerate(rng.sample(SHAPES, EACH)):
+                side = rng.randint(*SIDES)
+                inset = MARGIN + (SIDES[1] - side) // 2
+                x = left + inset + at % 2 * (SIDES[1] + GAP)
+                y = top + inset + at // 2 * (SIDES[1] + GAP)
                 groups[-1].append(Element(kind, color, (x, y, x + side, y + side)))
         if len(groups) == GROUPS:
             return groups
 
 
 def bounds(group: list[Element]) -> Element:
-    """The rectangle around a group, as an element of its color."""
-    boxes = [element.box for element in group]
-    corners = tuple(pick(box[at] for box in boxes) for at, pick in enumerate((min, min, max, max)))
-    return Element("group", group[0].color, corners)  # type: ignore[arg-type]  # four numbers
+    """The window around its shapes."""
+    first = group[0]
+    inset = MARGIN + (SIDES[1] - round(first.box[2] - first.box[0])) // 2
+    left, top = first.box[0] - inset, first.box[1] - inset
+    return Element("panel", first.color, (left, top, left + WINDOW, top + WINDOW))
 
 
-def jittered(rng: random.Random, group: Element, size: int) -> Element:
-    """A region about a group as a model might name it: shifted and scaled a little, inside the screen."""
-    x1, y1, x2, y2 = group.box
-    side = max(x2 - x1, y2 - y1)
-    x, y = (x1 + x2) / 2 + side * rng.uniform(-SHIFT, SHIFT), (y1 + y2) / 2 + side * rng.uniform(-SHIFT, SHIFT)
-    half = side * rng.uniform(1 - SHIFT, 1 + SHIFT) / 2
+def jittered(rng: random.Random, window: Element, size: int) -> Element:
+    """A region about a window as a model might name it: shifted and scaled a little, inside the screen."""
+    x, y = (center + WINDOW * rng.triangular(-SHIFT, SHIFT) for center in window.center)
+    half = WINDOW * rng.triangular(1 - SHIFT, 1 + SHIFT) / 2
+    step = size / STEPS
     box = (max(0.0, x - half), max(0.0, y - half), min(float(size), x + half), min(float(size), y + half))
-    return Element("region", group.color, box)
+    return Element("region", window.color, tuple(step * round(value / step) for value in box))  # type: ignore[arg-type]
 
 
 def verify(sample: Sample, groups: list[list[Element]], size: int) -> str:

@@ -42,6 +42,7 @@ HELD_OUT = frozenset(
     }
 )
 GROUNDS = {"light": (250, 250, 252), "dark": (38, 42, 54)}
+_BODIES = {"light": (255, 255, 255), "dark": (58, 63, 78)}  # of windows on them
 RELATIONS = ("left of", "right of", "above", "below")
 DIFFICULTIES = (1, 2, 3, 4, 5)
 SUPERSAMPLING = 3
@@ -53,7 +54,7 @@ class Element:
     """One thing on a screen.
 
     Attributes:
-        kind: of SHAPES or WIDGETS, or "window".
+        kind: of SHAPES or WIDGETS, or "window", or "panel" (`groups.py`).
         color: of COLORS.
         box: x1, y1, x2, y2 in pixels of the screen, exactly what is drawn.
         letter: the label of a button, empty for everything else.
@@ -278,9 +279,17 @@ def _square(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene
 def _window(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
     x1, y1, x2, _ = box
     bar = BAR * SUPERSAMPLING * scene.size / 96
-    body = (255, 255, 255) if scene.ground == "light" else (58, 63, 78)
-    pen.rectangle(box, fill=body, outline=(130, 134, 145), width=SUPERSAMPLING)
+    pen.rectangle(box, fill=_BODIES[scene.ground], outline=(130, 134, 145), width=SUPERSAMPLING)
     pen.rectangle((x1, y1, x2, y1 + bar), fill=COLORS[element.color])
+
+
+def _panel(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
+    """A window without a title bar: its frame, a twelfth of its side, has the color."""
+    side = box[2] - box[0]
+    color = COLORS[element.color]
+    pen.rounded_rectangle(
+        box, radius=side / 6, fill=_BODIES[scene.ground], outline=color, width=max(1, round(side / 12))
+    )
 
 
 def _button(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
@@ -326,6 +335,7 @@ _PAINTERS = {
     "circle": _circle,
     "square": _square,
     "window": _window,
+    "panel": _panel,
     "button": _button,
     "field": _field,
     "icon": _icon,

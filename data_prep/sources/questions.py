@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +13,7 @@ from data_prep.pipeline.conversion import Rejected, box_from_xywh, pixel_box
 from data_prep.pipeline.presets import Conversion, row_source
 from data_prep.sources import CARDS
 from grounding.errors import UsageError
+from grounding.sample import ToolTurn
 from grounding.targets import Target, TextBox
 
 _ASK = "Please provide the bounding box coordinate of the region"
@@ -35,7 +37,11 @@ def _folders(run: Conversion) -> dict[str, str]:
             "metavar": "DATASET=FOLDER",
             "help": "where the images of a part lie below --image-folder, for the metadata files"
             " (cub=CUB_200_2011/images)",
-        }
+        },
+        "--look": {
+            "action": "store_true",
+            "help": "rows with an answer and one region begin with a call of `zoom` on it, to be taught with `tools`",
+        },
     },
     prepare=_folders,
 )
@@ -65,7 +71,10 @@ def viscot(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
     target: Target = regions[0] if answer is None else TextBox(answer, regions)
     split = str(row.get("split", "train"))
     meta = {"dataset": part, "split": split}
-    yield run.item(where, [picture], question, target, split=_SPLITS.get(split, "test"), meta=meta)
+    item = run.item(where, [picture], question, target, split=_SPLITS.get(split, "test"), meta=meta)
+    if run.args.look and answer is not None and len(regions) == 1:
+        item = replace(item, sample=replace(item.sample, turns=(ToolTurn("zoom", regions[0]),)))
+    yield item
 
 
 @row_source(**CARDS["refchartqa"])

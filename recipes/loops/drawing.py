@@ -1,20 +1,20 @@
 """Rollouts outside a trainer: drawn by the current model, scored by the recipe's rewards, a journal per process.
 
 Prompts are answered in batches that depend on the data alone, each with a seed of its own: neither the number of
-processes nor an interruption changes an answer.
+processes nor an interruption changes an answer. With `tools` an answer is an episode (`tools.loop`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tqdm import tqdm
-from transformers import set_seed
+from transformers import GenerationConfig, set_seed
 from transformers.integrations import unset_hf_deepspeed_config
 
 from grounding.completion import Grammar, check_grammar
@@ -24,13 +24,16 @@ from grounding.journal import Journal, read_journals
 from models.prompting import encode, prompt_text
 from models.sampling import generation_config
 from recipes.data import Stored, build_dataset, stored
+from recipes.episodes import columns_of, messages_of, question_of
 from recipes.runner import this_process
 from recipes.stage import Job, Stage
-from recipes.training import load_for
+from recipes.training import build_toolbox, load_for
 from rewards.compose import RewardFunction, build_rewards
+from tools.loop import LocalTurns, Played, play
+from tools.toolbox import Toolbox
 
 ROLLOUTS = "rollouts-*.jsonl"
-Entry = Callable[[list[str], list[float | None]], dict[str, Any]]
+Entry = Callable[[list[Any], list[float | None]], dict[str, Any]]
 Measure = Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]]
 
 
@@ -41,7 +44,7 @@ class DrawingConfig:
     Attributes:
         num_generations: answers drawn per prompt.
         generation_batch_size: prompts answered at once.
-        max_completion_length: tokens of an answer.
+        max_completion_length: tokens of an answer; of an episode with all its replies.
         temperature, top_p, top_k, min_p, repetition_penalty, generation_kwargs: of drawing, as in `trl.GRPOConfig`.
     """
 
@@ -101,16 +104,24 @@ def roll_out(
         args: with the fields of `DrawingConfig`.
         rewards: of the stage, with their weights.
         pattern: names of the journals, one per process, for instance ``rollouts-*.jsonl``.
-        entry: what a journal's row holds beside the id, of a prompt's answers and their scores.
+        entry: what a journal's row holds beside the id, of a prompt's answers (texts; of episodes tuples of their
+            turns' texts) and their scores.
     """
     unset_hf_deepspeed_config()  # each process answers with a whole model, also where training will split it
     model, processor = load_for(job, path=job.draws_with)
     model = model.to(this_process().device).eval()
-    dataset = build_dataset(job.spec.data, job.recipe.model, processor)
+    toolbox = build_toolbox(job, processor)
+    dataset = build_dataset(job.spec.data, job.recipe.model, processor, toolbox=toolbox)
     weights = [reward.spec.weight for reward in rewards]
     grammar = check_grammar(job.recipe.model.grammar)
 
     def drawn(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if toolbox is not None:
+            for row, played in zip(rows, generate_episodes(model, toolbox, rows, args), strict=True):
+                said = [tuple(turn.text for turn in own.episode.turns) for own in played]
+                chats, columns = [messages_of(own) for own in played], [columns_of(own) for own in played]
+                yield entry(said, score(rewards, weights, row, chats, columns))
+            return
         for row, texts in zip(rows, generate(model, processor, rows, args, grammar), strict=True):
             yield entry(texts, score(rewards, weights, row, texts))
 
@@ -171,17 +182,7 @@ def generate(
     """`num_generations` drawn answers for each row."""
     texts = [prompt_text(processor, row["prompt"]) for row in rows]
     inputs = encode(processor, texts, [row["images"] for row in rows])
-    config = generation_config(
-        model,
-        max_new_tokens=args.max_completion_length,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        answers=args.num_generations,
-        more=args.generation_kwargs,
-    )
+    config = _sampling(model, args, args.max_completion_length, answers=args.num_generations)
     with torch.inference_mode():
         tokens = model.generate(**inputs.to(model.device), generation_config=config)
     decoder = Decoder.of(processor, model.generation_config.eos_token_id, grammar)
@@ -190,18 +191,59 @@ def generate(
     return [answers[start : start + count] for start in range(0, len(answers), count)]
 
 
+def generate_episodes(
+    model: Any, toolbox: Toolbox, rows: list[dict[str, Any]], args: DrawingConfig
+) -> list[list[Played]]:
+    """`num_generations` episodes for each row, to their end."""
+    longest, processor, count = args.max_completion_length, toolbox.processor, args.num_generations
+    decoder = Decoder.of(processor, model.generation_config.eos_token_id, toolbox.grammar)
+    config = _sampling(model, args, min(toolbox.config.turn_tokens or longest, longest))
+    played = []
+    for row in rows:
+        prompt = toolbox.prompt_ids(row["prompt"], row["images"])
+        how = {"question": question_of(row["prompt"]), "answer_kind": row["answer_kind"]}
+        played += [
+            Played(toolbox.episode(row["images"], **how), list(prompt), list(row["images"])) for _ in range(count)
+        ]
+    play(toolbox, played, LocalTurns(model, processor, config, decoder, batch=len(played)), decoder, longest=longest)
+    return [played[start : start + count] for start in range(0, len(played), count)]
+
+
+def _sampling(model: Any, args: DrawingConfig, tokens: int, *, answers: int = 1) -> GenerationConfig:
+    return generation_config(
+        model,
+        max_new_tokens=tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        answers=answers,
+        more=args.generation_kwargs,
+    )
+
+
 def score(
-    rewards: Sequence[RewardFunction], weights: Sequence[float], row: dict[str, Any], texts: list[str]
+    rewards: Sequence[RewardFunction],
+    weights: Sequence[float],
+    row: dict[str, Any],
+    answers: Sequence[Any],
+    episodes: Sequence[Mapping[str, Any]] = (),
 ) -> list[float | None]:
     """The weighted sum of rewards of each answer to one prompt.
 
+    Args:
+        answers: texts, or conversations (`recipes.episodes.messages_of`).
+        episodes: of each answer what rewards read of an episode (`recipes.episodes.columns_of`).
+
     A reward that does not apply, or could not judge, counts nothing; where that is every reward the sum is None.
     """
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {key: [row[key]] * len(texts) for key in ("sample", "sizes", "answer_kind")}
-    totals: list[float | None] = [None] * len(texts)
+    completions = [[{"role": "assistant", "content": own}] if isinstance(own, str) else own for own in answers]
+    columns = {key: [row[key]] * len(answers) for key in ("sample", "sizes", "answer_kind")}
+    columns |= {key: [own[key] for own in episodes] for key in (episodes[0] if episodes else ())}
+    totals: list[float | None] = [None] * len(answers)
     for reward, weight in zip(rewards, weights, strict=True):
-        values = reward([row["prompt"]] * len(texts), completions, **columns)
+        values = reward([row["prompt"]] * len(answers), completions, **columns)
         totals = [
             total if value is None else (total or 0.0) + weight * value
             for total, value in zip(totals, values, strict=True)

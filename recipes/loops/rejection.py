@@ -1,7 +1,8 @@
 """`kind: rejection`: the policy answers each prompt several times, and what is rewarded becomes its SFT data.
 
 Rejection-sampling fine-tuning (RFT, arXiv 2308.01825); repeated, a self-evolution recipe. `args` are the keys of
-`trl.SFTConfig` and those of `RejectionConfig`; `rewards` decide. What was kept stands in `kept-RANK.jsonl`.
+`trl.SFTConfig` and those of `RejectionConfig`; `rewards` decide. What was kept stands in `kept-RANK.jsonl`; of an
+episode (with `tools`) that is the list of its turns.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from trl import SFTConfig
 
 from grounding.errors import FoveaError
 from grounding.journal import read_journals
-from recipes.data import build_dataset, stored
+from recipes.data import TAUGHT, build_dataset, stored
 from recipes.dry_run import check_training, describe_training
+from recipes.episodes import question_of
 from recipes.loops.drawing import DrawingConfig, DrawingStage, at_least_one, roll_out, unique_ids
 from recipes.sft import SupervisedStage
 from recipes.stage import STAGES
+from recipes.training import build_toolbox
+from tools.teaching import relate
+from tools.toolbox import Toolbox
 
 KEPT = "kept-*.jsonl"
 
@@ -45,11 +50,13 @@ class RejectionStage(DrawingStage, SupervisedStage):
     """Rejection-sampling fine-tuning; `args` are the keys of `RejectionConfig`."""
 
     args_type = RejectionConfig
-    sections = frozenset({"data", "lora", "rewards"})
+    sections = frozenset({"data", "lora", "freeze", "rewards", "tools"})
 
     def check(self) -> None:
         self.rewards()
-        check_training(self.job, self.arguments())
+        args = self.arguments()
+        self.check_learned(args)
+        check_training(self.job, args)
 
     def describe(self) -> list[tuple[str, str]]:
         return describe_training(self.job, self.arguments(), supervised=True, rewards=self.rewards())
@@ -57,7 +64,7 @@ class RejectionStage(DrawingStage, SupervisedStage):
     def run(self) -> None:
         args = self.arguments()
 
-        def entry(texts: list[str], scores: list[float | None]) -> dict[str, Any]:
+        def entry(texts: list[Any], scores: list[float | None]) -> dict[str, Any]:
             worth = {text: score for text, score in zip(texts, scores, strict=True) if score is not None}
             good = [text for text in worth if worth[text] >= args.min_reward]
             return {"kept": sorted(good, key=worth.__getitem__, reverse=True)[: args.keep]}
@@ -74,7 +81,8 @@ class RejectionStage(DrawingStage, SupervisedStage):
         Raises:
             FoveaError: there is none.
         """
-        dataset = build_dataset(self.job.spec.data, self.job.recipe.model, processor)
+        toolbox = build_toolbox(self.job, processor)
+        dataset = build_dataset(self.job.spec.data, self.job.recipe.model, processor, toolbox=toolbox)
         kept = {row["id"]: row["kept"] for row in read_journals(self.job.folder, KEPT)}
         rows = [
             {"index": index, "completion": text}
@@ -83,7 +91,8 @@ class RejectionStage(DrawingStage, SupervisedStage):
         ]
         if not rows:
             raise FoveaError(f"{self.job.where}: no answer reached min_reward; lower it, or take a better model")
-        return Dataset.from_list(rows).with_transform(AnsweredRows(dataset))
+        answered = AnsweredRows(dataset) if toolbox is None else EpisodeRows(dataset, toolbox)
+        return Dataset.from_list(rows).with_transform(answered)
 
 
 @dataclass(frozen=True)
@@ -100,3 +109,27 @@ class AnsweredRows:
             if name != "index"
         }
         return {**{key: [row[key] for row in rows] for key in rows[0]}, **said}
+
+
+@dataclass(frozen=True)
+class EpisodeRows:
+    """Prompts of a data set with episodes of the model's own, whose calls are carried out again."""
+
+    dataset: Dataset
+    toolbox: Toolbox
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [self.dataset[index] for index in batch["index"]]
+        taught = [
+            relate(
+                self.toolbox,
+                said,
+                row["prompt"],
+                row["images"],
+                question=question_of(row["prompt"]),
+                answer_kind=row["answer_kind"],
+            )
+            for row, said in zip(rows, batch["completion"], strict=True)
+        ]
+        completions = [[{"role": "assistant", "content": own.text}] for own in taught]
+        return {**{key: [row[key] for row in rows] for key in rows[0]}, TAUGHT: taught, "completion": completions}

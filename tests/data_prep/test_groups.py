@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.screens import groups
-from data_prep.screens.scenes import HELD_OUT
+from data_prep.screens.scenes import COLORS, HELD_OUT, Scene
 from grounding.crops import Crop
 from grounding.io import read_samples
 from grounding.sample import from_row, to_row
@@ -57,6 +57,32 @@ def test_groups_are_apart_and_hold_four_kinds_in_a_color_of_their_own():
             for b in boxes[:at]:
                 gap = max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3])
                 assert gap >= groups.APART
+
+
+def test_windows_frame_their_shapes_in_the_color_the_thought_names():
+    for index in range(20):
+        scene = groups.compose(groups.random.Random(index), 384)
+        shown = tuple(element for group in scene for element in (groups.bounds(group), *group))
+        picture = np.asarray(groups.draw(Scene(384, "light", shown)))
+        for group in scene:
+            x1, y1, x2, y2 = groups.bounds(group).box
+            assert all(x1 < e.box[0] and y1 < e.box[1] and e.box[2] < x2 and e.box[3] < y2 for e in group)
+            color = COLORS[group[0].color]
+            for x, y in ((x1 + 3, (y1 + y2) / 2), ((x1 + x2) / 2, y2 - 3)):
+                assert tuple(picture[int(y), int(x)]) == color
+
+
+def test_regions_have_numbers_that_the_view_resolves_and_are_centered_on_the_whole():
+    shifts = []
+    for index in range(200):
+        sample, _ = groups.example(index, seed=3, split="train")
+        region = sample.turns[0].region
+        assert all(value * groups.STEPS == pytest.approx(round(value * groups.STEPS)) for value in region.xyxy)
+        rng = groups.random.Random(f"groups/3/train/{index}/384")
+        scene = groups.compose(rng, 384)
+        (window,) = [groups.bounds(g) for g in scene if g[0].color == sample.meta["color"]]
+        shifts.append(384 * region.center.x - window.center[0])
+    assert abs(np.mean(shifts)) < 2 and 2 < np.std(shifts) < 12
 
 
 def test_what_is_false_is_found():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from grounding.errors import UsageError
+from grounding.sample import ToolTurn
 from grounding.targets import Absent, Box, Boxes, Point, Points, TextBox
 from tests.data_prep.helpers_data import convert, picture, reasons, write_json, write_jsonl, write_picture
 
@@ -166,6 +168,13 @@ def test_viscot_three_layouts(tmp_path):
     assert metadata.target == TextBox("Yes", metadata.target.boxes) and items[1].split == "val"
     assert approx(metadata.target.boxes[0], 0.1, 0.25, 0.2, 0.5)
     assert approx(detection.target, 0, 0, 0.5, 0.5) and not rejects
+    looked, _ = convert("viscot", tmp_path, *flags, "--look")
+    assert [item.sample.turns for item in looked] == [
+        (ToolTurn("zoom", sharegpt.target.boxes[0]),),
+        (ToolTurn("zoom", metadata.target.boxes[0]),),
+        (),
+    ]
+    assert [replace(item.sample, turns=()) for item in looked] == [sharegpt, metadata, detection]
 
 
 def test_flickr30k_entities(tmp_path):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import set_seed
 
 from grounding.errors import BrokenRow, UsageError
 from grounding.io import read_samples, write_samples
+from grounding.journal import read_journals
 from grounding.sample import ToolTurn
-from grounding.targets import Box
+from grounding.targets import Box, TextBox
 from recipes.config import parse_recipe
+from recipes.data import WholeRows
+from recipes.loops import drawing
 from recipes.runner import jobs_of
+from recipes.sft import SupervisedStage
 from recipes.stage import STAGES
+from recipes.training import load_for
 from tests.recipes.tiny import make_data, make_model
 
 CALL = 'zoom({"bbox_2d": [0, 0, 500, 500]})'
@@ -37,7 +44,7 @@ def places(tmp_path_factory):
 def stage_of(
     places: Any, folder: Any, kind: str, *, family: str = "qwen3_vl", model: Any = None, **stage: Any
 ) -> Any:
-    args = {"per_device_train_batch_size": 4, "max_steps": 1, "report_to": "none"}
+    args = {"per_device_train_batch_size": 4, "max_steps": 1}
     if kind == "grpo":
         args |= {"num_generations": 2, "max_completion_length": 600, "loss_type": "grpo"}
         stage.setdefault("rewards", ["iou", {"name": "tool_when_right", "weight": 2.0}])
@@ -217,12 +224,8 @@ def test_a_stage_trains_and_resumes_on_its_own_episodes(places, tmp_path):
 
 def teaching_data(places: Any, folder: Any, region: Box) -> Any:
     made = make_data(folder, count=4)
-    samples = [
-        s.__class__(
-            **{**{name: getattr(s, name) for name in s.__slots__}, "turns": (ToolTurn("zoom", region, "There."),)}
-        )
-        for s in read_samples(made / "train.jsonl")
-    ]
+    turns = (ToolTurn("zoom", region, "There."),)
+    samples = [replace(sample, turns=turns) for sample in read_samples(made / "train.jsonl")]
     write_samples(made / "train.jsonl", samples)
     assert list(read_samples(made / "train.jsonl")) == samples
     return {**places, "data": made}
@@ -239,6 +242,19 @@ def test_only_the_models_own_words_are_taught(places, tmp_path):
     assert first == '<think>There.</think>\\nzoom({"bbox_2d": [0, 0, 1000, 1000]})'
     assert second.startswith("<think>The ") and second.endswith("]}")
     assert "Look." not in taught and "<|image_pad|>" not in taught
+
+
+def test_an_answer_in_words_is_taught_after_a_look_at_its_evidence(places, tmp_path):
+    """What `data_prep viscot --look` writes, as configs/recipes/argus.yaml teaches it."""
+    where = teaching_data(places, tmp_path / "data", Box(0.1, 0.1, 0.9, 0.9))
+    file = where["data"] / "train.jsonl"
+    answered = [replace(sample, target=TextBox("red", (sample.target,))) for sample in read_samples(file)]
+    write_samples(file, answered)
+    tools = {**TOOLS, "coordinates": "image"}
+    lines = dict(stage_of(where, tmp_path, "sft", family="qwen2_5_vl", tools=tools).describe())
+    call, answer = lines["labels"].split(": ", 1)[1].split("<|im_end|>")[:2]
+    assert call == 'zoom({"bbox_2d": [8, 8, 76, 76]})'  # in pixels of the picture as the model sees it
+    assert answer.startswith('{"answer": "red", "evidence": [{"bbox_2d": [')
 
 
 @pytest.mark.slow
@@ -268,9 +284,87 @@ def test_turns_without_tools_are_told(places, tmp_path):
 
 def test_a_stage_without_tools_for_it_says_so(places, tmp_path):
     with pytest.raises(UsageError, match="has no tools"):
-        stage_of(places, tmp_path, "rejection", rewards=["iou"])
+        stage_of(places, tmp_path, "dpo", rewards=["iou"])
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Turns that the policy says in the place of its own, round by round, the same for every batch."""
+    words = [[CALL, BAD, ANSWER, OTHER], [ANSWER, ANSWER, "nothing"]]
+
+    def speak(self: Any, rows: Any) -> Any:
+        script = words[len(rows[0].episode.turns)]
+        end = self._processor.tokenizer.eos_token_id
+        assert len(rows) == len(script)
+        return [[*self._processor.tokenizer(text)["input_ids"], end] for text in script], None
+
+    monkeypatch.setattr(drawing.LocalTurns, "__call__", speak)
+
+
+def test_rejection_keeps_episodes_and_learns_only_what_the_model_said(places, tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(SupervisedStage, "run", lambda stage: None)  # after the rollouts
+    sampling = {"num_generations": 4, "generation_batch_size": 1, "max_completion_length": 600, "keep": 2}
+    rewards = [{"name": "format"}, {"name": "tool_when_right", "weight": 5.0}]
+    stage = stage_of(places, tmp_path, "rejection", rewards=rewards, args={**sampling, "min_reward": 0.5})
+    stage.check()
+    stage.job.folder.mkdir(parents=True)
+    stage.run()
+    rows = list(read_journals(stage.job.folder, "kept-*.jsonl"))
+    assert len(rows) == 4
+    for row, sample in zip(rows, read_samples(places["data"] / "train.jsonl"), strict=True):
+        assert all(len(said) <= 2 for said in row["kept"]) and len(row["kept"]) == 2
+        hit = sample.target.x1 <= 0.25 <= sample.target.x2 and sample.target.y1 <= 0.25 <= sample.target.y2
+        assert (row["kept"][0] == [CALL, ANSWER]) or not hit, sample.id
+        assert ["nothing"] not in row["kept"] and [OTHER, "nothing"] not in row["kept"]
+
+    _, processor = load_for(stage.job)
+    kept = stage.kept(processor)
+    batch = WholeRows(processor)([kept[0], kept[1]])
+    for labels, said in zip(batch["labels"], rows[0]["kept"], strict=True):
+        learned = processor.tokenizer.decode(labels[labels != -100])
+        assert learned == "".join(f"{text}<|im_end|>" for text in said)
+    shown = sum(len(said) == 2 and said[0] != BAD for said in rows[0]["kept"])
+    assert len(batch["image_grid_thw"]) == 2 + shown > 2
+
+
+@pytest.mark.slow
+def test_rejection_trains_on_its_episodes(places, tmp_path, scripted):
+    sampling = {"num_generations": 4, "generation_batch_size": 1, "max_completion_length": 600}
+    stage = stage_of(places, tmp_path, "rejection", rewards=["format"], args={**sampling, "min_reward": 0.5})
+    stage.job.folder.mkdir(parents=True)
+    stage.run()
+    assert (tmp_path / "run/0-rejection/model/config.json").is_file()
 
 
 def test_an_unknown_key_names_the_nearest(places, tmp_path):
     with pytest.raises(UsageError, match=r"stages\.0\.tools: unknown key 'turn'; did you mean 'turns'"):
         stage_of(places, tmp_path, "grpo", tools={"use": "zoom", "turn": 2})
+
+
+def test_frozen_weights_stay_as_they_are_and_the_others_do_not(places, tmp_path):
+    args = {"learning_rate": 1e-2, "gradient_checkpointing": False}
+    stage = stage_of(places, tmp_path, "sft", tools=None, freeze="visual", args=args)
+    stage.check()
+    lines = dict(stage.describe())
+    before = load_file(places["qwen3_vl"] / "model.safetensors")
+    seen = sum(weight.numel() for name, weight in before.items() if "visual" in name)
+    total = sum(weight.numel() for weight in before.values())
+    assert seen > 0 and lines["trained"] == f"{total - seen:,} of {total:,} weights"
+    stage.job.folder.mkdir(parents=True)
+    stage.run()
+    after = load_file(stage.job.folder / "model/model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any("visual" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"freeze": ["visul"]}, "no weight has 'visul' in its name"),
+        ({"freeze": ["visual", "model"]}, "nothing would be trained"),
+        ({"freeze": ["visual"], "lora": {}}, "set lora: null too"),
+    ],
+)
+def test_freezing_nothing_or_everything_is_refused(places, tmp_path, given, said):
+    with pytest.raises(UsageError, match=said):
+        stage_of(places, tmp_path, "sft", tools=None, **given).check()
