@@ -93,6 +93,18 @@ class Registry(Generic[T]):
             return self._import(name)
         raise UsageError(f"unknown {self.kind} {name!r}{nearest(name, list(self._entries))}")
 
+    def user_file(self, name: str) -> Path | None:
+        """The file that the user's own entry stands in; None for ours and for those of installed libraries."""
+        self._load()
+        if name in self._entries or not ("." in name or ":" in name):
+            return None
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self.get(name)))  # type: ignore[arg-type]
+        except TypeError:  # an object that no file is known of
+            return None
+        path = None if file is None else Path(file)
+        return None if path is None or "site-packages" in path.parts or not path.is_file() else path
+
     def names(self) -> list[str]:
         """Every registered name, sorted."""
         self._load()

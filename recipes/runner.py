@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -30,6 +31,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from credit.strategies import STRATEGIES
 from grounding.errors import FoveaError, UsageError
 from grounding.fingerprint import data_fingerprint, differences, model_fingerprint
 from grounding.folders import owning
@@ -43,6 +45,7 @@ from recipes.config import DataSpec, ModelSpec, Recipe, StageSpec, save_recipe
 from recipes.data import data_files, imported
 from recipes.stage import STAGES, Job, Stage
 from recipes.summary import run_lines, stage_lines, write_card
+from rewards import REWARDS
 
 log = logging.getLogger("fovea")
 T = TypeVar("T")
@@ -281,6 +284,7 @@ def read_settings(job: Job) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_bytes())
         found.setdefault("inputs", inputs_of(job))  # written before runs knew their inputs
+        found["inputs"].setdefault("code", user_code(job))
         found["stages"] = [as_written_now(StageSpec, stage) for stage in found["stages"]]
         found["model"] = as_written_now(ModelSpec, found["model"])
         found["stages"][job.index]["args"].items()
@@ -299,7 +303,7 @@ def as_written_now(section: type[Section], content: Any) -> Any:
 
 
 def inputs_of(job: Job) -> dict[str, Any]:
-    """The fingerprints of the model the stage starts from and of its samples, images included."""
+    """The fingerprints of the model the stage starts from, of its samples with their images, of the user's code."""
     if not Path(job.model_path).is_dir():
         load_config(job.model_path, trust_remote_code=job.recipe.model.trust_remote_code)  # brings it into the cache
     spec, data = job.spec.data, {}
@@ -307,12 +311,21 @@ def inputs_of(job: Job) -> dict[str, Any]:
         name = path if job.keeper is None else "kept"  # so that a run folder may move
         images = {image.path for sample in read_samples(file, limit=spec.limit) for image in sample.images}
         data[name] = data_fingerprint([file], images, file.parent)
-    found = {"model": model_fingerprint(job.model_path), "data": data}
+    found = {"model": model_fingerprint(job.model_path), "data": data, "code": user_code(job)}
     return (
         found
         if job.draws_with in ("", job.model_path)
         else {**found, "draws_with": model_fingerprint(job.draws_with)}
     )
+
+
+def user_code(job: Job) -> dict[str, str]:
+    """SHA-256 of the file of every reward and credit strategy of the stage, and of its kind, that the user wrote."""
+    named = [(STAGES, job.spec.kind), *((REWARDS, reward.name) for reward in job.spec.rewards or ())]
+    if job.spec.credit is not None:
+        named.append((STRATEGIES, job.spec.credit.strategy))
+    files = {name: file for registry, name in named if (file := registry.user_file(name)) is not None}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for name, file in files.items()}
 
 
 def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -321,6 +334,8 @@ def compare(job: Job, before: dict[str, Any], now: dict[str, Any]) -> None:
     if differences(before["inputs"], now["inputs"]):
         changed = [path for path, own in now["inputs"]["data"].items() if before["inputs"]["data"].get(path) != own]
         what = f"data {changed[0]}" if changed else f"model {job.model_path}"
+        edited = differences(before["inputs"]["code"], now["inputs"]["code"])
+        what = f"the file of {edited[0]}" if edited else what
         raise UsageError(f"{job.folder} was made from another content of {what}, which has changed since; {advice}")
     begun = (job.folder / DONE).is_file() or last_checkpoint(job.folder / "checkpoints") is not None
     free = frozenset() if begun else STAGES.get(job.spec.kind).rejudged

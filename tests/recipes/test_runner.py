@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from grounding.errors import UsageError
 from grounding.folders import writing
-from recipes.runner import claim, environment, jobs_of, mark_done, open_run, run_recipe
+from recipes.runner import claim, environment, jobs_of, mark_done, open_run, read_settings, run_recipe
 from tests.recipes.test_checkpoints import write
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
@@ -54,6 +54,23 @@ def test_changed_data_or_weights_are_refused(what, places, tmp_path):
     named = f"model {model}" if what == "model" else f"data {data}"
     with pytest.raises(UsageError, match=rf"another content of {named}.*give the run another name"):
         claim(job_of(places, tmp_path))
+
+
+def test_an_edited_reward_of_the_users_is_refused(places, tmp_path):
+    model, data = places
+    mine = tmp_path / "mine.py"
+    mine.write_text("def half(completions, **columns):\n    return [0.5 for _ in completions]\n")
+
+    def job():
+        return jobs_of(recipe_of(model, data, tmp_path, grpo={"rewards": [f"{mine}:half", "format"]}))[0]
+
+    assert not claim(job())
+    mark_done(job())
+    assert claim(job())
+    assert list(read_settings(job())["inputs"]["code"]) == [f"{mine}:half"]
+    mine.write_text(mine.read_text().replace("0.5", "0.25"))
+    with pytest.raises(UsageError, match=rf"another content of the file of {mine}:half, which has changed"):
+        claim(job())
 
 
 def test_a_stage_after_one_that_was_trained_again_starts_anew(places, tmp_path):
