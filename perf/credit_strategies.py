@@ -2,7 +2,7 @@
 
     python perf/credit_strategies.py --recipe configs/recipes/quickstart.yaml --model runs/quickstart/0-sft/model
     python perf/credit_strategies.py --table-only          # the tables of whatever has been run so far
-    python perf/credit_strategies.py --table-only --out docs/credit_quickstart.jsonl    # of published runs
+    python perf/credit_strategies.py --table-only --out docs/runs/credit_quickstart.jsonl    # of published runs
 
 Each (arm, seed) trains the recipe's `grpo` stage for `--steps` steps with only the `credit:` section and the seed
 exchanged: equal rollouts, the same data in the same order, and (`normalize: response`) the same mean weight. Then the

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from grounding.errors import FoveaError
 from grounding.io import replacing
-from recipes.catalog import head_of, heads, with_systems
+from recipes.catalog import FOLDER, head_of, heads, with_systems
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
             for name, text in {**head.facts, "stages": head.stages}.items():
                 print(f"  {name:<10}  {text}")
             print(f"\n{head.file.read_text(encoding='utf-8')}")
-            print(f"Check it with: python train.py configs/recipes/{head.file.name} --dry-run")
+            print(
+                f"Check it with: python train.py configs/recipes/{head.file.relative_to(FOLDER).as_posix()} --dry-run"
+            )
         else:
             text = with_systems(args.file.read_text(encoding="utf-8"))
             with replacing(args.file) as part:

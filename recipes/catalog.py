@@ -94,16 +94,16 @@ def _stages(stages: list[Mapping]) -> str:
 
 def heads() -> list[RecipeHead]:
     """Of every recipe, by name."""
-    return [read_head(file) for file in sorted(FOLDER.glob("*.yaml"))]
+    return [read_head(file) for file in sorted(FOLDER.rglob("*.yaml"), key=lambda file: file.stem)]
 
 
 def head_of(name: str) -> RecipeHead:
     """Of the recipe called `name`. Raises `UsageError` where there is none."""
-    file = FOLDER / f"{name.removesuffix('.yaml')}.yaml"
-    if not file.is_file():
-        known = [path.stem for path in FOLDER.glob("*.yaml")]
-        raise UsageError(f"no recipe {name!r} in configs/recipes{nearest(name, known)}")
-    return read_head(file)
+    files = {path.stem: path for path in FOLDER.rglob("*.yaml")}
+    stem = name.removesuffix(".yaml")
+    if stem not in files:
+        raise UsageError(f"no recipe {name!r} in configs/recipes{nearest(name, list(files))}")
+    return read_head(files[stem])
 
 
 def systems_table() -> str:
@@ -112,7 +112,7 @@ def systems_table() -> str:
     for head in sorted(heads(), key=lambda head: (head.facts["system"].lower(), head.name)):
         facts = head.facts
         system = facts["system"] + (f" ({facts['paper']})" if "paper" in facts else "")
-        link = f"[{head.name}](../configs/recipes/{head.file.name})"
+        link = f"[{head.name}](../configs/recipes/{head.file.relative_to(FOLDER).as_posix()})"
         cells = (system, link, head.stages, facts.get("reproduces", ""), facts.get("differs", ""), facts["status"])
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"

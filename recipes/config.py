@@ -19,6 +19,7 @@ The key tables of docs/training.md are made of these models: `python -m recipes.
 
 from __future__ import annotations
 
+import glob
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -375,12 +376,8 @@ def _missing(config: Any, parent: str) -> str:
 
 def _elsewhere(file: Path) -> str:
     """A recipe of the name among the repository's own."""
-    own = Path("configs/recipes") / f"{file.stem}.yaml"
-    return (
-        f"; did you mean {own}?"
-        if own.is_file() and own != file
-        else "; those of this repository are in configs/recipes"
-    )
+    own = next(Path("configs/recipes").rglob(f"{glob.escape(file.stem)}.yaml"), file)
+    return f"; did you mean {own}?" if own != file else "; those of this repository are in configs/recipes"
 
 
 def _is_free(parent: str) -> bool:

@@ -24,7 +24,7 @@ stages: [{kind: sft}, {repeat: 2, stages: [{kind: select}, {kind: grpo}]}]
 
 def test_every_recipe_says_which_system_it_stands_for_and_what_was_seen_of_it():
     found = {head.name: head for head in heads()}
-    assert found.keys() == {file.stem for file in FOLDER.glob("*.yaml")}
+    assert found.keys() == {file.stem for file in FOLDER.rglob("*.yaml")}
     assert all(head.title and head.facts["status"].startswith(STATUS) for head in found.values())
     assert found["se_gui_qwen2_5_vl_7b"].stages == "2 x (filter, grpo)"
 
@@ -32,7 +32,7 @@ def test_every_recipe_says_which_system_it_stands_for_and_what_was_seen_of_it():
 def test_the_page_of_systems_is_what_the_heads_say():
     page = PAGE.read_text(encoding="utf-8")
     assert page == with_systems(page), "run `python -m recipes systems docs/systems.md`"
-    assert all(f"(../configs/recipes/{head.file.name})" in page for head in heads())
+    assert all(f"(../configs/recipes/{head.file.relative_to(FOLDER).as_posix()})" in page for head in heads())
 
 
 def test_a_head_is_read_fact_by_fact(tmp_path):

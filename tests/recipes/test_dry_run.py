@@ -22,7 +22,7 @@ from tests.recipes.families import PARAMETERS, make_family
 from tests.recipes.tiny import make_data, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "configs/recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "configs/recipes").rglob("*.yaml"))
 # model path of a recipe: the family whose folder stands in for it
 STANDS_IN = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl_3b",

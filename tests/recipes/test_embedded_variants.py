@@ -59,7 +59,7 @@ def embedded(stage, data):
      "visrl_qwen2_5_vl_7b"],
 )  # fmt: skip
 def test_the_recipe_runs_on_the_embedded_model(name, screens, tmp_path):
-    content = copy.deepcopy(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+    content = copy.deepcopy(yaml.safe_load((FOLDER / f"systems/{name}.yaml").read_text()))
     content["model"] = {"path": MODEL, "dialect": "fovea", "grammar": "think", "image_first": False}
     content["data"] = str(screens)
     content["stages"] = [embedded(stage, screens) for stage in content["stages"]]

@@ -245,7 +245,7 @@ def test_only_the_models_own_words_are_taught(places, tmp_path):
 
 
 def test_an_answer_in_words_is_taught_after_a_look_at_its_evidence(places, tmp_path):
-    """What `data_prep viscot --look` writes, as configs/recipes/argus.yaml teaches it."""
+    """What `data_prep viscot --look` writes, as configs/recipes/systems/argus.yaml teaches it."""
     where = teaching_data(places, tmp_path / "data", Box(0.1, 0.1, 0.9, 0.9))
     file = where["data"] / "train.jsonl"
     answered = [replace(sample, target=TextBox("red", (sample.target,))) for sample in read_samples(file)]
