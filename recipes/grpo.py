@@ -31,9 +31,9 @@ from recipes.dry_run import check_training, describe_training, rewards_line
 from recipes.episodes import EpisodeTrainer
 from recipes.loops.chosen_prompts import ChosenPrompts
 from recipes.loops.difficulty import SamplingConfig
+from recipes.records.tracking import SHOWN, ShownRollout
 from recipes.rollout_passes import TrainerPasses
 from recipes.stage import STAGES, Stage
-from recipes.tracking import SHOWN, ShownRollout
 from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, weights

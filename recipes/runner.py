@@ -40,11 +40,11 @@ from grounding.redact import redact
 from grounding.settings import Section
 from models.find import find_model
 from models.loading import load_config
-from recipes.checkpoints import last_checkpoint
 from recipes.config import DataSpec, ModelSpec, Recipe, StageSpec, save_recipe
 from recipes.data import data_files, imported
+from recipes.records.checkpoints import last_checkpoint
+from recipes.records.summary import run_lines, stage_lines, write_card
 from recipes.stage import STAGES, Job, Stage
-from recipes.summary import run_lines, stage_lines, write_card
 from rewards import REWARDS
 
 log = logging.getLogger("fovea")

@@ -29,12 +29,12 @@ from recipes.callbacks import (
     StopOnDivergence,
     StopOnSignal,
 )
-from recipes.checkpoints import last_checkpoint, state_of, sweep
 from recipes.data import build_dataset, check_data
 from recipes.merge import finish_model
+from recipes.records.checkpoints import last_checkpoint, state_of, sweep
+from recipes.records.tracking import RolloutPages, check_tracker, tracked, tracker_callbacks
 from recipes.runner import on_main
 from recipes.stage import Job
-from recipes.tracking import RolloutPages, check_tracker, tracked, tracker_callbacks
 from tools.toolbox import Toolbox
 
 # The vision tower stays as it was trained: adapting it costs a quarter of a step, and needs more data than RL has.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "dat
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 LINES = 600
+FILES = 20  # of a folder
 LONG_FILES: dict[str, str] = {}  # path: why it is one file
 READS_ENVIRONMENT = {  # path: which variable, and why no argument can say it
     "recipes/exit_codes.py": "RANK, as launchers set it: who prints a wrong key, before torch is there to ask",
@@ -258,6 +260,12 @@ def test_files_stay_short():
     long = {name: lines_of(name) for name in (*trees(), *others) if lines_of(name) > LINES}
     unexplained = {name: lines for name, lines in long.items() if name not in LONG_FILES}
     assert not unexplained, f"over {LINES} lines: {unexplained}"
+
+
+def test_no_folder_is_crowded():
+    places = [path.parent for name in (*PACKAGES, "perf", "configs", "docs") for path in (ROOT / name).rglob("*.*")]
+    counts = Counter(place.relative_to(ROOT).as_posix() for place in places if "__pycache__" not in place.parts)
+    assert not {name: count for name, count in counts.items() if count > FILES}
 
 
 def test_exceptions_are_still_needed():

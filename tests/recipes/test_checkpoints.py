@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recipes.checkpoints import last_checkpoint, sweep
+from recipes.records.checkpoints import last_checkpoint, sweep
 
 
 def write(folder, step, processes=1):

@@ -21,9 +21,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from grounding.errors import BrokenRow, FoveaError
 from models.loading import load_policy
 from recipes.callbacks import Alarms, MetricsFile, StopOnDivergence, StopOnSignal, read_metrics
-from recipes.checkpoints import last_checkpoint
 from recipes.config import save_recipe
 from recipes.grpo import WholeBatches
+from recipes.records.checkpoints import last_checkpoint
 from recipes.runner import jobs_of, run_recipe
 from recipes.stage import STAGES
 from tests.recipes.test_stages import recipe_of

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from recipes.config import parse_recipe
+from recipes.records.summary import card, run_lines, stage_lines, write_card
 from recipes.runner import jobs_of
-from recipes.summary import card, run_lines, stage_lines, write_card
 from tests.recipes.tiny import make_data
 
 

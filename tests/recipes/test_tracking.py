@@ -15,8 +15,8 @@ import recipes.sft
 from grounding.errors import UsageError
 from recipes.callbacks import read_metrics
 from recipes.config import load_recipe
+from recipes.records.tracking import tracked
 from recipes.runner import jobs_of, run_recipe
-from recipes.tracking import tracked
 from tests.recipes.test_stages import recipe_of
 from tests.recipes.tiny import make_data, make_model
 
