@@ -94,7 +94,12 @@ def _wait() -> None:
 
 def step(shrunken: bool, folder: Path) -> str:
     """A GRPO step against plain TRL's: perf/grpo_step.py."""
-    scale = ["--scale", "gpu" if CUDA and not shrunken else "quickstart", "--steps", "1" if shrunken else "5"]
+    scale = [
+        "--scale",
+        "gpu" if CUDA and not shrunken else "quickstart",
+        "--steps",
+        *(["1", "--arms", "prompts"] if shrunken else ["5"]),
+    ]
     text = _say([sys.executable, ROOT / "perf/grpo_step.py", *scale], allowed=(0, 1))
     rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()[2:]]
     return "; ".join(f"{row[0]}: {' '.join(row[1:])}" for row in rows if row and row[0])
@@ -106,7 +111,7 @@ def trains(config: str, *overrides: str) -> Callable[[bool, Path], str]:
     def run(shrunken: bool, folder: Path) -> str:
         chosen = config if CUDA else {"single_gpu": "cpu", "fsdp2": "cpu_two"}.get(config, f"cpu_{config}")
         count = [] if not CUDA or config == "single_gpu" else ["--num_processes", str(torch.cuda.device_count())]
-        samples = [example(index, seed=0, split="train") for index in range(32)]
+        samples = [example(index, seed=0, split="train", difficulty=3) for index in range(32)]
         (folder / "data/images").mkdir(parents=True)
         for sample, image in samples:
             image.save(folder / "data" / sample.images[0].path)

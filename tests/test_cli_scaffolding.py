@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("help", "install", "install-dev", "quickstart", "test", "test-torchvision", "lint", "format", "clean")
+TARGETS = (
+    "help",
+    "install",
+    "install-dev",
+    "quickstart",
+    "test",
+    "test-torchvision",
+    "gpu-check",
+    "lint",
+    "format",
+    "clean",
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 

@@ -103,7 +103,7 @@ def chat_source(
             asked = canonical(head + unwrapped(words, run.args), reader.dialect, sizes[:count], boxes_only=True)
             target, thought = reader(answer, question, sizes[:count])
             item = run.item(where, pictures[:count], asked, target, thought=thought, meta=meta)
-            if thought is not None and run.args.check_thoughts:
+            if thought is not None and vars(run.args).get("check_thoughts"):
                 verify(thought, item.sample, FORMS["knowledge" if read_places(thought) else "free"])
             yield item
 

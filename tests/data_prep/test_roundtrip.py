@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 import tempfile
@@ -292,6 +293,31 @@ def activitynet(root, rows, size):
     )
 
 
+def qvhighlights(root, rows, size):
+    frames(root, "v_0.0_100.0")
+    base = {"vid": "v_0.0_100.0", "duration": 100}
+    lines = [
+        {**base, "qid": n, "query": text, "relevant_windows": [[a / 10, b / 10]]}
+        for n, (text, (a, b)) in enumerate(rows)
+    ]
+    write_jsonl(root / "highlight_train_release.jsonl", lines)
+
+
+def nextgqa(root, rows, size):
+    frames(root, "401")
+    options = dict.fromkeys(("a0", "a1", "a2", "a3", "a4"), "yes")
+    with (root / "test.csv").open("w", newline="", encoding="utf-8") as file:
+        asked = [
+            {"video_id": "401", "question": text, "answer": "yes", "qid": str(n), "type": "CW", **options}
+            for n, (text, _) in enumerate(rows)
+        ]
+        writer = csv.DictWriter(file, list(asked[0]))
+        writer.writeheader()
+        writer.writerows(asked)
+    location = {str(n): [[a / 10, b / 10]] for n, (_, (a, b)) in enumerate(rows)}
+    write_json(root / "gsub_test.json", {"401": {"duration": 100.0, "location": location}})
+
+
 def time_r1(root, rows, size):
     frames(root, "abc")
     base = {"video": "./d/abc.mp4", "duration": 100.0, "video_start": None, "video_end": None, "qid": "q"}
@@ -324,11 +350,16 @@ CASES: dict[str, tuple[str, Callable[..., None], st.SearchStrategy, tuple[str, .
     "sharegpt": ("sharegpt", sharegpt, BOXES, ("--dialect", "qwen3_vl")),
     "charades_sta": ("charades_sta", charades, ends(), ("--lengths", "lengths.csv")),
     "activitynet": ("activitynet", activitynet, ends(), ()),
+    "qvhighlights": ("qvhighlights", qvhighlights, ends(), ()),
+    "nextgqa": ("nextgqa", nextgqa, ends(), ()),
     "time_r1": ("time_r1", time_r1, ends(), ("--annotations", "t.json")),
 }  # fmt: skip
 MADE_HERE = {
     "screens",
     "screen_groups",
+    "screen_pairs",
+    "charts",
+    "spatial",
     "miniwob",
     "web",
 }  # they draw their screens: no files of another format to read

@@ -137,7 +137,7 @@ def test_grpo_pays_for_the_marks_an_answer_is_made_of(data, tmp_path):
     class Ours(FoveaGRPOTrainer, Trainer):
         def __init__(self):
             self.decoder, self.rollout_attention, self.num_generations = decoder, None, 1
-            self.model, self._played = SimpleNamespace(training=True), []
+            self.model, self._played, self._reader = SimpleNamespace(training=True), [], None
 
     text = "<think>x</think>\n<ref>cup</ref><box>[[1, 2, 3, 4]]</box>"
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]

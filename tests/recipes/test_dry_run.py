@@ -70,7 +70,7 @@ def test_every_recipe_builds(file, folders, data, evidence, tmp_path):
     assert text.count("  prompt  ") == text.count("  memory  ") == len(recipe.stages)
     assert ("click the" in text) == (file.stem not in EVIDENCE)
     assert ("  reward " in text) == any(stage.rewards for stage in recipe.stages)
-    assert ("rewards " in text) == any(stage.kind in {"grpo", "rloo"} for stage in recipe.stages)
+    assert ("rewards " in text) == any(stage.kind in {"grpo", "rloo", "dpo"} for stage in recipe.stages)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,7 +31,7 @@ DRAWING = {"num_generations": 4, "generation_batch_size": 3, "max_completion_len
 
 def odd_text(completions, **columns):
     """A reward of TRL's signature that some answers of a random model get."""
-    return [float(zlib.crc32(completion[0]["content"].encode()) % 2) for completion in completions]
+    return [float(zlib.crc32(completion[0]["content"].encode()) % 4 == 0) for completion in completions]
 
 
 @pytest.fixture(scope="module")

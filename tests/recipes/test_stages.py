@@ -309,9 +309,10 @@ def test_stages_of_other_names_keys_and_sections_are_refused(data, tmp_path):
         assert not (tmp_path / "run").exists()
         return str(caught.value)
 
+    path = str(make_model(tmp_path / "model", "qwen3_vl"))
     base = {
         "name": "run",
-        "model": {"path": "m", "dialect": "qwen3_vl"},
+        "model": {"path": path, "dialect": "qwen3_vl"},
         "data": str(data),
         "output": str(tmp_path),
     }
@@ -329,6 +330,6 @@ def test_stages_of_other_names_keys_and_sections_are_refused(data, tmp_path):
     assert "unknown credit strategy" in refused({**base, "stages": [{**grpo, "credit": {"strategy": "nope"}}]})
     assert "num_generations" in refused({**base, "stages": [{**grpo, "args": {**GRPO_ARGS, "num_generations": 3}}]})
     assert "did you mean 'qwen3_vl'" in refused(
-        {**base, "model": {"path": "m", "dialect": "qwen3vl"}, "stages": [{"kind": "sft"}]}
+        {**base, "model": {"path": path, "dialect": "qwen3vl"}, "stages": [{"kind": "sft"}]}
     )
     assert "no such file" in refused({**base, "data": "nowhere", "stages": [{"kind": "sft"}]})
