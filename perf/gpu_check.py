@@ -122,7 +122,7 @@ def trains(config: str, *overrides: str) -> Callable[[bool, Path], str]:
         recipe += [f"data={folder}/data", f"model.path={ROOT}/assets/fovea-tiny", "wandb=disabled"]
         recipe += [f"stages.{stage}.args.{key}" for stage in (0, 1) for key in ("max_steps=2", "logging_steps=1")]
         recipe += [f"stages.{stage}.args.per_device_train_batch_size=8" for stage in (0, 1)]
-        recipe += ["stages.1.args.eval_strategy=no", "stages.1.args.eval_on_start=false", "stages.1.eval=null"]
+        recipe += ['stages.1.args.eval_strategy="no"', "stages.1.args.eval_on_start=false", "stages.1.eval=null"]
         _say([*launch, *recipe, "stages.1.credit.strategy=coupled_rhythm", *overrides])
         facts = json.loads((folder / "run/1-grpo/training.json").read_text(encoding="utf-8"))
         metrics = (folder / "run/1-grpo/metrics.jsonl").read_text(encoding="utf-8").splitlines()
