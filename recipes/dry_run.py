@@ -19,7 +19,7 @@ from grounding.errors import UsageError
 from models.loading import load_config, load_processor
 from models.profile import FAMILY_DIALECTS, family_dialect
 from models.prompting import encode
-from recipes.config import DataSpec
+from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset, check_images, count_rows, example, stored, whole_rows
 from recipes.memory import estimate, weights_of
 from recipes.stage import Job
@@ -198,13 +198,7 @@ def describe_training(
     """
     spec = job.recipe.model
     imported = import_packages(job, args)
-    config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
-    processor = load_processor(
-        spec.path,
-        min_pixels=spec.min_pixels,
-        max_pixels=spec.max_pixels,
-        trust_remote_code=spec.trust_remote_code,
-    )
+    config, processor = _opened(spec)
     toolbox = build_toolbox(job, processor)
     lines = _data_lines(job, processor)
     shown = example(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
@@ -243,16 +237,17 @@ def describe_training(
     return [*lines, *_reward_lines(job, processor, rewards)]
 
 
+def _opened(spec: ModelSpec) -> tuple[Any, Any]:
+    """The configuration and the processor of a recipe's model; no weights."""
+    config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
+    limits = {"min_pixels": spec.min_pixels, "max_pixels": spec.max_pixels}
+    return config, load_processor(spec.path, **limits, trust_remote_code=spec.trust_remote_code)
+
+
 def describe_drawing(job: Job, args: Any, rewards: Sequence[RewardFunction]) -> list[tuple[str, str]]:
     """The same of a stage that draws rollouts and trains nothing; `args` as `recipes.loops.drawing.DrawingConfig`."""
     spec = job.recipe.model
-    config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
-    processor = load_processor(
-        spec.path,
-        min_pixels=spec.min_pixels,
-        max_pixels=spec.max_pixels,
-        trust_remote_code=spec.trust_remote_code,
-    )
+    config, processor = _opened(spec)
     lines = _data_lines(job, processor)
     shown = example(job.spec.data, spec, processor, with_completion=False)
     row = build_dataset(job.spec.data, spec, processor)[stored(job.spec.data).example]
