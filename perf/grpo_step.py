@@ -247,7 +247,8 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def one_rollout(trainers: dict[str, GRPOTrainer], against: str, options: argparse.Namespace) -> list[float]:
     """Ratios of an evaluation step with one rollout of each prompt, prompts shared to the variant `against`."""
-    rows = [trainers["trl"].train_dataset[index] for index in range(16)]
+    count = max(4, SCALES[options.scale].rollouts // 8)  # four questions of a real size take a minute
+    rows = [trainers["trl"].train_dataset[index] for index in range(count)]
 
     def evaluate(trainer: GRPOTrainer) -> float:
         trainer.model.eval()
