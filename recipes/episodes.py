@@ -147,6 +147,18 @@ def messages_of(row: Played) -> list[dict[str, Any]]:
     return chat
 
 
+def chat_text(chat: Any) -> str:
+    """A conversation as one text, with `<image>` for its images."""
+    if isinstance(chat, str):
+        return chat
+    parts = [
+        part if isinstance(part, str) else part.get("text", f"<{part['type']}>")
+        for message in chat
+        for part in ([message["content"]] if isinstance(message["content"], str) else message["content"] or ())
+    ]
+    return "\n".join(parts)
+
+
 def question_of(prompt: Sequence[Mapping[str, Any]]) -> str:
     """The words of a prompt's last user message."""
     last = next(message for message in reversed(prompt) if message["role"] == "user")

@@ -20,15 +20,15 @@ from attention.rollout import COLUMNS, RolloutAttention
 from attention.specification import MapConfig
 from credit.assigner import CreditAssigner
 from credit.schema import CreditConfig
-from grounding.completion import check_grammar
+from grounding.completion import Grammar, check_grammar
 from grounding.decoding import Decoder
-from grounding.dialects import get_dialect
+from grounding.dialects import Dialect, get_dialect
 from grounding.errors import UsageError
 from grounding.registry import nearest
 from models.loading import load_config
 from recipes.callbacks import StageState
 from recipes.dry_run import check_training, describe_training, rewards_line
-from recipes.episodes import EpisodeTrainer
+from recipes.episodes import EpisodeTrainer, chat_text
 from recipes.loops.chosen_prompts import ChosenPrompts
 from recipes.loops.difficulty import SamplingConfig
 from recipes.records.tracking import SHOWN, ShownRollout
@@ -37,12 +37,23 @@ from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 from rewards.compose import RewardFunction, build_rewards, columns_read
 from rewards.spec import RewardSpec, has_weight_schedule, weights
+from tools.loop import Played
 
 
 class RewardedAnswers:
-    """Before a trainer of TRL's: rewards get the answers as they are read elsewhere, and the size of their groups."""
+    """Before a trainer of TRL's: rewards get the answers as they are read elsewhere, and the size of their groups.
+
+    Attributes:
+        decoder: of the completions.
+        reader: parses them, to be shown; None where no dialect is known.
+        shown_rollouts: of the newest generation batch.
+    """
 
     decoder: Decoder
+    reader: Dialect | None = None
+    grammar: Grammar = "think"
+    shown_rollouts: Sequence[ShownRollout] = ()
+    _played: Sequence[Played] = ()  # where there are tools
 
     def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
         if not self.tools:  # TRL leaves special tokens out, which the answers of some families are made of
@@ -50,7 +61,24 @@ class RewardedAnswers:
         size = self.num_generations if self.model.training else self.num_generations_eval
         mode = {"num_generations": size, "training": self.model.training}  # only the trainer knows them
         inputs = [{**row, **mode} for row in inputs]
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        paid = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        if self.model.training and self.reader is not None and self.accelerator.is_main_process:
+            self.shown_rollouts = self._shown(inputs, completions, paid)
+        return paid
+
+    def _shown(self, inputs: list[Any], completions: Any, paid: torch.Tensor) -> list[ShownRollout]:
+        """The first completions of some prompts; this process's rows of `paid` (rows, rewards) come first."""
+        found = []
+        for index in range(0, len(inputs), self.num_generations)[:SHOWN]:
+            row, text = inputs[index], chat_text(completions[index])
+            if self._played:
+                answer = self._played[index].episode.answer
+            else:
+                answer = self.reader.parse(text, row["sizes"], grammar=self.grammar)
+            values = [None if value.isnan() else float(value) for value in paid[index]]
+            rewards = dict(zip(self.reward_func_names, values, strict=True))
+            found.append(ShownRollout(row["sample"], row["images"], text, answer, rewards))
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.log_completions:  # a table of wandb's takes texts, not lists of an image and a text
@@ -83,8 +111,7 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         self.decoder = Decoder.of(self.processing_class, self.eos_token_ids, check_grammar(grammar))
         reader = None if dialect is None else get_dialect(dialect)
-        self._reader, self._grammar = reader, check_grammar(grammar)
-        self.shown_rollouts: list[ShownRollout] = []  # of the newest generation batch
+        self.reader, self.grammar = reader, check_grammar(grammar)
         self.credit: CreditAssigner | None = None
         if credit is not None:
             draws = {"seed": self.args.seed, "rank": self.accelerator.process_index}
@@ -142,22 +169,7 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
         if self.rollout_attention is not None:
             columns = self.rollout_attention.columns(prompts, completion_ids)
             inputs = [{**row, **own} for row, own in zip(inputs, columns, strict=True)]
-        paid = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
-        if self.model.training and self._reader is not None and self.accelerator.is_main_process:
-            self.shown_rollouts = self._shown(inputs, completions, completion_ids, paid)
-        return paid
-
-    def _shown(self, inputs: list[Any], completions: Any, ids: Any, paid: torch.Tensor) -> list[ShownRollout]:
-        """The first completions of some prompts; this process's rows of `paid` (rows, rewards) come first."""
-        found = []
-        for index in range(0, len(inputs), self.num_generations)[:SHOWN]:
-            row, chat = inputs[index], completions[index] if self.tools else self.decoder(ids[index])
-            text = chat_text(chat)
-            answer = row.get("answers") or self._reader.parse(text, row["sizes"], grammar=self._grammar)
-            values = [None if value.isnan() else float(value) for value in paid[index]]
-            rewards = dict(zip(self.reward_func_names, values, strict=True))
-            found.append(ShownRollout(row["sample"], row["images"], text, answer, rewards))
-        return found
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self.credit is None or not self.model.training:
@@ -198,18 +210,6 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
         super()._save_checkpoint(model, trial)
         if self.credit is not None and self.args.should_save:
             self.credit.save(Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-
-
-def chat_text(chat: Any) -> str:
-    """A conversation as one text, with `<image>` for its images."""
-    if isinstance(chat, str):
-        return chat
-    parts = [
-        part if isinstance(part, str) else part.get("text", f"<{part['type']}>")
-        for message in chat
-        for part in ([message["content"]] if isinstance(message["content"], str) else message["content"] or ())
-    ]
-    return "\n".join(parts)
 
 
 class WholeBatches(TrainerCallback):

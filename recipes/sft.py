@@ -5,6 +5,7 @@ TRL's SFTTrainer as it is. Rows are prompt and completion, so the loss is on the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from trl import SFTConfig, SFTTrainer
@@ -12,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from grounding.errors import UsageError
 from recipes.data import whole_rows
 from recipes.dry_run import check_training, describe_training
+from recipes.records.tracking import ShownRollout
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, build_toolbox, load_for, run_training
 
@@ -23,6 +25,7 @@ class SupervisedStage(Stage):
     args_type: ClassVar[type[SFTConfig]] = SFTConfig
     sections = frozenset({"data", "eval", "lora", "freeze", "tools"})
     needs = frozenset({"data"})
+    drawn: Sequence[ShownRollout] = ()  # before the training, where the stage makes its own answers
 
     def arguments(self) -> SFTConfig:
         return build_args(self.job, self.args_type, max_length=None)
@@ -57,4 +60,4 @@ class SupervisedStage(Stage):
             processing_class=processor,
             peft_config=build_lora(self.job),
         )
-        run_training(self.job, trainer)
+        run_training(self.job, trainer, self.drawn)

@@ -32,7 +32,7 @@ from recipes.callbacks import (
 from recipes.data import build_dataset, check_data
 from recipes.merge import finish_model
 from recipes.records.checkpoints import last_checkpoint, state_of, sweep
-from recipes.records.tracking import RolloutPages, check_tracker, tracked, tracker_callbacks
+from recipes.records.tracking import RolloutPages, ShownRollout, check_tracker, tracked, tracker_callbacks
 from recipes.runner import on_main
 from recipes.stage import Job
 from tools.toolbox import Toolbox
@@ -183,8 +183,11 @@ def build_datasets(
     }
 
 
-def run_training(job: Job, trainer: Trainer) -> None:
+def run_training(job: Job, trainer: Trainer, drawn: Sequence[ShownRollout] = ()) -> None:
     """Train (or go on from the newest whole checkpoint), then leave the merged model at `job.folder / "model"`.
+
+    Args:
+        drawn: rollouts from before, for the tracker.
 
     Raises:
         Interrupted: SIGTERM or Ctrl-C came; a checkpoint was saved.
@@ -205,7 +208,7 @@ def run_training(job: Job, trainer: Trainer) -> None:
     if checkpoint is not None and done == total:  # transformers would train a step too many
         trainer.state.global_step = done
     else:
-        train_from(job, trainer, checkpoint)
+        train_from(job, trainer, checkpoint, drawn)
     if trainer.state.global_step == 0:
         raise FoveaError(
             f"{job.where}: no optimizer step was taken: its samples do not fill a batch; lower "
@@ -218,7 +221,7 @@ def run_training(job: Job, trainer: Trainer) -> None:
             file.write_text(json.dumps(facts(trainer), indent=2) + "\n", encoding="utf-8")
 
 
-def train_from(job: Job, trainer: Trainer, checkpoint: Path | None) -> None:
+def train_from(job: Job, trainer: Trainer, checkpoint: Path | None, drawn: Sequence[ShownRollout] = ()) -> None:
     """TRL's training with our callbacks, from a checkpoint where there is one. Raises as `run_training`."""
     stop = StopOnSignal()
     bar = ProgressBar(f"{job.index} {job.spec.kind}")
@@ -232,7 +235,7 @@ def train_from(job: Job, trainer: Trainer, checkpoint: Path | None) -> None:
     step = 0 if checkpoint is None else state_of(checkpoint)["global_step"]
     tracking = tracked(job, main_process=trainer.is_world_process_zero(), step=step)
     with tracking as tracker, stop.listening(), closing(bar):
-        for callback in (*tracker_callbacks(tracker), RolloutPages(job, trainer, tracker)):
+        for callback in (*tracker_callbacks(tracker), RolloutPages(job, trainer, tracker, drawn)):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if stop.signal is not None:

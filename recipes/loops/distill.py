@@ -6,19 +6,51 @@ read alike: one vocabulary, one way to prepare images, which is checked on a sam
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from trl import DistillationConfig, DistillationTrainer
 
+from grounding.completion import check_grammar
+from grounding.decoding import Decoder
+from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from models.loading import load_policy, load_processor
 from models.prompting import encode, prompt_text
 from recipes.callbacks import StageState
 from recipes.data import build_dataset
 from recipes.dry_run import check_training, describe_training
+from recipes.records.tracking import SHOWN, ShownRollout
 from recipes.stage import STAGES, Stage
 from recipes.training import build_args, build_datasets, build_lora, load_for, run_training
 
 TEACHER = "teacher_model_name_or_path"
+
+
+class FoveaDistillationTrainer(DistillationTrainer):
+    """TRL's DistillationTrainer that keeps some of the student's answers to be shown.
+
+    Args:
+        dialect, grammar: of the answers; the other arguments are TRL's.
+    """
+
+    def __init__(self, *args: Any, dialect: str, grammar: str, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._reader, self._grammar = get_dialect(dialect), check_grammar(grammar)
+        self._decoder = Decoder.of(self.processing_class, self.model.generation_config.eos_token_id, self._grammar)
+        self.shown_rollouts: list[ShownRollout] = []
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training and self.accelerator.is_main_process:
+            self.shown_rollouts = []
+            for row, ids, mask in zip(inputs, output["completion_ids"], output["completion_mask"], strict=True):
+                if len(self.shown_rollouts) == SHOWN:
+                    break
+                text = self._decoder(ids[mask.bool()].tolist())
+                answer = self._reader.parse(text, row["sizes"], grammar=self._grammar)
+                self.shown_rollouts.append(ShownRollout(row["sample"], row["images"], text, answer, {}))
+        return output
 
 
 @STAGES.register("distill")
@@ -81,13 +113,15 @@ class DistillationStage(Stage):
             allow_pickle=spec.allow_pickle,
             trust_remote_code=spec.trust_remote_code,
         )
-        trainer = DistillationTrainer(
+        trainer = FoveaDistillationTrainer(
             model=model,
             teacher_model=teacher.requires_grad_(False),
             args=args,
             **build_datasets(job, processor),
             processing_class=processor,
             peft_config=build_lora(job),
+            dialect=spec.dialect,
+            grammar=spec.grammar,
         )
         trainer.add_callback(StageState())
         run_training(job, trainer)

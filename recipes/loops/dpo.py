@@ -85,7 +85,7 @@ class PreferenceStage(DrawingStage):
 
     def run(self) -> None:
         args = self.arguments()  # before the model: DeepSpeed's stage 3 decides how it is loaded
-        roll_out(self.job, args, self.rewards())
+        drawn = roll_out(self.job, args, self.rewards())
         args = self.arguments()  # drawing has let DeepSpeed's configuration go
         model, processor = load_for(self.job, args)
         trainer = DPOTrainer(
@@ -96,7 +96,7 @@ class PreferenceStage(DrawingStage):
             processing_class=processor,
             peft_config=build_lora(self.job),
         )
-        run_training(self.job, trainer)
+        run_training(self.job, trainer, drawn)
 
     def pairs(self, processor: Any, args: PreferenceConfig) -> Dataset:
         """Prompts with a chosen and a rejected answer, in the order of the data.

@@ -19,12 +19,14 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from grounding.completion import Grammar, check_grammar
 from grounding.decoding import Decoder
+from grounding.dialects import get_dialect
 from grounding.fingerprint import derived
 from grounding.journal import Journal, read_journals
 from models.prompting import encode, prompt_text
 from models.sampling import generation_config
 from recipes.data import Stored, build_dataset, stored
-from recipes.episodes import columns_of, messages_of, question_of
+from recipes.episodes import chat_text, columns_of, messages_of, question_of
+from recipes.records.tracking import DrawnRollouts, ShownRollout, tracked
 from recipes.runner import this_process
 from recipes.stage import Job, Stage
 from recipes.training import build_toolbox, load_for
@@ -79,6 +81,14 @@ class DrawingStage(Stage):
         return build_rewards(self.job.spec.rewards, model.dialect, model.grammar)
 
 
+def show_drawn(job: Job, rollouts: Sequence[ShownRollout]) -> None:
+    """Log what a stage that trains nothing has drawn, in a run of its own of the recipe's tracker."""
+    if rollouts:
+        with tracked(job, main_process=True) as tracker:
+            if tracker is not None:
+                tracker.show(0, rollouts)
+
+
 def at_least_one(name: str, value: int) -> None:
     """Raise ValueError for a count below 1."""
     if value < 1:
@@ -96,8 +106,10 @@ def roll_out(
     rewards: Sequence[RewardFunction],
     pattern: str = ROLLOUTS,
     entry: Entry = whole_entry,
-) -> None:
+) -> Sequence[ShownRollout]:
     """Draw and score the answers to every prompt of this process's share; prompts that are there already are skipped.
+
+    Returns a few of the answers drawn now, on the first process; they are in the stage's `samples.html` too.
 
     Args:
         job: of the stage, whose `draws_with` answers.
@@ -114,18 +126,28 @@ def roll_out(
     dataset = build_dataset(job.spec.data, job.recipe.model, processor, toolbox=toolbox)
     weights = [reward.spec.weight for reward in rewards]
     grammar = check_grammar(job.recipe.model.grammar)
+    reader, shown = get_dialect(job.recipe.model.dialect), DrawnRollouts(job)
 
     def drawn(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if toolbox is not None:
             for row, played in zip(rows, generate_episodes(model, toolbox, rows, args), strict=True):
                 said = [tuple(turn.text for turn in own.episode.turns) for own in played]
                 chats, columns = [messages_of(own) for own in played], [columns_of(own) for own in played]
-                yield entry(said, score(rewards, weights, row, chats, columns))
+                scores = score(rewards, weights, row, chats, columns)
+                if shows and not shown.full:
+                    shown.add(row, list(map(chat_text, chats)), [own["answers"] for own in columns], scores)
+                yield entry(said, scores)
             return
         for row, texts in zip(rows, generate(model, processor, rows, args, grammar), strict=True):
-            yield entry(texts, score(rewards, weights, row, texts))
+            scores = score(rewards, weights, row, texts)
+            if shows and not shown.full:
+                shown.add(row, texts, [reader.parse(text, row["sizes"], grammar=grammar) for text in texts], scores)
+            yield entry(texts, scores)
 
+    shows = this_process().is_main_process
     visit(job, dataset, args.generation_batch_size, drawn, pattern=pattern, title="rollouts")
+    shown.write()  # where there were few prompts
+    return shown.rollouts
 
 
 def visit(job: Job, dataset: Dataset, size: int, measure: Measure, *, pattern: str, title: str) -> None:

@@ -69,7 +69,7 @@ class RejectionStage(DrawingStage, SupervisedStage):
             good = [text for text in worth if worth[text] >= args.min_reward]
             return {"kept": sorted(good, key=worth.__getitem__, reverse=True)[: args.keep]}
 
-        roll_out(self.job, args, self.rewards(), KEPT, entry)
+        self.drawn = roll_out(self.job, args, self.rewards(), KEPT, entry)
         super().run()
 
     def datasets(self, processor: Any) -> dict[str, Any]:

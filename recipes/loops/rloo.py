@@ -8,6 +8,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from grounding.completion import check_grammar
 from grounding.decoding import Decoder
+from grounding.dialects import get_dialect
 from recipes.callbacks import StageState
 from recipes.grpo import PolicyStage, RewardedAnswers, ScheduledWeights, WholeBatches
 from recipes.stage import STAGES
@@ -19,13 +20,14 @@ class FoveaRLOOTrainer(RewardedAnswers, RLOOTrainer):
     """TRL's RLOOTrainer whose rewards read the answers as the dialect writes them.
 
     Args:
-        grammar: of the model's completions; the other arguments are TRL's.
+        dialect, grammar: of the model's completions; the other arguments are TRL's.
     """
 
     tools: tuple[Any, ...] = ()
 
-    def __init__(self, *args: Any, grammar: str = "think", **kwargs: Any):
+    def __init__(self, *args: Any, dialect: str | None = None, grammar: str = "think", **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.reader, self.grammar = None if dialect is None else get_dialect(dialect), check_grammar(grammar)
         self.decoder = Decoder.of(self.processing_class, self.eos_token_ids, check_grammar(grammar))
         self.add_callback(StageState())
         self.add_callback(WholeBatches(self))
@@ -51,6 +53,7 @@ class LeaveOneOutStage(PolicyStage):
             **build_datasets(job, processor),
             processing_class=processor,
             peft_config=build_lora(job),
+            dialect=job.recipe.model.dialect,
             grammar=job.recipe.model.grammar,
         )
         if has_weight_schedule(job.spec.rewards):

@@ -15,7 +15,7 @@ from grounding.errors import UsageError
 from grounding.geometry import at_least
 from grounding.journal import read_journals
 from recipes.dry_run import check_prompts, describe_drawing, rewards_line
-from recipes.loops.drawing import ROLLOUTS, DrawingConfig, DrawingStage, roll_out
+from recipes.loops.drawing import ROLLOUTS, DrawingConfig, DrawingStage, roll_out, show_drawn
 from recipes.loops.kept import write_kept
 from recipes.runner import on_main
 from recipes.stage import STAGES
@@ -82,7 +82,7 @@ class SelectStage(DrawingStage):
         ]
 
     def run(self) -> None:
-        roll_out(self.job, self.arguments(), self.rewards())
+        show_drawn(self.job, roll_out(self.job, self.arguments(), self.rewards()))
         on_main(self.keep)
 
     def keep(self) -> None:
