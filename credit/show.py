@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -21,12 +22,22 @@ from credit.policy import LookedAtPolicy
 from credit.schema import CreditConfig
 from credit.strategies import select, waad_jumps
 from credit.tokens import text_fields
+from grounding.answer import Answer
 from grounding.errors import UsageError
 from grounding.io import replacing
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
 
 SHARE = 0.4  # of tokens marked as anchors and as preplan tokens, as published
+SMALL = 0.025  # of the longer side: targets below it get a ring, since a frame would cover them
+WORDS = {
+    "waad": "how far back it looks",
+    "fai": "how much later tokens look back at it",
+    "image_mass": "share of its attention on the image",
+    "target_mass": "share of its attention on the target",
+    "entropy": "how unsure the model was of it",
+    "sentence": "how much later sentences look back at its own",
+}
 LARGEST_SIDE = 1024  # of the screens in the page, in pixels
 
 
@@ -40,6 +51,7 @@ class ShownResponse:
         signals: name -> one number per token, NaN where there is none.
         anchors, preplan, coordinate: one flag per token.
         heat: (tokens, V) attention of the image-reading heads, sinks left out.
+        answer: what the response says.
         grids: (rows, columns) of the heat per image.
         heads: what was listened to.
         sinks: how many image tokens were left out.
@@ -52,6 +64,7 @@ class ShownResponse:
     preplan: list[bool]
     coordinate: list[bool]
     heat: Tensor
+    answer: Answer
     grids: list[tuple[int, int]]
     heads: HeadSelection
     sinks: int
@@ -101,6 +114,7 @@ def examine(
         signals={name: [values[0, i].item() for i in kept] for name, values in fields.items()},
         **{name: [bool(flags[0, i]) for i in kept] for name, flags in marks.items()},
         heat=captured.heat(0)[kept],
+        answer=policy.reader.answer(text, policy.sizes(sample)),
         grids=image_cells(inputs["image_grid_thw"], merge_size(policy.processor)),
         heads=captured.heads,
         sinks=int(captured.sinks().sum()),
@@ -109,18 +123,30 @@ def examine(
 
 def render(shown: ShownResponse, sample: Sample, images: Sequence[Image.Image], model: str) -> str:
     """The page."""
-    highest = shown.heat.amax(-1, keepdim=True).clamp(min=1e-12)
     signals = {
         name: [None if not math.isfinite(value) else value for value in values]
         for name, values in shown.signals.items()
         if any(math.isfinite(value) for value in values)
     }
+    words = {name: f"{WORDS[name]} ({name})" if name in WORDS else name.replace("_", " ") for name in signals}
     roles = {role: ", ".join(f"{at}.{head}" for at, head in heads) for role, heads in shown.heads.roles.items()}
+    first = torch.tensor(shown.coordinate)
+    chosen = first if first.any() else torch.ones_like(first)
+    highest = max(shown.heat.max().item(), 1e-12)
+    # The square root keeps the mean map and the single tokens' maps legible on one scale
+    levels, default = (
+        (heat.clamp(min=0) / highest).sqrt().mul(255).round().int().tolist()
+        for heat in (shown.heat, shown.heat[chosen].mean(0))
+    )
+    answered = (*shown.answer.boxes, *shown.answer.points)
     page = {
         "id": sample.id,
-        "instruction": sample.instruction,
+        "instruction": sample.words,
         "share": f"{SHARE:.0%}",
-        "signals": list(signals),
+        "signals": list(words.items()),
+        "default": "the mean over the answer's numbers" if first.any() else "the mean over all tokens",
+        "highest": f"{highest:.1%}" if highest >= 0.001 else f"{highest:.2g}",
+        "answered": "answer" if answered else f"no answer with a place ({shown.answer.status.value})",
         "tokens": [
             {"text": text, "anchor": anchor, "preplan": preplan, "coordinate": coordinate}
             for text, anchor, preplan, coordinate in zip(
@@ -128,17 +154,31 @@ def render(shown: ShownResponse, sample: Sample, images: Sequence[Image.Image], 
             )
         ],
         "images": [
-            {"source": _data_url(image), "rows": rows, "columns": columns, "boxes": _boxes(sample, index)}
+            {
+                "source": _data_url(image),
+                "width": image.width,
+                "height": image.height,
+                "rows": rows,
+                "columns": columns,
+                "truth": _shapes(regions_of(sample.target), index, image),
+                "said": _shapes(answered, index, image),
+            }
             for index, (image, (rows, columns)) in enumerate(zip(images, shown.grids, strict=True))
         ],
-        "model": model,
+        "model": _short(model),
         "layers": ", ".join(sorted({str(at) for heads in shown.heads.roles.values() for at, _ in heads})),
         "heads": "; ".join(f"{role} {heads}" for role, heads in roles.items()),
         "sinks": shown.sinks,
-        "data": {"signals": signals, "heat": (shown.heat / highest * 255).round().int().tolist()},
+        "data": {"signals": signals, "words": words, "heat": levels, "default": default},
     }
     environment = Environment(loader=PackageLoader("credit"), autoescape=select_autoescape())
     return environment.get_template("show.html").render(page=page)
+
+
+def _short(model: str) -> str:
+    """A model's name without the folders of this machine: the page may be sent around."""
+    path = Path(model)
+    return "/".join(path.parts[-3:]) if path.is_absolute() else model
 
 
 def _data_url(image: Image.Image) -> str:
@@ -149,19 +189,25 @@ def _data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _boxes(sample: Sample, image: int) -> list[list[float]]:
-    """Left, top, width and height in percent of the target's regions in one image; a point is a small square."""
-    boxes = []
-    for region in regions_of(sample.target):
+def _shapes(regions: Sequence[Any], image: int, picture: Image.Image) -> list[dict[str, float]]:
+    """What to draw in one image, in its pixels: rectangles, and rings of points and around small rectangles."""
+    side, found = max(picture.size), []
+    for region in regions:
         if getattr(region, "image", None) != image:
             continue
         shape = region.bounds if isinstance(region, Polygon) else region
         if isinstance(shape, Point):
-            boxes.append([100 * shape.x - 1, 100 * shape.y - 1, 2.0, 2.0])
+            x, y = shape.x * picture.width, shape.y * picture.height
+            found.append({"x": round(x, 2), "y": round(y, 2), "radius": round(side * 0.02, 2)})
         elif isinstance(shape, Box):
-            sides = (shape.x1, shape.y1, shape.x2 - shape.x1, shape.y2 - shape.y1)
-            boxes.append([round(100 * side, 3) for side in sides])
-    return boxes
+            x, y = shape.x1 * picture.width, shape.y1 * picture.height
+            width, height = (shape.x2 - shape.x1) * picture.width, (shape.y2 - shape.y1) * picture.height
+            sides = {"x": x, "y": y, "width": width, "height": height}
+            found.append({name: round(value, 2) for name, value in sides.items()})
+            if max(width, height) < side * SMALL:
+                ring = {"x": x + width / 2, "y": y + height / 2, "radius": side * 0.03}
+                found.append({name: round(value, 2) for name, value in ring.items()})
+    return found
 
 
 def write(path: Path, page: str) -> None:

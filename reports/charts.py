@@ -103,15 +103,25 @@ def drawable(value: float) -> bool:
     return math.isfinite(value) and abs(value) < MAX_VALUE
 
 
-def number(value: float, percent: bool = False) -> str:
-    """A number as a person writes it: 4 significant digits at most."""
+def number(value: float, percent: bool = False, digits: int = 4) -> str:
+    """A number as a person writes it: `digits` significant digits at most, one less of a percentage."""
     if not math.isfinite(value):
         return "–"
     if percent:
-        return f"{100 * value:.3g} %"
+        return f"{100 * value:.{digits - 1}g} %"
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return re.sub(r"e([+-])0*", r"e\1", f"{value:.4g}").replace("e+", "e")
+    return re.sub(r"e([+-])0*", r"e\1", f"{value:.{digits}g}").replace("e+", "e")
+
+
+def labels(values: Sequence[float], percent: bool = False) -> list[str]:
+    """What stands beside ticks: as many digits as it takes that no two read alike."""
+    told: list[str] = []
+    for digits in range(4, 17):
+        told = [number(value, percent, digits) for value in values]
+        if len(set(told)) == len(told):
+            break
+    return told
 
 
 def moving_average(values: Sequence[float], window: int) -> list[float]:
@@ -163,6 +173,7 @@ def line_chart(
     if x_high == x_low:
         x_low, x_high = x_ticks[0], x_ticks[-1]
     y_low, y_high = y_ticks[0], y_ticks[-1]
+    inside = [tick for tick in x_ticks if x_low <= tick <= x_high]
 
     def px(x: float) -> float:
         return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
@@ -189,8 +200,8 @@ def line_chart(
     return _macros().line_chart(
         title,
         curves,
-        [(px(tick), number(tick)) for tick in x_ticks if x_low <= tick <= x_high],
-        [(py(tick), py(tick, below=4), number(tick, percent)) for tick in y_ticks],
+        list(zip(map(px, inside), labels(inside), strict=True)),
+        [(py(tick), py(tick, below=4), told) for tick, told in zip(y_ticks, labels(y_ticks, percent), strict=True)],
         x_label,
         f"{title}: {last}",
         json.dumps(readout, ensure_ascii=False),

@@ -153,8 +153,13 @@ def gallery(evaluations: Sequence[Evaluation], main: int) -> Gallery:
     if full:
         notes.append(f"{full} screens are drawn without their pixels, to keep the page small enough to send around.")
     if unread:
-        notes.append(f"{unread} screens are drawn without their pixels: the files cannot be read at {root or '?'}.")
+        notes.append(f"{unread} screens are drawn without their pixels: the files cannot be read{_named(root)}.")
     return Gallery(tuple(cards), tuple(notes))
+
+
+def _named(root: Path | None) -> str:
+    """Where they were looked for, without the folders of this machine: the page may be sent around."""
+    return "" if root is None else f" in {root if not root.is_absolute() else root.name}"
 
 
 def choose(rows: Sequence[Mapping[str, Any]], most: int = MAX_CARDS) -> list[Mapping[str, Any]]:
@@ -209,9 +214,9 @@ class Picture:
     uri: str = ""
 
 
-def fit(width: int, height: int) -> tuple[int, int]:
-    """The size scaled down to `MAX_SIDE`; never up."""
-    scale = min(1.0, MAX_SIDE / max(width, height))
+def fit(width: int, height: int, side: int = MAX_SIDE) -> tuple[int, int]:
+    """The size scaled down to at most `side`; never up."""
+    scale = min(1.0, side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -232,9 +237,9 @@ def embed(
     return Picture(*fit(*image.size), uri=data_uri(image))
 
 
-def data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image, side: int = MAX_SIDE) -> str:
     """PNG while that is small (drawn screens), WebP otherwise (photographs)."""
-    size = fit(*image.size)
+    size = fit(*image.size, side)
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     for form, options in (("png", {"optimize": True}), ("webp", {"quality": 80})):

@@ -138,7 +138,7 @@ def _rows(root: Path, statistics: Statistics) -> Iterator[tuple[str, Sample]]:
                     yield split, from_row(row, where)
                 except BrokenRow as error:
                     if len(statistics.broken) < 100:
-                        statistics.broken.append(str(error))
+                        statistics.broken.append(str(error).replace(f"{root}/", ""))
 
 
 def _row(sample: Sample) -> list[Any]:

@@ -82,7 +82,9 @@ if (gallery) {
     if (!screen) return;
     const { width, height } = screen.viewBox.baseVal;
     dialog.style.setProperty("--ratio", width / height);
-    dialog.replaceChildren(screen.cloneNode(true));
+    const words = document.createElement("p");
+    words.textContent = screen.closest(".card").querySelector("h3").textContent;
+    dialog.replaceChildren(screen.cloneNode(true), words);
     dialog.showModal();
   });
   dialog.addEventListener("click", () => dialog.close());

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from reports.page import build
+from tests.pages import CONTRAST
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `web`: pip install -e .[web]")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -131,31 +132,7 @@ def test_hostile_text_runs_nothing(open_page, workshop):
 def test_text_stands_out_from_its_background(open_page, report, scheme):
     page = open_page(report)
     page.emulate_media(color_scheme=scheme)
-    ratios = page.evaluate(
-        """() => {
-            const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-            const shares = [.2126, .7152, .0722];
-            const light = (rgb) => rgb.reduce((sum, c, i) => sum + shares[i] * linear(c / 255), 0);
-            const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-            const behind = (element) => {
-                for (let e = element; e; e = e.parentElement) {
-                    const color = parse(getComputedStyle(e).backgroundColor);
-                    if (color.length === 3 || color[3] > 0) return color.slice(0, 3);
-                }
-            };
-            const found = {};
-            const written = "h1, h2, p, a, td, th, li, summary, .chip, label, small, .axis text";
-            for (const element of document.querySelectorAll(written)) {
-                if (!element.checkVisibility() || element.closest(".grid")) continue;
-                const style = getComputedStyle(element);
-                const ink = parse(element.closest("svg") ? style.fill : style.color).slice(0, 3);
-                const [a, b] = [light(ink), light(behind(element))].sort((x, y) => y - x);
-                const name = element.tagName + "." + (element.getAttribute("class") ?? "");
-                found[name] = Math.min(found[name] ?? 99, (a + .05) / (b + .05));
-            }
-            return found;
-        }"""
-    )
+    ratios = page.evaluate(CONTRAST)
     assert len(ratios) > 10
     assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
 
