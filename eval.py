@@ -16,14 +16,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.harness.cli import main
-from grounding.errors import FoveaError
+from grounding.command_line import run_command
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except FoveaError as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("eval.py: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(run_command(lambda: main(sys.argv[1:]), resumes=True))

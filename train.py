@@ -19,12 +19,13 @@ import sys
 import warnings
 from typing import Any
 
+from grounding.command_line import CommandParser, fail
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="train.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit codes: 0 finished, 1 failed or interrupted (the same command goes on), 2 a wrong request",
     )
     parser.add_argument("recipe", help="YAML file; the ones of this repository are in configs/recipes")
@@ -45,7 +46,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = parse(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("fovea").setLevel(logging.INFO)
     warnings.filterwarnings(
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.SIGTERM, _interrupt
     )  # like Ctrl-C; while training, recipes.callbacks saves a checkpoint first
     try:
-        _run(arguments)
+        _run(parse(argv))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the user gets one line and an exit code
         return _fail(error)
     return 0
@@ -64,8 +64,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     # Here and in this order: what takes seconds to import comes after what --help and a wrong key need
     from recipes.config import load_recipe  # noqa: PLC0415
+    from recipes.exit_codes import check_model  # noqa: PLC0415
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    check_model(recipe.model.path)
     from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
     from recipes.runner import dry_run, run_recipe  # noqa: PLC0415
@@ -93,9 +95,7 @@ def _fail(error: BaseException) -> int:
     line, code = explain(error)
     if line is None:
         raise error
-    if speaks_for_all(error):
-        print(f"train.py: {line}", file=sys.stderr)
-    return code
+    return fail(line, code) if speaks_for_all(error) else code
 
 
 def _interrupt(number: int, frame: Any) -> None:

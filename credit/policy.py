@@ -16,15 +16,12 @@ from attention.reading import AttentionReader, CapturedPass, ResponseBatch
 from attention.response import TextReader, decoder_of
 from attention.visual import batch_coverage, image_cells, merge_size
 from grounding.dialects import get_dialect
-from grounding.errors import UsageError
 from grounding.io import open_image
 from grounding.sample import Sample
 from models.loading import SeenSizes, load_policy
 from models.profile import Profile, read_profile
 from models.prompting import encode, messages, prompt_text, question
 from models.sampling import generation_config
-
-SUFFIXES = (".jsonl", ".parquet")
 
 
 class LookedAtPolicy:
@@ -49,10 +46,10 @@ class LookedAtPolicy:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> LookedAtPolicy:
-        """What a command line asks for: `model`, `data`, and what overrides the model folder's profile."""
-        file = samples_file(args.data)
-        profile = read_profile(args.model, args.dialect, args.grammar, args.image_first, system=args.system)
-        return cls(*load_policy(args.model), profile, file)
+        """What a command line asks for: the model found at `source` and `folder`, the samples in `file`, and what
+        overrides the folder's profile."""
+        profile = read_profile(str(args.folder), args.dialect, args.grammar, args.image_first, system=args.system)
+        return cls(*load_policy(args.source), profile, args.file)
 
     def images(self, sample: Sample) -> list[Any]:
         return [open_image(self.file.parent, image) for image in sample.images]
@@ -132,13 +129,3 @@ class LookedAtPolicy:
             values, cover = (cells[own].double().cpu().numpy() for cells in of_cells)
             found.append(target_scores(values, cover))
         return found
-
-
-def samples_file(path: Path) -> Path:
-    """`--data` as a file of samples."""
-    if path.is_file():
-        return path
-    for suffix in SUFFIXES:
-        if (path / f"test{suffix}").is_file():
-            return path / f"test{suffix}"
-    raise UsageError(f"--data {path}: no such file, or a folder without test.jsonl or test.parquet")

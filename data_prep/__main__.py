@@ -23,12 +23,13 @@ from data_prep import SOURCES, Source, find_source
 from data_prep.importing import command
 from data_prep.pipeline.writer import State, run
 from data_prep.view.pages import build as build_pages
-from grounding.errors import FoveaError, UsageError
+from grounding.command_line import CommandParser, run_command
+from grounding.errors import UsageError
 
 
 def build_parser(spec: Source) -> argparse.ArgumentParser:
     """The command line of one source: the flags every source has, then its own."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"python -m data_prep {spec.name}",
         description=f"Reads {spec.reads}. License: {spec.license}.",
         epilog=f"Get it from {spec.home}" if spec.home else None,
@@ -120,7 +121,7 @@ def convert(spec: Source, argv: list[str]) -> None:
 
 def view(argv: list[str]) -> None:
     """Write the pages of a data set."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep view", description="Pages to browse a data set.")
+    parser = CommandParser(prog="python -m data_prep view", description="Pages to browse a data set.")
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--out", type=Path, help="folder for the pages (ROOT/view)")
     args = parser.parse_args(argv)
@@ -133,20 +134,19 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0
-    try:
-        if argv[0] == "import":
-            args = command.build_parser().parse_args(argv[1:])
-            print("\n".join(command.describe_import(args.file, command.import_file(args))))
-        elif argv[0] == "list":
-            list_sources()
-        elif argv[0] == "view":
-            view(argv[1:])
-        else:
-            convert(find_source(argv[0]), argv[1:])
-    except FoveaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_command(lambda: _run(argv), resumes=True)
+
+
+def _run(argv: list[str]) -> None:
+    if argv[0] == "import":
+        args = command.build_parser().parse_args(argv[1:])
+        print("\n".join(command.describe_import(args.file, command.import_file(args))))
+    elif argv[0] == "list":
+        list_sources()
+    elif argv[0] == "view":
+        view(argv[1:])
+    else:
+        convert(find_source(argv[0]), argv[1:])
 
 
 if __name__ == "__main__":

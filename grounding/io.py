@@ -5,6 +5,7 @@ A data set is a folder: ``{train,val,test}.{jsonl|parquet}``, ``images/`` and ``
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -125,20 +126,32 @@ def open_image(root: str | Path, ref: ImageRef, max_pixels: int = MAX_PIXELS) ->
             raise BrokenRow(where, f"no such image in {base}")
     except (OSError, ValueError) as error:
         raise BrokenRow(where[:200], f"is no path of a file: {error}") from error
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise BrokenRow(where, f"image has {image.width}x{image.height} pixels, more than {max_pixels}")
-            picture = upright_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenRow(where, f"image is too large: {error}") from error
-    except UnidentifiedImageError as error:
-        raise BrokenRow(where, f"not a readable image: {unread_format(path)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise BrokenRow(where, f"not a readable image: {error}") from error
+    picture = read_image(path, where, max_pixels)
     if picture.size != (ref.width, ref.height):
         raise BrokenRow(where, f"image is {picture.width}x{picture.height}, the row says {ref.width}x{ref.height}")
     return picture
+
+
+def read_image(data: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image as models take it (`upright_rgb`), from a file or from its content.
+
+    Args:
+        where: what to call it in an error.
+
+    Raises:
+        BrokenRow: not an image, truncated, or larger than `max_pixels`.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BrokenRow(where, f"image has {image.width}x{image.height} pixels, more than {max_pixels}")
+            return upright_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenRow(where, f"image is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise BrokenRow(where, f"not a readable image: {unread_format(data)}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise BrokenRow(where, f"not a readable image: {error}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -19,10 +19,10 @@ The key tables of docs/training.md are made of these models: `python -m recipes.
 
 from __future__ import annotations
 
-import glob
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -376,8 +376,9 @@ def _missing(config: Any, parent: str) -> str:
 
 def _elsewhere(file: Path) -> str:
     """A recipe of the name among the repository's own."""
-    own = next(Path("configs/recipes").rglob(f"{glob.escape(file.stem)}.yaml"), file)
-    return f"; did you mean {own}?" if own != file else "; those of this repository are in configs/recipes"
+    known = {own.stem: own for own in sorted(Path("configs/recipes").rglob("*.yaml"))}
+    close = get_close_matches(file.stem, known, n=1)
+    return f"; did you mean {known[close[0]]}?" if close else "; those of this repository are in configs/recipes"
 
 
 def _is_free(parent: str) -> bool:

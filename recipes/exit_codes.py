@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
 
 from grounding.errors import FoveaError, UsageError
+from models.find import find_model
 
 WORKER = "Caught "  # how torch begins the message of an exception that crossed from a data worker
 DISK_FULL = ("no space left on device", "disk quota exceeded")
@@ -44,10 +46,25 @@ def speaks_for_all(error: BaseException) -> bool:
     if not isinstance(error, (UsageError, KeyboardInterrupt)):
         return True
     if "accelerate" not in sys.modules:
-        return os.environ.get("RANK", "0") == "0"
+        return is_first()
     from recipes.runner import this_process  # noqa: PLC0415
 
     return this_process().is_main_process
+
+
+def is_first() -> bool:
+    """Whether this is the first process that a launcher started, before torch is there to ask."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_model(path: str) -> None:
+    """Look for a recipe's model before torch is imported, once for all processes.
+
+    Raises:
+        UsageError: there is no such folder, and no such model on the Hub or in its cache.
+    """
+    if is_first() and not Path(path).is_absolute() and not Path(path).is_dir():
+        find_model(path, "model.path")  # at once, where the Hub's client tries for a minute
 
 
 def is_disk_full(error: BaseException) -> bool:

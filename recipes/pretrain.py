@@ -38,9 +38,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from data_prep.screens import generated as screens
 from data_prep.screens import scenes
 from grounding.answer import ImageSize
+from grounding.command_line import CommandParser, run_command
 from grounding.completion import render_completion
 from grounding.dialects import get_dialect
-from grounding.errors import FoveaError
 from grounding.folders import owning
 from models.loading import save_policy
 from models.profile import Profile
@@ -269,19 +269,18 @@ def rate(elapsed: float, total: float, step: int) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="python -m recipes.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, its log and its checkpoint")
     parser.add_argument("--minutes", type=float, default=75.0, help="training time, checkpoints included")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
-    options = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
+        options = parser.parse_args(argv)
         with owning(options.out, "pre-training"):
             pretrain(options)
-    except FoveaError as error:
-        print(f"pretrain: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_command(run, resumes=True)
 
 
 def pretrain(options: argparse.Namespace) -> None:

@@ -38,10 +38,10 @@ from grounding.folders import owning
 from grounding.io import read_samples, replacing
 from grounding.redact import redact
 from grounding.settings import Section
-from models.find import find_model
 from models.loading import load_config
 from recipes.config import DataSpec, ModelSpec, Recipe, StageSpec, save_recipe
 from recipes.data import data_files, imported
+from recipes.exit_codes import check_model
 from recipes.records.checkpoints import last_checkpoint
 from recipes.records.summary import run_lines, stage_lines, write_card
 from recipes.stage import STAGES, Job, Stage
@@ -96,9 +96,7 @@ def prepared(jobs: Sequence[Job]) -> list[Stage]:
         UsageError: a wrong key, no such model, or a file that cannot be imported.
     """
     stages = [STAGES.get(job.spec.kind)(job) for job in jobs]
-    path = jobs[0].recipe.model.path
-    if not Path(path).is_absolute() and not Path(path).is_dir():
-        on_main(lambda: find_model(path, "model.path") and None)  # at once, where the Hub's client tries for a minute
+    on_main(lambda: check_model(jobs[0].recipe.model.path))
     for spec in (spec for job in jobs for spec in (job.spec.data, job.spec.eval) if spec is not None):
         for name in spec.path:
             on_main(partial(_import, name, spec))

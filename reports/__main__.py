@@ -8,30 +8,25 @@ python -m reports runs/quickstart/eval/sft                     one evaluation by
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from grounding.errors import FoveaError
+from grounding.command_line import CommandParser, run_command
 from reports.page import build
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m reports", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return run_command(lambda: _write(argv))
+
+
+def _write(argv: Sequence[str] | None) -> None:
+    parser = CommandParser(prog="python -m reports", description=__doc__)
     parser.add_argument("run", help="run folder, for instance runs/quickstart, or the folder of one evaluation")
     parser.add_argument("--against", metavar="RUN", help="another run to show beside it")
-    parser.add_argument("--out", metavar="FILE", help="where to write; report.html in the run folder by default")
+    parser.add_argument("--out", metavar="FILE", help="where to write (RUN/report.html)")
     args = parser.parse_args(argv)
-    try:
-        path = build(args.run, args.against, args.out)
-    except FoveaError as error:
-        print(f"reports: {error}", file=sys.stderr)
-        return error.exit_code
-    print(path)
-    return 0
+    print(build(args.run, args.against, args.out))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from typing import Any
 import yaml
 
 from grounding.answer import ImageSize
+from grounding.command_line import CommandParser, run_command
 from grounding.completion import GRAMMARS
 from grounding.dialects import get_dialect
-from grounding.errors import BrokenRow, FoveaError, UsageError
+from grounding.errors import BrokenRow, UsageError
 from grounding.folders import check_new
 from grounding.io import read_samples, replacing
 from grounding.registry import nearest
@@ -41,7 +42,11 @@ from rewards.trial import try_rewards
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 for a failure, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m rewards", description=__doc__.split("\n\n", maxsplit=1)[0])
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    parser = CommandParser(prog="python -m rewards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="every reward with its range and what it scores")
     show = commands.add_parser("show", help="formula, range, parameters and source of one reward")
@@ -58,24 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     score = commands.add_parser("score", help="score a file of completions")
     score.add_argument("--data", type=Path, required=True, help=".jsonl or .parquet of samples")
     score.add_argument("--completions", type=Path, required=True, help=".jsonl of completions by sample id")
-    score.add_argument("--rewards", required=True, help="names with commas between, or a YAML file with a list")
+    score.add_argument("--rewards", action="several", required=True, help="names, or a YAML file with a list")
     score.add_argument("--dialect", default="qwen3_vl")
     score.add_argument("--grammar", choices=GRAMMARS, default="think")
     score.add_argument("--expect", help="what the prompts asked for: box, point, boxes, ...")
     score.add_argument("--out", type=Path, help="write every completion's values as JSON lines")
     arguments = parser.parse_args(argv)
-    try:
-        run = {"list": list_rewards, "show": show_reward, "try": try_reward, "score": score_completions}[
-            arguments.command
-        ]
-        run(arguments)
-    except FoveaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+    run = {"list": list_rewards, "show": show_reward, "try": try_reward, "score": score_completions}
+    run[arguments.command](arguments)
 
 
 def list_rewards(arguments: argparse.Namespace) -> None:
@@ -184,10 +179,10 @@ def score_completions(arguments: argparse.Namespace) -> None:
                 file.write(json.dumps(record) + "\n")
 
 
-def _reward_list(argument: str) -> Any:
-    if not argument.endswith((".yaml", ".yml")):
-        return [name.strip() for name in argument.split(",") if name.strip()]
-    path = Path(argument)
+def _reward_list(given: Sequence[str]) -> Any:
+    if len(given) > 1 or not given[0].endswith((".yaml", ".yml")):
+        return [name.strip() for part in given for name in part.split(",") if name.strip()]
+    path = Path(given[0])
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:

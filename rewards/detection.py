@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from grounding.answer import Answer
 from grounding.errors import BrokenRow
@@ -52,6 +51,9 @@ def overlaps(answers: Sequence[Box], targets: Sequence[Box], max_area: float) ->
 
 def best_matching(worth: FloatArray) -> float:
     """Largest total worth of a one-to-one matching. worth: (P, G)."""
+    # A second that the wrong name of a reward should not cost
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
+
     rows, columns = linear_sum_assignment(worth, maximize=True)
     return float(worth[rows, columns].sum())
 

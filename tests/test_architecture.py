@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "recipes": {"grounding", "rewards", "attention", "credit", "models", "data_prep", "benchmarks", "tools"},
     "train.py": {"grounding", "rewards", "credit", "models", "data_prep", "recipes", "reports"},
     "eval.py": {"grounding", "models", "credit", "data_prep", "benchmarks", "reports"},
-    "predict.py": {"grounding", "models", "data_prep", "benchmarks"},
+    "predict.py": {"grounding", "models", "data_prep", "benchmarks", "reports"},
 }
 # A command may use what the package beneath it may not: nothing imports a `__main__`.
 COMMANDS = {"data_prep/__main__.py": {"benchmarks"}}  # `curate --benchmark` is handed the reader of benchmarks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +13,10 @@ import recipes.runner  # noqa: F401  its seconds are not those of the first mist
 from benchmarks.harness import cli
 from credit.__main__ import main as credit
 from data_prep.__main__ import main as data_prep
+from grounding.command_line import fail
 from grounding.errors import FoveaError
 from predict import main as predict
+from recipes.__main__ import main as recipes_command
 from reports.__main__ import main as reports
 from rewards.__main__ import main as rewards
 from tests.data_prep.helpers_data import write_jsonl
@@ -32,8 +33,7 @@ def evaluate(argv):
     try:
         return cli.main(argv)
     except FoveaError as error:  # eval.py prints it
-        sys.stderr.write(f"eval.py: {error}\n")
-        return error.exit_code
+        return fail(str(error), error.exit_code)
 
 
 def recipe(*words):
@@ -107,7 +107,51 @@ MISTAKES = [
     (predict, ["--model", MODEL, "--kind", "boxs", "--image", "ok.png", "x"], 2, "invalid choice: 'boxs'"),
     (reports, ["gone"], 2, "gone: no such run folder"),
     (reports, ["full"], 2, "full: neither stages"),
+    (predict, ["--model", MODEL, "--image", "ok.png"], 2, "say what to find"),
+    (predict, ["--model", MODEL, "x"], 2, "say about what: --image FILE"),
+    (predict, ["--model", MODEL, "--video", "gone.mp4", "x"], 2, "--video gone.mp4: no such file"),
+    (predict, ["--model", MODEL, "--video", "bad.png", "x"], 2, "--video bad.png: damaged video"),
+    (
+        predict,
+        [
+            "--model",
+            "m",
+            "--endpoint",
+            "http://x/v1",
+            "--dialect",
+            "qwen3_vl",
+            "--tools",
+            "zoom",
+            "--image",
+            "ok.png",
+            "x",
+        ],
+        2,
+        "--tools has no effect with --endpoint",
+    ),
+    (
+        predict,
+        ["--model", "m", "--endpoint", "http://x/v1", "--dialect", "qwen2_5_vl", "--image", "ok.png", "x"],
+        2,
+        "give the server's --max-pixels",
+    ),
     (credit, ["show", "--model", MODEL, "--data", "gone", "--out", "o"], 2, "--data gone: no such file"),
+    (
+        credit,
+        ["show", "--model", "no/such-model", "--data", "set/val.jsonl"],
+        2,
+        "--model no/such-model: no such folder",
+    ),
+    # The command line itself
+    (train, ["quickstart.yaml", "--dry"], 2, "recipe quickstart.yaml: No such file"),
+    (train, [], 2, "the following arguments are required: recipe"),
+    (evaluate, ["--modle", "x"], 2, "unrecognized arguments: --modle x"),
+    (evaluate, ["--limit", "many"], 2, "argument --limit: invalid int value: 'many'"),
+    (data_prep, ["import", "words.csv", "--vall", "0.1"], 2, "unrecognized arguments: --vall 0.1"),
+    (rewards, ["trie", "iou"], 2, "invalid choice: 'trie'"),
+    (reports, [], 2, "the following arguments are required: run"),
+    (credit, ["show", "--data", "set"], 2, "the following arguments are required: --model"),
+    (recipes_command, ["show", "quickstrat"], 2, "quickstrat"),
 ]
 
 
@@ -144,6 +188,6 @@ def test_a_mistake_is_one_line(mistake, desk, monkeypatch, capsys):
     took = time.process_time() - start
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
-    assert told in lines[0]
+    assert lines[0].startswith("error: ") and told in lines[0]
     assert took < SECONDS
     assert {path for path in desk.rglob("*") if "imported" not in path.parts} == before  # nothing is left behind

@@ -11,7 +11,8 @@ from PIL import Image
 from data_prep.screens.generated import example
 from grounding.answer import Answer, Status
 from grounding.targets import Box, Point
-from predict import COLOR, draw, main
+from predict import main
+from reports.answer_drawing import ANSWER_COLOR, draw_answer
 
 MODEL = Path(__file__).parents[1] / "assets" / "fovea-tiny"
 
@@ -35,7 +36,7 @@ def test_the_answer_is_told_in_pixels_and_drawn(screen, tmp_path, capsys):
     assert 0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96
     drawn, before = Image.open(told["drawing"]), Image.open(path).convert("RGB")
     assert drawn.size == before.size == (96, 96)
-    assert drawn.getpixel((x1, (y1 + y2) // 2)) == COLOR
+    assert drawn.getpixel((x1, (y1 + y2) // 2)) == ANSWER_COLOR
     outside = (95, 95) if x2 < 90 or y2 < 90 else (0, 0)
     assert drawn.getpixel(outside) == before.getpixel(outside)
     target = sample.target
@@ -48,15 +49,15 @@ def test_the_answer_is_told_in_pixels_and_drawn(screen, tmp_path, capsys):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_several_images_stand_side_by_side(screen, tmp_path):
+def test_several_images_stand_side_by_side(screen):
     image = Image.open(screen[1]).convert("RGB")
     answer = Answer(Status.OK, boxes=(Box(0.25, 0.25, 0.5, 0.5, 1),), points=(Point(0.5, 0.5, 0),))
-    drawn = Image.open(draw([image, image], answer, tmp_path / "a.png"))
+    drawn = draw_answer([image, image], answer)
     assert drawn.size == (192, 96)
-    assert drawn.getpixel((96 + 24, 36)) == COLOR, "the box lies in the second image"
-    assert drawn.getpixel((48 + 6, 48)) == COLOR, "the point in the first"
+    assert drawn.getpixel((96 + 24, 36)) == ANSWER_COLOR, "the box lies in the second image"
+    assert drawn.getpixel((48 + 6, 48)) == ANSWER_COLOR, "the point in the first"
     assert drawn.getpixel((24, 36)) == image.getpixel((24, 36))
-    assert draw([image], Answer(Status.NO_ANSWER), tmp_path / "b.png") is None
+    assert draw_answer([image], Answer(Status.NO_ANSWER)) is None
 
 
 @pytest.mark.parametrize(

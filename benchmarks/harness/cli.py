@@ -24,6 +24,8 @@ from benchmarks.harness.io.predictions import SPACES, PredictionFormat, Predicti
 from benchmarks.harness.io.results import ItemReply
 from benchmarks.harness.io.row_files import Place, Row, located_rows
 from benchmarks.harness.items import RULE_CHOICES, BenchmarkItem, Rule
+from grounding.command_line import CommandParser
+from grounding.completion import GRAMMARS
 from grounding.dialects import get_dialect
 from grounding.errors import UsageError
 from grounding.folders import owning
@@ -35,19 +37,12 @@ log = logging.getLogger("fovea.eval")
 Replies: TypeAlias = Iterable[tuple[BenchmarkItem, ItemReply]]
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """One line on stderr and exit code 2, like every other usage error here."""
-
-    def error(self, message: str) -> Any:
-        raise UsageError(message)
-
-
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code. Raises FoveaError for anything the user must know."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     if argv[:1] == ["compare"]:
-        parser = OneLineParser(prog="eval.py compare")
+        parser = CommandParser(prog="eval.py compare", description="Compare two evaluations of the same questions.")
         parser.add_argument("first", type=Path)
         parser.add_argument("second", type=Path)
         parser.add_argument("--show", type=int, default=20, help="changed items to list")
@@ -76,38 +71,38 @@ def model_arguments(model: argparse._ArgumentGroup) -> None:
     model.add_argument("--endpoint", help="base URL of an OpenAI-compatible server, for instance http://host:8000/v1")
     model.add_argument("--key-variable", help="environment variable with the endpoint's key")
     model.add_argument("--image-first", action=argparse.BooleanOptionalAction, help="images before the text")
-    model.add_argument("--system", help="system message; default: the one the model was trained with, if any")
+    model.add_argument("--system", help="system message (the one the model was trained with)")
     model.add_argument("--min-pixels", type=int, help="area an image has at least, as the model sees it")
     model.add_argument(
         "--max-pixels", type=int, help="area it has at most; with --endpoint images are sent that small"
     )
-    model.add_argument("--device", help="cpu, cuda:0, ...; the first GPU when there is one")
-    model.add_argument("--dtype", default="auto")
+    model.add_argument("--device", help="cpu, cuda:0, ... (the first GPU, where there is one)")
+    model.add_argument("--dtype", default="auto", help="of the weights, as transformers calls it")
     model.add_argument("--attn", help="attention implementation, as transformers calls it")
     model.add_argument("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
     model.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
 
 
 def _run_parser(prog: str) -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description="Evaluate a model, or score a predictions file, on a benchmark.")
+    parser = CommandParser(prog=prog, description="Evaluate a model, or score a predictions file, on a benchmark.")
     what = parser.add_argument_group("what is asked")
     what.add_argument("--benchmark", default="screens", help="name (see `eval.py list`) or import path")
     what.add_argument("--data", type=Path, help="the benchmark's folder (or file), as its authors publish it")
     what.add_argument("--images", type=Path, help="folder of the images, where it is not inside --data")
-    what.add_argument("--split", help="split; the benchmark's first one by default")
+    what.add_argument("--split", help="split (the benchmark's first one)")
     what.add_argument("--limit", type=int, help="only the first N items")
     what.add_argument("--out", type=Path, help="folder for results.jsonl and metrics.json")
 
     model = parser.add_argument_group("who answers: a model")
     model_arguments(model)
-    model.add_argument("--backend", choices=("transformers", "vllm"), default="transformers")
-    model.add_argument("--batch-size", type=int, default=16)
+    model.add_argument("--backend", choices=("transformers", "vllm"), default="transformers", help="what runs it")
+    model.add_argument("--batch-size", type=int, default=16, help="items asked at once")
     model.add_argument("--batch-tokens", type=int, default=65536, help="prompt tokens a batch may have, roughly")
-    model.add_argument("--max-new-tokens", type=int, default=512)
+    model.add_argument("--max-new-tokens", type=int, default=512, help="of an answer, at most")
     model.add_argument("--samples", type=int, default=0, help="rollouts per item; 0 is one greedy answer")
-    model.add_argument("--temperature", type=float, default=1.0)
-    model.add_argument("--top-p", type=float, default=1.0)
-    model.add_argument("--seed", type=int, default=0)
+    model.add_argument("--temperature", type=float, default=1.0, help="of sampling, with --samples")
+    model.add_argument("--top-p", type=float, default=1.0, help="of sampling, with --samples")
+    model.add_argument("--seed", type=int, default=0, help="of sampling")
     model.add_argument("--method", help="inference-time method, or several: outer+inner (see docs/evaluation.md)")
     model.add_argument(
         "--tools", help="what it may call before it answers: zoom, or several, or a recipe's file (see docs/tools.md)"
@@ -118,11 +113,11 @@ def _run_parser(prog: str) -> argparse.ArgumentParser:
     file.add_argument("--predictions", type=Path, help="JSONL: id, and output | point | box | boxes | span ...")
     file.add_argument("--space", choices=SPACES, help="unit of the file's coordinates; declared, never guessed")
 
-    file.add_argument("--format", choices=formats.FORMATS, help="whose file it is; default: what its keys say")
+    file.add_argument("--format", choices=formats.FORMATS, help="whose file it is (what its keys say)")
 
     words = parser.add_argument_group("how answers are worded")
-    words.add_argument("--dialect", help="how coordinates are worded; default: what the model folder says")
-    words.add_argument("--grammar", choices=("bare", "think", "think_answer"))
+    words.add_argument("--dialect", help="how coordinates are worded (what the model folder says)")
+    words.add_argument("--grammar", choices=GRAMMARS, help="completion format (what the model folder says)")
 
     rule = parser.add_argument_group("the rule, where it shall not be the official one")
     for name, choices in RULE_CHOICES.items():
@@ -270,7 +265,7 @@ def _score_model(benchmark: Benchmark, args: argparse.Namespace) -> dict[str, An
         args.image_first,
         system=args.system,
     )
-    _check_backend(args, profile)
+    check_backend(args, profile)
     if args.tools and args.method:
         raise UsageError("--method asks for single answers: leave it out with --tools")
     # SciPy: a second that the wrong name of a model should not cost
@@ -343,7 +338,7 @@ _NOT_FOR: dict[str, tuple[str, ...]] = {  # flags that a backend does not know; 
 }
 
 
-def _check_backend(args: argparse.Namespace, profile: Profile) -> None:
+def check_backend(args: argparse.Namespace, profile: Profile) -> None:
     """Raise `UsageError` for flags the backend cannot honour, and answers that could not be read."""
     parser = _run_parser("eval.py")
     which = "--endpoint" if args.endpoint else f"--backend {args.backend}"

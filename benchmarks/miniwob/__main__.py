@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,13 +15,13 @@ from benchmarks.miniwob.live import collect
 from data_prep.miniwob import SINGLE_CLICK
 from data_prep.miniwob.solved_pages import check_tasks
 from data_prep.miniwob.task_page import CROPS
-from grounding.errors import FoveaError
+from grounding.command_line import CommandParser, run_command
 from grounding.folders import owning
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line; further flags of eval.py may follow for a model."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks.miniwob",
         description="MiniWoB++, live: click where a policy points and read the page's own reward.",
     )
@@ -30,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the episodes; made when they are missing")
     parser.add_argument("--out", type=Path, required=True, help="folder for results.jsonl and metrics.json")
     parser.add_argument("--per-task", type=int, default=50, help="episodes of each task (50)")
-    parser.add_argument("--tasks", nargs="+", help=f"tasks (default: the {len(SINGLE_CLICK)} that one click solves)")
+    parser.add_argument("--tasks", action="several", help=f"tasks (the {len(SINGLE_CLICK)} that one click solves)")
     parser.add_argument("--crop", choices=sorted(CROPS), default="area", help="as for `data_prep miniwob`")
     parser.add_argument("--seed", type=int, default=0, help="of the pages and of the random baselines")
     parser.add_argument("--chromium", help="path of the Chromium to use")
@@ -55,8 +54,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except FoveaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    sys.exit(run_command(lambda: main(sys.argv[1:]), resumes=True))

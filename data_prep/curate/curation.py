@@ -42,9 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--distance", type=int, default=8, help="bits of 256 within which two images are one (8)")
     parser.add_argument("--one-image", action="store_true", help="keep one image of each group of near-duplicates")
     parser.add_argument("--parallel", type=int, default=4, help="images decoded at once (4)")
-    parser.add_argument("--benchmark", action="append", default=[], metavar="NAME=DIR",
+    parser.add_argument("--benchmark", action="several", default=[], metavar="NAME=DIR",
                         help="drop what this benchmark shows or asks (repeatable)")  # fmt: skip
-    parser.add_argument("--against", action="append", default=[], type=Path, metavar="DIR",
+    parser.add_argument("--against", action="several", default=[], type=Path, metavar="DIR",
                         help="drop what this data set shows or asks (repeatable)")  # fmt: skip
     parser.add_argument("--words-only", action="store_true", help="go on where held-out pictures are missing")
     parser.add_argument("--results", type=Path, help="JSON lines {id, correct} of k rollouts: keep rows in between")

@@ -29,6 +29,7 @@ from data_prep.importing.recognize import FORMATS, Plan, recognize
 from data_prep.importing.records import FoundImages
 from data_prep.pipeline.spaces import UNITS
 from data_prep.pipeline.writer import REJECTS, State, run
+from grounding.command_line import CommandParser
 from grounding.errors import UsageError
 from grounding.io import open_image, read_samples
 from grounding.region_drawing import TARGET_COLOR, draw_regions
@@ -64,9 +65,7 @@ def _share(text: str) -> float:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep import", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="python -m data_prep import", description=__doc__)
     parser.add_argument("file", type=Path, help="the annotations: a file, or the folder that a tool wrote")
     parser.add_argument("--images", dest="folder", type=Path, help="folder of the images (beside the file)")
     parser.add_argument("--out", type=Path, help="folder of the data set to make (data/NAME of the file)")

@@ -85,7 +85,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--per-task", type=int, default=50, help="pages of each task for train (50)")
     parser.add_argument("--val-per-task", type=int, default=10, help="pages of each task for val (10)")
     parser.add_argument("--test-per-task", type=int, default=0, help="pages of each task for test (0: it is live)")
-    parser.add_argument("--tasks", nargs="+", help=f"tasks (default: the {len(SINGLE_CLICK)} that one click solves)")
+    parser.add_argument("--tasks", action="several", help=f"tasks (the {len(SINGLE_CLICK)} that one click solves)")
     parser.add_argument(
         "--crop",
         choices=sorted(CROPS),

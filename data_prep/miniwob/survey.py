@@ -7,7 +7,6 @@ A line per task is appended as it is done; a rerun skips those. Exit code 1 when
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from data_prep.miniwob import OTHERS, SINGLE_CLICK, SOMETIMES
 from data_prep.miniwob.solved_pages import check_tasks
 from data_prep.miniwob.task_page import WINDOW, Searcher, TaskPage, all_tasks, html_folder
 from data_prep.web.browser import Browser
-from grounding.errors import FoveaError
+from grounding.command_line import CommandParser, run_command
 from grounding.journal import Journal, read_journal
 
 
@@ -62,10 +61,10 @@ def found(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_prep.miniwob.survey", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m data_prep.miniwob.survey", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSONL, appended to")
     parser.add_argument("--problems", type=int, default=30, help="problems of each task (30)")
-    parser.add_argument("--tasks", nargs="+", help="only these")
+    parser.add_argument("--tasks", action="several", help="only these")
     parser.add_argument("--real", action="store_true", help="every click with the mouse (slow) instead of by script")
     parser.add_argument("--chromium", help="path of the Chromium to use")
     args = parser.parse_args(argv)
@@ -84,8 +83,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except FoveaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+    sys.exit(run_command(lambda: main(sys.argv[1:]), resumes=True))

@@ -33,7 +33,7 @@ def dataset_source(
     """
 
     def arguments(parser: ArgumentParser) -> None:
-        parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="read only these")
+        parser.add_argument("--splits", action="several", choices=SPLITS, default=list(SPLITS), help="only these")
         add_arguments(parser)
 
     def inputs(args: Namespace) -> list[Path]:

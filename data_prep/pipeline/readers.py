@@ -42,9 +42,9 @@ def add_files(parser: ArgumentParser, annotations: str, images: str = ".") -> No
     """Add `--annotations` and `--image-folder` with the names that the source's own download has."""
     parser.add_argument(
         "--annotations",
-        nargs="+",
+        action="several",
         default=[annotations],
-        help=f"files or patterns below --root ({annotations}); .json, .jsonl, .csv and .parquet are read",
+        help=f".json, .jsonl, .csv or .parquet files, or patterns, below --root ({annotations})",
     )
     parser.add_argument("--image-folder", default=images, help=f"folder of the images below --root ({images})")
 

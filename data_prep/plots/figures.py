@@ -12,13 +12,6 @@ from PIL import Image
 from grounding.errors import UsageError
 from grounding.targets import Box
 
-try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
-except ImportError:  # an extra; `draw_chart` says so
-    Figure = None  # type: ignore[assignment, misc]
-
 COLORS = {
     "blue": "#3b6fd4",
     "red": "#d43b3b",
@@ -73,8 +66,12 @@ def draw_chart(table: ChartTable, rng: random.Random) -> DrawnChart:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    if Figure is None:
-        raise UsageError("drawing charts needs matplotlib: pip install -e '.[charts]'")
+    try:  # an extra, and most of a second that the wrong name of a source should not cost
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.transforms import Bbox  # noqa: PLC0415
+    except ImportError as error:
+        raise UsageError("drawing charts needs matplotlib: pip install -e '.[charts]'") from error
     size = rng.choice(((4.0, 3.0), (4.8, 3.2), (4.0, 4.0), (5.6, 3.2)))
     figure = Figure(figsize=size, dpi=DPI, facecolor=rng.choice(("white", "#f7f7f2")))
     canvas = FigureCanvasAgg(figure)
@@ -114,6 +111,8 @@ def draw_chart(table: ChartTable, rng: random.Random) -> DrawnChart:
 def _extent(mark: Any, axes: Any) -> Any:
     """The rectangle of a patch, or that around a point (x, y), in pixels from the lower left."""
     if isinstance(mark, tuple):
+        from matplotlib.transforms import Bbox  # noqa: PLC0415
+
         (x, y), half = axes.transData.transform(mark), _MARKER * DPI / 72 / 2
         return Bbox.from_extents(x - half, y - half, x + half, y + half)
     return mark.get_path().get_extents(mark.get_transform())

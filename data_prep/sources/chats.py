@@ -44,10 +44,10 @@ def question_arguments(parser: ArgumentParser) -> None:
     """The flags of all sources whose questions and image names may need trimming."""
     parser.add_argument(
         "--strip",
-        action="append",
+        action="several",
         default=[],
         metavar="REGEX",
-        help="remove what matches from questions: the prompt around the instruction (repeatable)",
+        help="remove what matches from questions: the prompt around the instruction",
     )
     parser.add_argument("--image-prefix", default="", help="remove this from the start of image names")
 

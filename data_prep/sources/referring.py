@@ -64,7 +64,7 @@ def _entry(table: dict[int, Any], key: int) -> Any:
 
 
 def _refer_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--splits", nargs="+", help="only these, for instance: train val testA testB")
+    parser.add_argument("--splits", action="several", help="only these, for instance: train val testA testB")
     parser.add_argument(
         "--image-folder", default="images/mscoco/images/train2014", help="folder of the images below --root"
     )

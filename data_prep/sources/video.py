@@ -310,8 +310,9 @@ def time_r1(run: Conversion, where: str, row: dict[str, Any]) -> Iterator[Item]:
 
 
 def _charades_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--annotations", nargs="+", default=["charades_sta_train.txt", "charades_sta_test.txt"])
-    parser.add_argument("--lengths", nargs="*", default=[], help="Charades_v1_*.csv below --root")
+    files = ["charades_sta_train.txt", "charades_sta_test.txt"]
+    parser.add_argument("--annotations", action="several", default=files, help="files below --root")
+    parser.add_argument("--lengths", action="several", default=[], help="Charades_v1_*.csv below --root")
     frame_arguments(parser)
 
 

@@ -74,15 +74,21 @@ def screen(text: str) -> tuple[int, int, float]:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--urls", type=Path, help="file of URLs, one a line, instead of the .html files of --root")
-    parser.add_argument("--screens", nargs="+", type=screen, default=[(1280, 800, 1.0), (390, 844, 2.0)])
-    parser.add_argument("--themes", nargs="+", choices=("light", "dark"), default=["light"])
+    parser.add_argument(
+        "--screens",
+        action="several",
+        type=screen,
+        default=[(1280, 800, 1.0), (390, 844, 2.0)],
+        help="sizes of the browser window (1280x800 390x844@2)",
+    )
+    parser.add_argument("--themes", action="several", choices=("light", "dark"), default=["light"])
     parser.add_argument("--scrolls", type=int, default=1, help="screens to take down each page (1)")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="forms of instruction")
+    parser.add_argument("--forms", action="several", choices=FORMS, default=list(FORMS), help="forms of instruction")
     parser.add_argument("--per-screen", type=int, default=8, help="elements to ask for on each screen (8)")
     parser.add_argument("--val-pages", type=float, default=0.0, help="share of pages, with all screens, for val (0)")
     parser.add_argument("--page-seconds", type=float, default=15.0, help="time a page gets to load (15)")
     parser.add_argument("--no-scripts", action="store_true", help="switch JavaScript off in the pages")
-    parser.add_argument("--allow-host", nargs="+", default=[], help="hosts pages may reach; '*' is every host")
+    parser.add_argument("--allow-host", action="several", default=[], help="hosts pages may reach; '*' is every host")
     parser.add_argument("--license-of-pages", default="unknown", help="license to note in every sample")
     parser.add_argument("--chromium", help="path of the Chromium to use")
     parser.add_argument("--no-sandbox", action="store_true", help="start Chromium without its sandbox")

@@ -9,9 +9,12 @@ import pytest
 
 from attention.heads import ROLES, HeadSelection
 from credit.__main__ import main
+from tests.pages import look
 from tests.recipes.tiny import make_data, make_model
 
 RESPONSE = '<think>The red square is there. It is red.</think>{"bbox_2d": [104, 205, 306, 407]}'
+PIXELS = """() => [...document.querySelectorAll('canvas')].flatMap(canvas =>
+  [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data])"""
 ALPHA = """() => [...document.querySelectorAll('canvas')].flatMap(canvas =>
   [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 === 3))"""
 
@@ -46,28 +49,40 @@ def test_the_heat_map_follows_the_cursor(page_file: Path, chromium: Path, tmp_pa
         page.goto(page_file.as_uri())
         tokens = page.locator(".token")
         assert "".join(tokens.all_text_contents()) == RESPONSE
-        assert set(page.evaluate(ALPHA)) == {0}  # nothing is looked at yet
+        default = page.evaluate(PIXELS)  # the mean over the answer's numbers
+        assert len(set(default)) > 5
         maps = []
         for at in (0, tokens.count() - 3):
             tokens.nth(at).hover()
-            maps.append(page.evaluate(ALPHA))
-            assert max(maps[-1]) > 100
+            maps.append(page.evaluate(PIXELS))
             assert page.locator("#facts tr").count() > 3
-        assert maps[0] != maps[1]
+        assert maps[0] != maps[1] and default not in maps
         before = page.screenshot()
         page.mouse.move(2, 2)
-        assert set(page.evaluate(ALPHA)) == {0}
+        assert page.evaluate(PIXELS) == default
         assert page.screenshot() != before
-        tokens.nth(1).focus()  # the keyboard does the same
-        assert max(page.evaluate(ALPHA)) > 100
-        tints = "() => [...document.querySelectorAll('.token')].map(token => token.style.background)"
+        tokens.first.focus()  # the keyboard does the same, from token to token
+        assert page.evaluate(PIXELS) == maps[0]
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.dataset.at") == "1"
+        assert page.evaluate(PIXELS) not in (maps[0], default)
+        page.uncheck("#heat")
+        assert set(page.evaluate(ALPHA)) == {0}
+        tints = "() => [...document.querySelectorAll('.token')].map(token => token.style.getPropertyValue('--share'))"
         first = page.evaluate(tints)
-        names = page.locator("#signal option").all_text_contents()
+        names = page.eval_on_selector_all("#signal option", "all => all.map(one => one.value)")
+        assert "share of its attention on the image (image_mass)" in page.inner_text("#signal")
         assert {"waad", "fai", "image_mass", "entropy"} <= set(names)
         page.select_option("#signal", "entropy" if names[0] != "entropy" else names[1])
         assert page.evaluate(tints) != first
-        assert page.locator(".coordinate").count() > 0 and page.locator(".anchor").count() > 0
+        assert page.locator(".text .coordinate").count() > 0 and page.locator(".text .anchor").count() > 0
+        target, answer = page.locator("svg rect.truth"), page.locator("svg rect.said")
+        assert [target.count(), answer.count()] == [1, 1]
+        sides = [float(answer.get_attribute(name)) for name in ("x", "y", "width", "height")]
+        assert sides == pytest.approx([0.104 * 96, 0.205 * 96, 0.202 * 96, 0.202 * 96], abs=0.01)
+        look(browser, page_file.as_uri(), ".token")
         browser.close()
+    assert "/tmp" not in page_file.read_text() and str(page_file.parent) not in page_file.read_text()
     assert troubles == []
 
 
@@ -115,10 +130,10 @@ def test_a_system_message_comes_before_the_question(places: Any, monkeypatch: py
     model, data = places
     asked: list[int] = []
     monkeypatch.setattr(
-        "credit.__main__.Describer.add", lambda self, inputs, *rest: asked.append(inputs["input_ids"])
+        "credit.inspection.Describer.add", lambda self, inputs, *rest: asked.append(inputs["input_ids"])
     )
-    monkeypatch.setattr("credit.__main__.Describer.result", lambda self: None)
-    monkeypatch.setattr("credit.__main__.table", lambda result: "")
+    monkeypatch.setattr("credit.inspection.Describer.result", lambda self: None)
+    monkeypatch.setattr("credit.inspection.table", lambda result: "")
     command = ["describe", "--model", model, "--data", data, "--limit", "1", "--max-new-tokens", "1"]
     for options in ([], ["--system", "The red square is there."]):
         assert main([*command, *options]) == 0
@@ -126,7 +141,8 @@ def test_a_system_message_comes_before_the_question(places: Any, monkeypatch: py
     assert told.shape[1] > plain.shape[1]
 
 
-def test_a_missing_dialect_is_one_line(places: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_dialect_is_one_line(places: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, data = places
-    assert main(["describe", "--model", "no/such-model", "--data", data]) == 2
-    assert capsys.readouterr().err.startswith("credit: no/such-model: which coordinates does it answer in?")
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["describe", "--model", str(tmp_path), "--data", data]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: which coordinates does it answer in?")

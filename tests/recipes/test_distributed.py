@@ -98,8 +98,8 @@ def test_a_usage_error_on_two_processes_is_one_line(tmp_path):
     save_recipe(recipe, tmp_path / "recipe.yaml")
     done = launch("cpu_two", tmp_path / "recipe.yaml")
     assert done.returncode != 0
-    assert [line for line in done.stderr.splitlines() if line.startswith("train.py:")] == [
-        "train.py: stages.0 (sft).args: unknown key 'learning_rat'; did you mean 'learning_rate'?"
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+        "error: stages.0 (sft).args: unknown key 'learning_rat'; did you mean 'learning_rate'?"
     ]
 
 

@@ -81,7 +81,7 @@ def test_a_full_disk_is_one_line_and_costs_no_step(recipe_file, capsys, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("recipes.merge.save_policy", no_room)
         assert train.main([str(recipe_file)]) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("train.py: the disk is full")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: the disk is full")
     assert not (recipe_file.parent / "run/0-sft/DONE").exists()
     assert train.main([str(recipe_file)]) == 0
     assert [line["step"] for line in read_metrics(recipe_file.parent / "run/0-sft/metrics.jsonl")] == [1, 1]
@@ -92,7 +92,7 @@ def test_a_corrupt_image_is_named_in_one_line(recipe_file, capsys, workers):
     (recipe_file.parent / "data/images/2.png").write_bytes(b"not an image")
     assert train.main([str(recipe_file), f"stages.0.args.dataloader_num_workers={workers}"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("train.py: ")
+    assert last.startswith("error: ")
     assert "images/2.png" in last
 
 
@@ -105,7 +105,7 @@ def test_usage_errors_exit_with_two_and_leave_nothing_behind(recipe_file, capsys
     ):
         assert train.main([str(recipe_file), override]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert said.startswith("train.py: ")
+        assert said.startswith("error: ")
     assert train.main(["no_such_recipe.yaml"]) == 2
     assert not (recipe_file.parent / "run").exists()
 

@@ -110,7 +110,7 @@ def test_no_run_folder_is_a_usage_error(tmp_path, capsys):
 
 def test_a_page_that_cannot_be_written_is_one_line(workshop, capsys):
     assert main([str(workshop.run()), "--out", "/proc/report.html"]) == 1
-    assert capsys.readouterr().err.startswith("reports: /proc/report.html: cannot be written")
+    assert capsys.readouterr().err.startswith("error: /proc/report.html: cannot be written")
 
 
 def test_a_file_of_the_users_is_not_written_over(workshop, tmp_path, capsys):

@@ -53,20 +53,23 @@ class LocalModel:
         self.system = system
         self.name = name
 
-    def encode(self, requests: Sequence[Request], opening: str = "") -> Any:
-        """The processor's inputs for a batch, left-padded, on the model's device; `opening` begins every answer."""
-        texts = [
-            prompt_text(
-                self.processor, messages(r.text, len(r.images), image_first=self.image_first, system=self.system)
-            )
-            + opening
-            for r in requests
-        ]
+    def prompts(self, requests: Sequence[Request]) -> list[str]:
+        """The chats as the model reads them, up to where its answers begin."""
+        how = {"image_first": self.image_first, "system": self.system}
+        return [prompt_text(self.processor, messages(r.text, len(r.images), **how)) for r in requests]
+
+    def encode(self, requests: Sequence[Request], texts: Sequence[str] | None = None) -> Any:
+        """The processor's inputs for a batch, left-padded, on the model's device; `texts` instead of its prompts."""
+        texts = self.prompts(requests) if texts is None else texts
         return encode(self.processor, texts, [r.images for r in requests]).to(self.model.device)
 
     def prompt_attention(self, requests: Sequence[Request], opening: str) -> list[PromptAttention]:
         """See `SupportsAttention`."""
-        inputs = self.encode(requests, opening)
+        return self.attention_of(requests, [text + opening for text in self.prompts(requests)])
+
+    def attention_of(self, requests: Sequence[Request], texts: Sequence[str]) -> list[PromptAttention]:
+        """Attention of the last token of each text, a prompt with or without the first words of an answer."""
+        inputs = self.encode(requests, texts)
         merge = merge_size(self.processor)
         found = read_prompts(self.model, inputs, merge, [len(r.images) for r in requests])
         seen = self._seen(inputs, requests)
