@@ -21,24 +21,18 @@ without 0. Below that the learning curves: mean reward in every sixth of the ste
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import json
-import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from tqdm import tqdm
-from transformers import set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.harness.cli import main as evaluate
-from recipes.config import load_recipe
-from recipes.runner import run_recipe
+from perf.runs import do_missing, load, paired_interval, score, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,38 +66,25 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_one(args: argparse.Namespace, arm: str, seed: int) -> None:
-    """Train, evaluate, and write the run's JSON file (atomically)."""
-    folder = args.out / "work" / f"{arm}--{seed}"
-    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts over: half a run is no run
-    folder.mkdir(parents=True)
-    set_seed(seed)  # also what happens before the trainer sets its own, the adapter's weights among it
-    with (folder / "log").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        run_recipe(load_recipe(_recipe(args, arm, seed, folder)))
-        code = evaluate(_evaluation(args, folder))
-    if code:
-        raise SystemExit(f"the evaluation of {arm}, seed {seed}, failed with {code}; see {folder / 'log'}")
+def run_one(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train and evaluate."""
+    recipe = train(_recipe(args, arm, seed), folder)
+    metrics = score(_evaluation(args, recipe.folder / "final"), folder)
     rows = [json.loads(line) for line in _metrics_file(folder).read_text().splitlines()]
     curve = [{"step": row["step"], "reward": row["reward"]} for row in rows if "reward" in row]
     credit = [{k: v for k, v in row.items() if k.startswith("credit/")} for row in rows if "credit/mean" in row]
-    result = {
-        "arm": arm,
-        "seed": seed,
+    return {
         "steps": args.steps,
         "rollouts": args.rollouts,
         "credit": ARMS[arm],
-        **_metrics(folder / "eval"),
+        "accuracy": float(metrics["accuracy"]),
+        "mean_iou": float(metrics["official"]["mean_iou"]),
         "curve": curve,
         "credit_last": credit[-1] if credit else {},
     }
-    draft = args.out / f"{arm}--{seed}.json.part"
-    draft.write_text(json.dumps(result))
-    draft.rename(args.out / f"{arm}--{seed}.json")
-    if not args.keep:
-        shutil.rmtree(folder)
 
 
-def _recipe(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> Path:
+def _recipe(args: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     """The recipe with its grpo stage alone, starting from the SFT checkpoint."""
     recipe = OmegaConf.to_container(OmegaConf.load(args.recipe), resolve=True)
     stages = [stage for stage in recipe["stages"] if stage["kind"] == "grpo"]
@@ -117,24 +98,13 @@ def _recipe(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> Path
     stage["credit"] = ARMS[arm]
     for section in ("data", "eval"):  # --data instead, and the evaluation comes at the end
         stage.pop(section, None)
-    recipe.update(name="run", stages=[stage], seed=seed, output=str(folder), wandb="disabled")
-    recipe["model"]["path"], recipe["data"] = str(args.model), str(args.data)
-    path = folder / "recipe.yaml"
-    OmegaConf.save(OmegaConf.create(recipe), path)
-    return path
+    recipe["model"]["path"] = str(args.model)
+    return {**recipe, "data": str(args.data), "stages": [stage], "seed": seed}
 
 
-def _evaluation(args: argparse.Namespace, folder: Path) -> list[str]:
-    final = folder / "run" / "final"
-    options = ["--model", str(final), "--benchmark", args.benchmark, "--data", str(args.data)]
-    options += ["--max-new-tokens", "96", "--limit", str(args.items)]
-    return [*options, "--out", str(folder / "eval"), *args.eval_option]
-
-
-def _metrics(folder: Path) -> dict[str, float]:
-    """Of an evaluation folder, in [0, 1]."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return {"accuracy": float(metrics["accuracy"]), "mean_iou": float(metrics["official"]["mean_iou"])}
+def _evaluation(args: argparse.Namespace, model: Path) -> list[str]:
+    options = ["--model", str(model), "--benchmark", args.benchmark, "--data", str(args.data)]
+    return [*options, "--max-new-tokens", "96", "--limit", str(args.items), *args.eval_option]
 
 
 def _metrics_file(folder: Path) -> Path:
@@ -181,13 +151,6 @@ def curves(results: dict[tuple[str, int], dict[str, Any]], parts: int = 6) -> li
     return lines
 
 
-def paired_interval(differences: np.ndarray, bootstraps: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of paired differences (N,)."""
-    draws = np.random.default_rng(0).integers(len(differences), size=(bootstraps, len(differences)))
-    low, high = np.percentile(differences[draws].mean(-1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def steps_to(curve: list[dict[str, float]], target: float, width: int = 10) -> float:
     """First step at which the mean reward of the last `width` steps reaches `target`; else the last step."""
     rewards = np.array([point["reward"] for point in curve])
@@ -196,16 +159,6 @@ def steps_to(curve: list[dict[str, float]], target: float, width: int = 10) -> f
     means = np.convolve(rewards, np.ones(width) / width, mode="valid")
     reached = np.flatnonzero(means >= target)
     return float(curve[reached[0] + width - 1]["step"] if len(reached) else curve[-1]["step"])
-
-
-def load(out: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Runs by arm and seed, from a folder of theirs or a file with one a line."""
-    if out.suffix == ".jsonl":
-        texts = out.read_text(encoding="utf-8").splitlines()
-    else:
-        texts = [path.read_text(encoding="utf-8") for path in sorted(out.glob("*--*.json"))]
-    found = [json.loads(text) for text in texts]
-    return {(result["arm"], result["seed"]): result for result in found}
 
 
 def main() -> int:
@@ -226,19 +179,10 @@ def main() -> int:
     parser.add_argument("--table-only", action="store_true")
     args = parser.parse_args()
     if not args.table_only:
-        args.out.mkdir(parents=True, exist_ok=True)
         if args.model is None:
             parser.error("--model is required: the SFT checkpoint every run starts from")
-        done = load(args.out)
-        missing = [(arm, seed) for seed in range(args.seeds) for arm in args.arms if (arm, seed) not in done]
-        for arm, seed in tqdm(missing, desc="runs"):
-            with (args.out / f"{arm}--{seed}.lock").open("w") as lock:
-                try:  # the lock goes when its process ends, however it does
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # another process is at it
-                if not (args.out / f"{arm}--{seed}.json").exists():
-                    run_one(args, arm, seed)
+        wanted = [(arm, seed) for seed in range(args.seeds) for arm in args.arms]
+        do_missing(args.out, wanted, partial(run_one, args), keep=args.keep)
     results = load(args.out)
     if not results:
         print(f"{args.out}: nothing has been run yet")

@@ -1,60 +1,71 @@
 """Which loop pays? Recipes in which a model chooses its data, each against plain GRPO, on the embedded task.
 
-    python perf/recipes.py --model runs/quickstart/0-sft/model               # everything; goes on where it stopped
-    python perf/recipes.py --model runs/quickstart/0-sft/model --arm select --seed 0      # one arm of one seed
-    python perf/recipes.py --table-only                                       # what there is so far
-    python perf/recipes.py --table-only --out docs/recipes.jsonl              # of published runs
+    python perf/recipes.py --publish docs/runs/recipes.jsonl      # five seeds of every arm; goes on where it stopped
+    python perf/recipes.py --arm grpo select --seed 0             # some arms of one seed
+    python perf/recipes.py --small --out runs/recipes_small       # that everything runs: figures without meaning
+    python perf/recipes.py --table-only --out docs/runs/recipes.jsonl      # the table of published runs
 
-Every arm starts from one SFT checkpoint and may draw as many rollouts as plain GRPO does in `--steps` steps of 128
-(`rollouts` says how many it drew; `vote` draws none before the test and 8 a question there, `distill` needs the model
-of the plain arm of its seed as its teacher). Greedy clicks inside the target on held-out screens decide; arms are
-paired by seed. In training, 100 other screens are asked every tenth of the steps (one sampled answer each): `reaches`
-is the share of plain GRPO's rollouts after which an arm's accuracy there first is plain GRPO's last one of that seed,
-censored at all its rollouts; only arms that are GRPO have it.
+The questions are what such loops are made for, and what a flat set of questions would hide: three of four are
+screens of the size the model was made for, which it answers already; the fourth is on a larger screen, and only these
+teach. Rewards are right or wrong, so that a group may be without spread. All arms of a seed start from one short SFT
+on larger screens, trained once, and may draw as many rollouts as plain GRPO does in `--steps` steps of 64; what
+selecting, filtering and drawing pairs cost counts (`vote` draws none before the test and 8 a question there;
+`distill` has the model of the plain arm of its seed as its teacher, whose rollouts do not count). Arms are paired by
+seed. `again` is plain GRPO once more with other draws: what it differs by is chance.
 
-Resumable: a finished run is one JSON file under --out (arm--seed.json). Several processes with one --out share the
-work. Exits 1 unless five seeds of every arm are there and one beats plain GRPO in `reaches`: at most 0.7, the 95 %
-interval (10,000 paired bootstrap samples) below 1. `attention_sft`, attention on the target as a term of the SFT
-loss, is named in the table as not built.
+Two measures. Greedy clicks on held-out screens at the end, larger ones (`accuracy`) and those of the old size
+(`easy`). `steps`: in training, other larger screens are asked every sixteenth of the steps, one sampled answer each;
+curves are means of three such points; the goal is the end of plain GRPO's curve of the seed; `steps` is the rollouts
+an arm takes to its first crossing over those that plain GRPO takes to its own, at most all of them. Only arms that
+are GRPO have it. Intervals are Student's t over seeds, of `steps` on its logarithm.
+
+Resumable, also within a run: finished ones are one JSON file each under --out (arm--seed.json), and a line of
+--publish. Several processes with one --out share the work. Exits 1 unless five seeds of every arm are there and one
+takes at most 0.7 of plain GRPO's steps, its interval below 1, while that of `again` holds 1. `attention_sft`,
+attention on the target as a term of the SFT loss, is named in the table as not built.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import fcntl
-import json
+import math
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from tqdm import tqdm
-from transformers import set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.harness.cli import main as evaluate
+from data_prep.__main__ import main as data_prep
+from grounding.errors import FoveaError
 from grounding.journal import read_journals
-from perf.credit_strategies import paired_interval
-from recipes.config import load_recipe
-from recipes.runner import jobs_of, run_recipe
+from perf.runs import Results, do_missing, interval, load, locked, publish, score, train
+from recipes.callbacks import read_metrics
+from recipes.config import Recipe
+from recipes.runner import jobs_of
 
 ROOT = Path(__file__).parents[1]
-BATCH, GROUP, SEEDS = 128, 8, 5
-REWARDS = [{"name": "iou"}, {"name": "click_in_box"}, {"name": "format", "weight": 0.2}]
-RIGHT = [{"name": "click_in_box", "when": {"format": "ok"}}]
+BATCH, GROUP, SEEDS = 64, 8, 5
+EASY, HARD = 192, 64  # screens to learn from, of the old size and of the larger one
+POINTS, ASKED = 16, 120  # of a curve: how many, and screens asked for each
+MODEL = {"dialect": "fovea", "grammar": "think", "image_first": False}
+CLICK = "click_in_box"
+REWARDS = [{"name": CLICK}, {"name": "format", "weight": 0.2}]
+WATCHED = {"name": CLICK, "weight": 0.0}  # of arms with other rewards: for their curve alone
+RIGHT = [{"name": CLICK, "when": {"format": "ok"}}]
+LORA = {"lora": {"r": 16, "lora_alpha": 32}}
 MISSING = ("attention_sft",)
 RATIO = 0.7
 
 
-def grpo(steps: int, **more: Any) -> dict[str, Any]:
-    """The quickstart's GRPO stage over so many steps."""
-    every = max(1, steps // 10)
-    args = {
+def grpo(steps: int, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """The quickstart's GRPO stage over so many steps, watched on other screens."""
+    every = max(1, options.steps // POINTS)
+    own = {
         "max_steps": max(1, steps),
         "per_device_train_batch_size": BATCH,
         "num_generations": GROUP,
@@ -62,256 +73,281 @@ def grpo(steps: int, **more: Any) -> dict[str, Any]:
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 5,
-        "logging_steps": 1,
-        "save_strategy": "no",
+        "save_steps": every,
+        "save_total_limit": 1,
         "gradient_checkpointing": False,
         "eval_strategy": "steps",
         "eval_steps": every,
+        "eval_on_start": True,
         "num_generations_eval": 1,
-        "per_device_eval_batch_size": 100,
+        "per_device_eval_batch_size": ASKED,
         **more.pop("args", {}),
     }
-    stage = {"kind": "grpo", "lora": {"r": 16, "lora_alpha": 32}, "rewards": REWARDS, "args": args}
-    return {**stage, "eval": {"split": "val", "limit": 100}, **more}
+    watched = {"path": str(options.out / "data" / "hard"), "split": "val"}
+    return {"kind": "grpo", **LORA, "rewards": REWARDS, "args": own, "eval": watched, **more}
 
 
 def drawing(answers: int = GROUP) -> dict[str, Any]:
     """Arguments of a stage that draws rollouts itself."""
-    return {"num_generations": answers, "generation_batch_size": 32, "max_completion_length": 48}
+    return {"num_generations": answers, "generation_batch_size": BATCH // GROUP, "max_completion_length": 48}
 
 
-def supervised(steps: int) -> dict[str, Any]:
-    args = {"max_steps": max(1, steps), "per_device_train_batch_size": 32, "learning_rate": 1e-3}
+def supervised(steps: int, batch: int = 32) -> dict[str, Any]:
     return {
-        **args,
+        "max_steps": max(1, steps),
+        "per_device_train_batch_size": batch,
+        "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 2,
-        "save_strategy": "no",
+        "save_steps": 10,
+        "save_total_limit": 1,
         "gradient_checkpointing": False,
     }
 
 
 def rising(steps: int) -> list[dict[str, Any]]:
-    """Thresholds of .85, .95 and .99, a third of the steps each."""
-    first, second = steps // 3, 2 * steps // 3
-    knots = [[0, 0.85], [first, 0.85], [first + 1, 0.95], [second, 0.95], [second + 1, 0.99]]
-    return [{"name": "iou_above", "schedule": {"threshold": knots}}, *REWARDS[1:]]
+    """Thresholds that rise, a third of the steps each; .85, .95 and .99 are for models whose boxes are that good."""
+    first, second = max(1, steps // 3), max(3, 2 * steps // 3)
+    knots = [[0, 0.3], [first, 0.3], [first + 1, 0.5], [second, 0.5], [second + 1, 0.7]]
+    return [{"name": "iou_above", "schedule": {"threshold": knots}}, *REWARDS]
 
 
-def weighted(form: str) -> list[dict[str, Any]]:
-    return [{"name": "difficulty_weighted_iou", "params": {"form": form}}, *REWARDS[1:]]
+def boxes(name: str, **params: Any) -> list[dict[str, Any]]:
+    return [{"name": name, **({"params": params} if params else {})}, REWARDS[1], WATCHED]
 
 
-def arms(steps: int, teacher: str) -> dict[str, list[dict[str, Any]]]:
-    """Stages of each arm. All draw at most `steps` x 128 rollouts."""
-    rollouts = steps * BATCH
-    questions = rollouts // GROUP
-    half = max(1, steps // 2)
-    chosen = max(GROUP, rollouts // 4 // 4)  # a quarter of the rollouts chooses, four a question
+def arms(args: argparse.Namespace, teacher: str) -> dict[str, list[dict[str, Any]]]:
+    """Stages of each arm. All draw at most `args.steps` x BATCH rollouts."""
+    steps, pool = args.steps, args.easy + args.hard
+    rounds = max(1, steps * BATCH // (pool * GROUP))  # of drawing GROUP answers to every question
+    chosen, looked = pool * 4 // BATCH, pool // BATCH  # steps that choosing costs: four answers a question, or one
+    learning = supervised(max(1, steps // (2 * rounds)))
+    plain = partial(grpo, steps, args)
     unscaled = {"scale_rewards": "none"}
-    filtering = {"attention": True, "rules": False, "batch_size": 64, "max_completion_length": 48}
-    rejection = {**drawing(), **supervised(max(1, steps // 4)), "min_reward": 1.9, "keep": 2}
-    preferring = {**drawing(), **supervised(max(1, steps // 4)), "margin": 0.5, "learning_rate": 1e-4}
-    distilling = {**supervised(steps), "per_device_train_batch_size": BATCH, "max_completion_length": 48}
-    lora = {"lora": {"r": 16, "lora_alpha": 32}}
-    selecting = {**drawing(4), "pass_at": 1.0}
+    filtering = {"attention": True, "rules": False, "batch_size": BATCH, "max_completion_length": 48}
+    half = (steps - 2 * looked) // 2
     return {
-        "grpo": [grpo(steps)],
-        # 96 + 32 rollouts at most
-        "dynamic": [grpo(steps, sampling={"share": 1.0, "extra": 4}, args={"per_device_train_batch_size": 96})],
-        "difficulty": [grpo(steps, sampling={})],
-        "unscaled": [grpo(steps, args=unscaled)],  # what the weights need, by itself
-        "weight_power": [grpo(steps, rewards=weighted("power"), args=unscaled)],
-        "weight_exp": [grpo(steps, rewards=weighted("exp"), args=unscaled)],
-        "rising": [grpo(steps, rewards=rising(steps))],
+        "grpo": [plain()],
+        "again": [plain()],
+        # 48 + 16 rollouts at most
+        "dynamic": [
+            plain(sampling={"share": 1.0, "extra": 2, "reward": CLICK}, args={"per_device_train_batch_size": 48})
+        ],
+        "difficulty": [plain(sampling={"reward": CLICK})],
+        "unscaled_iou": [plain(rewards=boxes("iou"), args=unscaled)],  # what the weights need, by itself
+        "weight_power": [plain(rewards=boxes("difficulty_weighted_iou", form="power"), args=unscaled)],
+        "weight_exp": [plain(rewards=boxes("difficulty_weighted_iou", form="exp"), args=unscaled)],
+        "rising": [plain(rewards=rising(steps))],
         "rejection": [
-            {"kind": "rejection", **lora, "data": {"limit": questions}, "rewards": REWARDS, "args": rejection}
-        ],
-        "select": [
-            {"kind": "select", "data": {"limit": chosen}, "rewards": RIGHT, "args": selecting},
-            grpo(steps - steps // 4, data={"kept": True}),
-        ],
-        "rounds": [{"repeat": 2, "stages": [{"kind": "filter", "args": filtering}, grpo(half, data={"kept": True})]}],
-        "vote": [],
-        "test_time": [grpo(steps, data={"split": "test"}, rewards=["region_consistency", *REWARDS[2:]])],
-        "dpo": [
-            {"repeat": 2, "stages": [
-                {"kind": "dpo", **lora, "data": {"limit": questions // 2}, "rewards": REWARDS, "args": preferring}
+            {"repeat": rounds, "stages": [
+                {"kind": "rejection", **LORA, "rewards": REWARDS,
+                 "args": {**drawing(), **learning, "min_reward": 1.1, "keep": 2}}
             ]}
         ],
-        "distill": [{"kind": "distill", **lora, "args": {**distilling, "teacher_model_name_or_path": teacher}}],
+        "select": [
+            {"kind": "select", "rewards": RIGHT, "args": {**drawing(4), "pass_at": 1.0}},
+            grpo(steps - chosen, args, data={"kept": True}),
+        ],
+        "rounds": [
+            {"repeat": 2, "stages": [
+                {"kind": "filter", "args": filtering}, grpo(half, args, data={"kept": True})
+            ]}
+        ],
+        "vote": [],
+        "test_time": [
+            plain(data={"path": str(args.out / "data" / "hard"), "split": "test"},
+                  rewards=boxes("region_consistency"))
+        ],
+        "dpo": [
+            {"repeat": rounds, "stages": [
+                {"kind": "dpo", **LORA, "rewards": REWARDS,
+                 "args": {**drawing(), **learning, "margin": 0.5, "learning_rate": 1e-4}}
+            ]}
+        ],
+        "distill": [
+            {"kind": "distill", **LORA,
+             "args": {**supervised(steps, BATCH), "max_completion_length": 48, "teacher_model_name_or_path": teacher}}
+        ],
     }  # fmt: skip
 
 
-NAMES = tuple(arms(60, ""))
+def sizes(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Flags of the data sets: what the cold start reads, and the screens to learn from and to be tested on."""
+    counts = {"cold": (args.cold, 1, 1), "easy": (args.easy, 1, args.items), "hard": (args.hard, ASKED, args.items)}
+    found = {}
+    for name, numbers in counts.items():
+        flags = ["--size", "96" if name == "easy" else "128", "--seed", "1" if name == "cold" else "0"]
+        for split, count in zip(("train", "val", "test"), numbers, strict=True):
+            flags += [f"--{split}-screens", str(min(count, args.asked) if split == "val" else count)]
+        found[name] = flags
+    return found
 
 
-def run_one(args: argparse.Namespace, arm: str, seed: int) -> None:
-    """Train, evaluate, and write the run's JSON file (atomically)."""
-    folder = args.out / "work" / f"{arm}--{seed}"
-    teacher = args.out / "work" / f"grpo--{seed}" / "run" / "final"
+def cold_start(args: argparse.Namespace, seed: int) -> Path:
+    """The model that all arms of a seed start from; drawn and trained unless it is there."""
+    with locked(args.out / "data.lock", wait=True):
+        for name, flags in sizes(args).items():
+            folder = args.out / "data" / name
+            if not (folder / "manifest.json").is_file() and data_prep(["screens", *flags, "--out", str(folder)]):
+                raise SystemExit(f"{folder}: the screens could not be drawn")
+    folder = args.out / "work" / f"cold--{seed}"
+    with locked(args.out / f"cold--{seed}.lock", wait=True):
+        stage = {"kind": "sft", **LORA, "args": supervised(args.cold_steps)}
+        model = {"path": str(ROOT / "assets/fovea-tiny"), **MODEL}
+        content = {"model": model, "data": str(args.out / "data" / "cold"), "stages": [stage], "seed": seed}
+        return train(content, folder).folder / "0-sft" / "model"
+
+
+def run_one(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train an arm, and evaluate it."""
+    teacher = args.out / "work" / f"teacher--{seed}"
     if arm == "distill" and not teacher.exists():
         raise SystemExit(f"distill, seed {seed}: its teacher is the plain arm's model; run --arm grpo --seed {seed}")
-    stages = copy.deepcopy(arms(args.steps, str(teacher))[arm])
-    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts over: half a run is no run
-    folder.mkdir(parents=True)
-    set_seed(seed)  # also what happens before the trainer sets its own, the adapter's weights among it
-    model, curve, drawn = args.model, [], 0
-    with (folder / "log").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        if stages:
-            recipe = load_recipe(_recipe(args, stages, seed, folder))
-            run_recipe(recipe)
-            model = folder / "run" / "final"
-            curve, drawn = _course(recipe)
-        code = evaluate(_evaluation(args, folder, model, arm))
-    if code:
-        raise SystemExit(f"the evaluation of {arm}, seed {seed}, failed with {code}; see {folder / 'log'}")
-    metrics = json.loads((folder / "eval" / "metrics.json").read_text())
-    result = {
-        "arm": arm,
-        "seed": seed,
-        "steps": args.steps,
-        "items": args.items,
-        "rollouts": drawn,
-        "accuracy": float(metrics["accuracy"]),
-        "curve": curve,
-    }
-    draft = args.out / f"{arm}--{seed}.json.part"
-    draft.write_text(json.dumps(result))
-    draft.rename(args.out / f"{arm}--{seed}.json")
-    if arm != "grpo" and not args.keep:  # the plain arm's model teaches
-        shutil.rmtree(folder)
+    model, curve, drawn = cold_start(args, seed), [], 0
+    stages = copy.deepcopy(arms(args, str(teacher))[arm])
+    if stages:
+        data = [str(args.out / "data" / name) for name in ("easy", "hard")]
+        own = seed + 1000 if arm == "again" else seed
+        content = {"model": {"path": str(model), **MODEL}, "data": data, "stages": stages, "seed": own}
+        recipe = train(content, folder)
+        model = recipe.folder / "final"
+        curve, drawn = course(recipe)
+    found = {"steps": args.steps, "items": args.items, "rollouts": drawn, "curve": curve}
+    for name, size in (("accuracy", "hard"), ("easy", "easy")):
+        options = ["--model", str(model), "--benchmark", "screens", "--data", str(args.out / "data" / size)]
+        options += ["--max-new-tokens", "64", "--batch-size", "100"]
+        options += ["--method", "voting"] if arm == "vote" else []
+        found[name] = float(score(options, folder, f"eval-{size}")["accuracy"])
+    if arm == "grpo" and not teacher.exists():
+        part = teacher.with_name(f".{teacher.name}")
+        shutil.copytree(model, part, dirs_exist_ok=True)
+        part.rename(teacher)
+    return found
 
 
-def _recipe(args: argparse.Namespace, stages: list[dict[str, Any]], seed: int, folder: Path) -> Path:
-    model = {"path": str(args.model), "dialect": "fovea", "grammar": "think", "image_first": False}
-    content = {"name": "run", "model": model, "data": str(args.data), "stages": stages, "seed": seed}
-    content |= {"output": str(folder), "wandb": "disabled"}
-    path = folder / "recipe.yaml"
-    OmegaConf.save(OmegaConf.create(content), path)
-    return path
-
-
-def _course(recipe: Any) -> tuple[list[list[float]], int]:
+def course(recipe: Recipe) -> tuple[list[list[float]], int]:
     """[rollouts so far, accuracy on the other screens] of GRPO's evaluations, and the rollouts of all stages."""
-    curve, drawn = [], 0
+    curve: list[list[float]] = []
+    drawn = 0
     for job in jobs_of(recipe):
-        rows = [
-            row["answers"] if "answers" in row else [0] * GROUP
-            for row in read_journals(job.folder, "rollouts-*.jsonl")
-        ]
-        drawn += sum(map(len, rows))
-        if job.spec.kind == "rejection":
-            drawn += GROUP * sum(1 for _ in read_journals(job.folder, "kept-*.jsonl"))
-        if not job.metrics.exists():
-            continue
-        batch = int(job.spec.args["per_device_train_batch_size"])
-        each = {"grpo": batch, "distill": batch}.get(job.spec.kind, 0)
+        drawn += sum(len(row["answers"]) for row in read_journals(job.folder, "rollouts-*.jsonl"))
+        drawn += sum(1 for _ in read_journals(job.folder, "measured-*.jsonl"))
+        drawn += GROUP * sum(1 for _ in read_journals(job.folder, "kept-*.jsonl"))
+        each = int(job.spec.args["per_device_train_batch_size"]) if job.spec.kind in ("grpo", "distill") else 0
         before, extra, last = drawn, 0.0, 0
-        for line in map(json.loads, job.metrics.read_text().splitlines()):
+        for line in read_metrics(job.metrics):
             extra += line.get("sampling/extra_rollouts", 0.0)
             last = max(last, int(line["step"]))
-            if "eval_rewards/click_in_box/mean" in line:
-                curve.append([before + each * line["step"] + extra, line["eval_rewards/click_in_box/mean"]])
+            if f"eval_rewards/{CLICK}/mean" in line:
+                curve.append([before + each * line["step"] + extra, line[f"eval_rewards/{CLICK}/mean"]])
         drawn += round(each * last + extra)
     return curve, drawn
 
 
-def _evaluation(args: argparse.Namespace, folder: Path, model: Path, arm: str) -> list[str]:
-    options = ["--model", str(model), "--benchmark", "screens", "--data", str(args.data), "--limit", str(args.items)]
-    options += ["--max-new-tokens", "64", "--batch-size", "100", "--out", str(folder / "eval")]
-    return [*options, *(["--method", "voting"] if arm == "vote" else [])]
+def smooth(curve: list[list[float]]) -> np.ndarray:
+    """(N - 2, 2): means of three neighbors; of rollouts as of accuracies."""
+    points = np.array(curve, dtype=float)
+    return (points[:-2] + points[1:-1] + points[2:]) / 3
 
 
-def reaches(own: dict[str, Any], plain: dict[str, Any]) -> float:
-    """Share of plain GRPO's rollouts until the accuracy it ends with; not a number without a course."""
-    if not own["curve"] or not plain["curve"]:
-        return float("nan")
-    goal, every = plain["curve"][-1][1], plain["curve"][-1][0]
-    first = next((drawn for drawn, accuracy in own["curve"] if accuracy >= goal), every)
-    return min(first, every) / every
+def crossing(curve: np.ndarray, goal: float) -> float:
+    """Rollouts at which a curve (N, 2) first reaches a goal, linear between its points; infinite if it never does."""
+    for index, (drawn, accuracy) in enumerate(curve):
+        if accuracy >= goal:
+            if index == 0:
+                return float(drawn)
+            (earlier, below), share = curve[index - 1], 0.0
+            share = (goal - below) / (accuracy - below)
+            return float(earlier + share * (drawn - earlier))
+    return math.inf
 
 
-def table(results: dict[tuple[str, int], dict[str, Any]]) -> tuple[list[str], list[str]]:
+def steps_to(own: dict[str, Any], plain: dict[str, Any]) -> float:
+    """Rollouts until plain GRPO's last accuracy, over those that it takes itself; not a number without a curve."""
+    if len(own["curve"]) < 3 or len(plain["curve"]) < 3:
+        return math.nan
+    mine, its = smooth(own["curve"]), smooth(plain["curve"])
+    goal = float(its[-1, 1])
+    return min(crossing(mine, goal), float(its[-1, 0])) / crossing(its, goal)
+
+
+def table(results: Results, names: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The table's lines, and what falls short."""
-    lines = [f"{'arm':14} seeds {'rollouts':>9} {'accuracy':>9} {'- grpo (95 %)':>26} {'reaches (95 %)':>26}"]
-    short, best = [], False
+    heads = ("accuracy", "- grpo (95 %)", "easy", "steps / grpo's (95 %)")
+    lines = [f"{'arm':13} seeds {'rollouts':>9} {heads[0]:>9} {heads[1]:>26} {heads[2]:>6} {heads[3]:>24}"]
+    short, best, chance = [], False, False
     plain = {seed: result for (arm, seed), result in results.items() if arm == "grpo"}
-    for arm in NAMES:
+    for arm in names:
         every = [result for (name, _), result in results.items() if name == arm]
         if not every:
-            lines.append(f"{arm:14} {0:5d} {'not run':>9}")
+            lines.append(f"{arm:13} {0:5d} {'not run':>9}")
             short.append(f"{arm}: not run")
             continue
-        drawn, accuracy = (np.mean([one[key] for one in every]) for key in ("rollouts", "accuracy"))
         own = [result for result in every if result["seed"] in plain]
-        seeds = [result["seed"] for result in own]
-        if len(seeds) < SEEDS:
-            short.append(f"{arm}: {len(seeds)} of {SEEDS} paired seeds")
-        if not seeds:
-            lines.append(f"{arm:14} {len(every):5d} {drawn:9.0f} {accuracy:9.3f}   grpo of its seeds is not run")
-            continue
-        gains = np.array([one["accuracy"] - plain[seed]["accuracy"] for one, seed in zip(own, seeds, strict=True)])
-        ratios = np.array([reaches(one, plain[seed]) for one, seed in zip(own, seeds, strict=True)])
-        cells = ["" if arm == "grpo" else _cell(gains), _cell(ratios) if np.isfinite(ratios).all() else ""]
-        lines.append(f"{arm:14} {len(every):5d} {drawn:9.0f} {accuracy:9.3f} {cells[0]:>26} {cells[1]:>26}")
-        if arm != "grpo" and len(seeds) >= SEEDS and np.isfinite(ratios).all():
-            best |= ratios.mean() <= RATIO and paired_interval(ratios, 10_000)[1] < 1
-    lines += [f"{arm:14} {'-':>5} not built" for arm in MISSING]
+        if len(own) < SEEDS:
+            short.append(f"{arm}: {len(own)} of {SEEDS} paired seeds")
+        drawn, accuracy, easy = (np.mean([one[key] for one in every]) for key in ("rollouts", "accuracy", "easy"))
+        gain, ratio = "", ""
+        if own and arm != "grpo":
+            gain = _cell(interval([one["accuracy"] - plain[one["seed"]]["accuracy"] for one in own]), "+.3f")
+            logs = [math.log(steps_to(one, plain[one["seed"]])) for one in own]
+            if np.isfinite(logs).all():
+                mean, low, high = (math.exp(value) for value in interval(logs))
+                ratio = _cell((mean, low, high), ".2f")
+                enough = len(own) >= SEEDS
+                if arm == "again":
+                    chance = enough and low <= 1 <= high
+                else:
+                    best |= enough and mean <= RATIO and high < 1
+        lines.append(f"{arm:13} {len(every):5d} {drawn:9.0f} {accuracy:9.3f} {gain:>26} {easy:6.3f} {ratio:>24}")
+    lines += [f"{arm:13} {'-':>5} not built" for arm in MISSING]
     if not best:
-        short.append(f"no arm reaches plain GRPO's accuracy within {RATIO:g} of its rollouts, the interval below 1")
+        short.append(f"no arm takes at most {RATIO:g} of plain GRPO's steps with an interval below 1")
+    if not chance:
+        short.append("plain GRPO once more (`again`) is not shown to take as long as itself")
     return lines, short
 
 
-def _cell(values: np.ndarray) -> str:
-    if len(values) < 2:  # no interval
-        return f"{values.mean():+.3f}"
-    low, high = paired_interval(values, 10_000)
-    return f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def load(out: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Runs by arm and seed, from a folder of theirs or a file with one a line."""
-    if out.suffix == ".jsonl":
-        texts = out.read_text(encoding="utf-8").splitlines()
-    else:
-        texts = [path.read_text(encoding="utf-8") for path in sorted(out.glob("*--*.json"))]
-    return {(result["arm"], result["seed"]): result for result in map(json.loads, texts)}
+def _cell(found: tuple[float, float, float], form: str) -> str:
+    mean, low, high = (format(value, form) for value in found)
+    return f"{mean} [{low}, {high}]" if math.isfinite(found[2]) else mean
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="the SFT checkpoint every run starts from")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT / "data/screens", help="data set folder: train, val and test"
-    )
-    parser.add_argument("--arm", nargs="*", default=list(NAMES), choices=list(NAMES))
+    parser.add_argument("--arm", nargs="*", help="only these")
     parser.add_argument("--seed", type=int, nargs="*", default=list(range(SEEDS)))
-    parser.add_argument("--steps", type=int, default=60, help="of plain GRPO (60)")
-    parser.add_argument("--items", type=int, default=500, help="held-out screens (500)")
+    parser.add_argument("--steps", type=int, default=64, help="of plain GRPO (64)")
+    parser.add_argument("--items", type=int, default=300, help="held-out screens of each size (300)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/recipes")
+    parser.add_argument("--publish", type=Path, help="also write all finished runs to this file, one a line")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")
+    parser.add_argument("--small", action="store_true", help="everything at the smallest size")
     parser.add_argument("--table-only", action="store_true")
+    parser.set_defaults(easy=EASY, hard=HARD, cold=512, cold_steps=8, asked=ASKED)
     args = parser.parse_args()
+    if args.small:
+        parser.set_defaults(easy=12, hard=4, cold=32, cold_steps=1, asked=8, steps=4, items=8)
+        args = parser.parse_args()
+    args.out = args.out.absolute()
+    names = tuple(arms(args, ""))
+    if unknown := set(args.arm or ()) - set(names):
+        parser.error(f"no arm {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if not args.table_only:
-        if args.model is None:
-            parser.error("--model is required: the SFT checkpoint every run starts from")
-        args.out.mkdir(parents=True, exist_ok=True)
-        done = load(args.out)
-        order = sorted(args.arm, key=NAMES.index)  # the teacher first
-        for arm, seed in tqdm([(a, s) for s in args.seed for a in order if (a, s) not in done], desc="runs"):
-            with (args.out / f"{arm}--{seed}.lock").open("w") as lock:
-                try:  # the lock goes when its process ends, however it does
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # another process is at it
-                if not (args.out / f"{arm}--{seed}.json").exists():
-                    run_one(args, arm, seed)
+        wanted = [
+            (arm, seed) for seed in args.seed for arm in names if arm in (args.arm or names)
+        ]  # the teacher first
+        try:
+            do_missing(args.out, wanted, partial(run_one, args), keep=args.keep)
+        except FoveaError as error:
+            raise SystemExit(str(error)) from error
     results = load(args.out)
+    if args.publish is not None:
+        publish(results, args.publish)
     if len({(one["steps"], one["items"]) for one in results.values()}) > 1:
         print(f"{args.out}: runs of different --steps or --items do not compare; use one --out for each")
         return 1
-    lines, short = table(results)
+    lines, short = table(results, names)
     print("\n".join([*lines, *(f"FALLS SHORT: {what}" for what in short)]))
     return 1 if short else 0
 

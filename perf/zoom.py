@@ -24,7 +24,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 from transformers import set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,6 +36,7 @@ from grounding.io import open_image, read_samples, replacing
 from models.loading import load_policy
 from models.prompting import question
 from models.sampling import generation_config
+from perf.runs import interval
 from recipes.config import load_recipe
 from tools import Shown, ToolCall, ToolView
 from tools.loop import LocalTurns, Played, play
@@ -135,15 +135,6 @@ def evaluate(arm: str, seed: int, root: Path, count: int) -> None:
 
 def cache_of(arm: str, seed: int, stage: str, root: Path, *, blind: bool) -> Path:
     return root / f"accuracy-{arm}{'-blind' if blind else ''}-seed{seed}-{stage}.json"
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval (Student's t) of one value per seed; the interval is infinite for one."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, -np.inf, np.inf
-    half = float(student.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
 
 
 def table(seeds: list[int], root: Path) -> int:
