@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import FoveaError
+from grounding.folders import rebuilding
 from grounding.io import replacing, write_samples
 from grounding.sample import Sample
 from recipes.data import stored
@@ -19,12 +20,14 @@ from recipes.loops.drawing import unique_ids
 from recipes.stage import Job
 
 FACTS = "kept.json"
+KIND = "set of kept samples"
 
 
 def write_kept(job: Job, kept: Mapping[str, Mapping[str, Any]], dropped: Mapping[str, int], hint: str) -> None:
     """Write the samples a stage keeps, in the order of its data, and how many it dropped and why.
 
-    The folder is complete before it takes its name. Images are hard links where the file system has them.
+    The folder is complete before anything of it takes its place, and holds on to files that are not ours. Images are
+    hard links where the file system has them.
 
     Args:
         job: of the stage.
@@ -34,19 +37,14 @@ def write_kept(job: Job, kept: Mapping[str, Mapping[str, Any]], dropped: Mapping
 
     Raises:
         FoveaError: nothing is kept, or the folder cannot be written.
+        UsageError: a file of somebody else's is in the way.
     """
     samples = stored(job.spec.data)
     told = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
     if not kept:
         raise FoveaError(f"{job.where}: keeps none of {len(samples)} samples ({told}); {hint}")
-    final, unfinished = job.folder / "data", job.folder / ".data.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        count = write_samples(unfinished / "train.jsonl", _rows(job, kept, unfinished))
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.replace(final)
-    except OSError as error:
-        raise FoveaError(f"{final}: cannot be written: {error.strerror or error}") from error
+    with rebuilding(job.folder / "data", KIND) as folder:
+        count = write_samples(folder / "train.jsonl", _rows(job, kept, folder))
     with replacing(job.folder / FACTS) as file:
         facts = {"samples": len(samples), "kept": count, "dropped": dict(dropped)}
         file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

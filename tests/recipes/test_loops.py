@@ -14,6 +14,7 @@ from transformers import set_seed
 from grounding.errors import FoveaError, UsageError
 from grounding.io import open_image, read_samples
 from grounding.journal import read_journal
+from recipes import runner
 from recipes.callbacks import read_metrics
 from recipes.config import load_recipe, parse_recipe, to_container
 from recipes.loops import drawing
@@ -143,9 +144,33 @@ def test_a_selection_that_keeps_nothing_says_so_and_chooses_again_without_new_ro
     assert str(caught.value).startswith("stages.0 (select): keeps none of 10 samples (10 too low); set args.above")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(drawing, "generate", None)  # nothing is drawn any more
-    run_recipe(recipe_of(model, data, tmp_path, stage("select", args={"pass_at": 1.0})))
+    everything = recipe_of(model, data, tmp_path, stage("select", args={"above": None, "below": None}))
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "write_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(everything)
+    folder = everything.folder / "0-select/data"
+    assert len(list((folder / "images").iterdir())) == 10
+    for name in ("notes.txt", "images/notes.txt"):  # somebody else's
+        (folder / name).write_text("mine")
+    again = recipe_of(model, data, tmp_path, stage("select", args={"pass_at": 1.0}))
+    (folder / "train.jsonl").write_text(rows := (folder / "train.jsonl").read_text() + "\n")
+    with pytest.raises(UsageError, match=r"train\.jsonl: is not of this command, or was changed since; move it away"):
+        run_recipe(again)
+    assert (folder / "train.jsonl").read_text() == rows
+    (folder / "train.jsonl").unlink()
+    run_recipe(again)
+    kept = [sample.images[0].path for sample in read_samples(folder / "train.jsonl")]
+    assert 0 < len(kept) < 10
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there == {"train.jsonl", "notes.txt", "images/notes.txt", ".fovea.jsonl", *kept}
+    assert (folder / "notes.txt").read_text() == (folder / "images/notes.txt").read_text() == "mine"
     with pytest.raises(UsageError, match="made with other settings"):  # finished by now
         run_recipe(recipe_of(model, data, tmp_path, stage("select", args={"pass_at": 5.0})))
+
+
+def killed(job):
+    raise KeyboardInterrupt
 
 
 def test_data_that_changed_under_a_selection_is_refused(model, data, tmp_path, monkeypatch):
