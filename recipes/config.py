@@ -164,6 +164,11 @@ class StageSpec(Section):
     sampling: SamplingConfig | None = Field(
         None, description="which prompts are asked, by their running reward; null: each once an epoch, shuffled"
     )
+    scale_by: Literal["source", "kind"] | None = Field(
+        None,
+        description="of a mixed set, with `args.scale_rewards: none`: advantages over the standard deviation of the "
+        "rewards of all rollouts of the same source, or kind of target, in the generation batch",
+    )
     round: Whole | None = Field(None, ge=1, description="which round of a `repeat` it belongs to; `repeat` writes it")
     starts_with: Whole | None = Field(
         None,

@@ -31,6 +31,7 @@ from recipes.dry_run import check_training, describe_training, rewards_line
 from recipes.episodes import EpisodeTrainer, chat_text
 from recipes.loops.chosen_prompts import ChosenPrompts
 from recipes.loops.difficulty import SamplingConfig
+from recipes.loops.task_scale import TaskScale
 from recipes.records.tracking import SHOWN, ShownRollout
 from recipes.rollout_passes import TrainerPasses
 from recipes.stage import STAGES, Stage
@@ -88,7 +89,7 @@ class RewardedAnswers:
         super().log(logs, start_time)
 
 
-class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
+class FoveaGRPOTrainer(TaskScale, RewardedAnswers, ChosenPrompts, EpisodeTrainer):
     """TRL's GRPOTrainer with advantages of shape (B, T) where there is a credit strategy; without one, TRL's own.
 
     TRL reads the advantages of a batch after its training forward pass, and takes (B, T) as well as (B,). So the
@@ -101,12 +102,13 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
         credit: CreditConfig | Mapping[str, Any] | None = None,
         attention: MapConfig | Mapping[str, Any] | None = None,
         sampling: SamplingConfig | None = None,
+        scale_by: str | None = None,
         dialect: str | None = None,
         grammar: str = "think",
         **kwargs: Any,
     ):
-        """Arguments as in TRL, and `credit`, `attention` and `sampling`, the recipe's, with the model's dialect and
-        grammar. Attention is looked at only where a reward reads it."""
+        """Arguments as in TRL, and `credit`, `attention`, `sampling` and `scale_by`, the recipe's, with the model's
+        dialect and grammar. Attention is looked at only where a reward reads it."""
         super().__init__(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
         self.decoder = Decoder.of(self.processing_class, self.eos_token_ids, check_grammar(grammar))
@@ -125,6 +127,7 @@ class FoveaGRPOTrainer(RewardedAnswers, ChosenPrompts, EpisodeTrainer):
             self.rollout_attention = RolloutAttention(*given, passes=passes, general="general" in read)
         self._crediting: tuple[dict[str, Any], dict[str, Any]] | None = None
         self.choose(sampling)
+        self.scale_by = scale_by
         parts = {
             "sampling": self.chosen,
             "credit": self.credit,
@@ -256,7 +259,9 @@ class PolicyStage(Stage):
     """Group relative policy optimization; `args` are the keys of `trl.GRPOConfig`."""
 
     args_type: ClassVar[type[GRPOConfig | RLOOConfig]] = GRPOConfig
-    sections = frozenset({"data", "eval", "lora", "freeze", "rewards", "credit", "attention", "tools", "sampling"})
+    sections = frozenset(
+        {"data", "eval", "lora", "freeze", "rewards", "credit", "attention", "tools", "sampling", "scale_by"}
+    )
     needs = frozenset({"data", "rewards"})
 
     def arguments(self) -> Any:
@@ -277,7 +282,17 @@ class PolicyStage(Stage):
         args = self.arguments()
         self._maps(self.rewards())
         self._check_sampling(args)
+        self._check_scale(args)
         check_training(self.job, args)
+
+    def _check_scale(self, args: GRPOConfig) -> None:
+        if self.job.spec.scale_by is None:
+            return
+        where = f"{self.job.where}.scale_by"
+        if args.scale_rewards != "none":
+            raise UsageError(f"{where}: TRL scales by {args.scale_rewards} already; set args.scale_rewards: none")
+        if args.multi_objective_aggregation != "sum_then_normalize":
+            raise UsageError(f"{where}: not with args.multi_objective_aggregation; remove one of the two")
 
     def _check_sampling(self, args: GRPOConfig) -> None:
         sampling, where = self.job.spec.sampling, f"{self.job.where}.sampling"
@@ -336,6 +351,7 @@ class PolicyStage(Stage):
         model, processor = load_for(job, args)
         ours = {"dialect": model_spec.dialect, "grammar": model_spec.grammar}
         ours |= {"credit": job.spec.credit, "attention": job.spec.attention, "sampling": job.spec.sampling}
+        ours["scale_by"] = job.spec.scale_by
         toolbox = build_toolbox(job, processor)
         ours |= {"share_prompts": model_spec.share_prompts, "toolbox": toolbox}
         trainer = trainer_class(

@@ -74,7 +74,7 @@ class Stage(ABC):
     Attributes:
         args_type: dataclass whose fields are the legal keys of `args`.
         sections: the optional sections of a stage it reads, among lora, data, eval, rewards, credit,
-            attention, tools and sampling.
+            attention, tools, sampling and scale_by.
         needs: the sections it cannot do without.
         trains: it leaves a model; else the next stage starts from the model this one started from.
         keeps: it leaves a data set in `data/` for later stages, `recipes.loops.kept`.
@@ -116,11 +116,12 @@ class Stage(ABC):
             "attention": spec.attention is not None,
             "tools": spec.tools is not None,
             "sampling": spec.sampling is not None,
+            "scale_by": spec.scale_by is not None,
             "data": spec.data is not None,
             "eval": spec.eval is not None,
         }
-        for section in ("lora", "freeze", "eval", "rewards", "credit", "attention", "tools", "sampling"):
-            if given[section] and section not in self.sections:
+        for section, there in given.items():
+            if there and section != "data" and section not in self.sections:
                 raise UsageError(f"{self.job.where} has no {section}; remove it, or give it to another stage")
         if spec.freeze and spec.lora is not None:
             raise UsageError(

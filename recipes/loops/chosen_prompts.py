@@ -110,9 +110,11 @@ class ChosenPrompts:
             began = time.perf_counter()
             own = torch.tensor([row["index"] for row in inputs], device=rewards.device)
             rows = self.accelerator.gather(own)[:: self.num_generations].tolist()
-            means = torch.nanmean(self._followed(rewards).view(-1, self.num_generations), 1).tolist()
-            self.chosen.update(rows, means)
+            groups = self._followed(rewards).view(-1, self.num_generations)
+            highest = groups.nan_to_num(-torch.inf).amax(1)
+            self.chosen.update(rows, torch.nanmean(groups, 1).tolist(), highest.tolist())
             self._note("inside", self.chosen.inside)
+            self._note("rare", float(len(self.chosen.rare)))
             self._note("seconds", time.perf_counter() - began)
         return rewards
 

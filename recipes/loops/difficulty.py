@@ -32,6 +32,13 @@ class SamplingConfig(Section):
         ge=0,
         description="prompts asked at most beyond a generation batch, in place of groups whose rewards are all equal",
     )
+    replay: Whole = Field(
+        0,
+        ge=0,
+        description="rows of a generation batch that are drawn among rare successes first, as far as there are any: "
+        "rows with an answer of at least `high` in their newest group and a running reward of at most `rare`",
+    )
+    rare: Share = Field(0.25, description="see `replay`")
 
     @model_validator(mode="after")
     def _ordered(self) -> SamplingConfig:
@@ -52,10 +59,12 @@ class ChosenRows:
 
     Attributes:
         means: row -> running reward, of the rows that were asked.
+        rare: the rare successes.
     """
 
     def __init__(self, config: SamplingConfig, count: int, seed: int):
         self.means: dict[int, float] = {}
+        self.rare: set[int] = set()
         self._config, self._count, self._seed = config, count, seed
         self._weights = np.ones(count)
         self._epoch = 0
@@ -67,21 +76,25 @@ class ChosenRows:
             self._epoch, self._chunks = epoch, []
 
     def chunk(self, number: int, size: int) -> list[int]:
-        """The rows of an epoch's chunk, in order of drawing."""
+        """The rows of an epoch's chunk: replayed ones, then the others in order of drawing."""
         while number >= len(self._chunks):
-            self._chunks.append(self._draw(size, (), "chunk", self._epoch, len(self._chunks)))
+            use = self._epoch, len(self._chunks)
+            again = self._replayed(min(size, self._config.replay), *use)
+            self._chunks.append([*again, *self._draw(size - len(again), again, "chunk", *use)])
         return self._chunks[number]
 
     def more(self, size: int, without: Collection[int], step: int) -> list[int]:
         """Further rows for a step, fewer where there are not so many."""
         return self._draw(min(size, self._count - len(set(without))), without, "more", step)
 
-    def update(self, rows: Sequence[int], rewards: Sequence[float]) -> None:
-        """Take in the mean reward of groups; what is not a number is left out."""
-        for row, reward in zip(rows, rewards, strict=True):
+    def update(self, rows: Sequence[int], rewards: Sequence[float], best: Sequence[float] = ()) -> None:
+        """Take in the mean reward of groups, and the highest of each; what is not a number is left out."""
+        for row, reward, highest in zip(rows, rewards, best or rewards, strict=True):
             if np.isfinite(reward):
                 before = self.means.get(row, reward)
                 self._set(row, self._config.decay * before + (1 - self._config.decay) * reward)
+                is_rare = highest >= self._config.high and self.means[row] <= self._config.rare
+                (self.rare.add if is_rare else self.rare.discard)(row)
 
     @property
     def inside(self) -> float:
@@ -91,13 +104,15 @@ class ChosenRows:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         rows = [[row, mean] for row, mean in sorted(self.means.items())]
-        return {"rows": self._count, "means": rows, "epoch": self._epoch, "chunks": self._chunks}
+        known = {"rows": self._count, "means": rows, "rare": sorted(self.rare)}
+        return {**known, "epoch": self._epoch, "chunks": self._chunks}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self.means, self._weights = {}, np.ones(self._count)
         for row, mean in state["means"]:
             self._set(int(row), float(mean))
+        self.rare = set(map(int, state.get("rare", ())))
         self._epoch, self._chunks = int(state["epoch"]), [list(chunk) for chunk in state["chunks"]]
 
     def _set(self, row: int, mean: float) -> None:
@@ -106,6 +121,11 @@ class ChosenRows:
 
     def _is_inside(self, mean: float) -> bool:
         return self._config.low < mean < self._config.high
+
+    def _replayed(self, size: int, *use: str | int) -> list[int]:
+        found = np.array(sorted(self.rare), dtype=int)
+        np.random.default_rng(derived(self._seed, "replay", *use)).shuffle(found)
+        return [int(row) for row in found[:size]]
 
     def _draw(self, size: int, without: Collection[int], *use: str | int) -> list[int]:
         """Weighted, without replacement: the largest keys log(u) / w (Efraimidis and Spirakis, 2006)."""

@@ -7,18 +7,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import set_seed
 from trl import GRPOTrainer
 
 from grounding.errors import UsageError
+from grounding.io import read_samples, write_samples
 from models.prompting import encode, prompt_text
 from recipes.callbacks import read_metrics
 from recipes.config import save_recipe
 from recipes.loops.difficulty import ChosenRows, SamplingConfig
+from recipes.loops.task_scale import deviations
 from recipes.runner import jobs_of, run_recipe
 from recipes.stage import STAGES
 from tests.recipes.test_distributed import as_killed
@@ -34,6 +38,14 @@ def half_flat(completions, completion_ids, sample, **columns):
     """A reward that tells the answers to every second sample apart, and none to the others."""
     return [
         float(sum(ids) % 97) / 97 if int(one.id.rpartition("-")[2]) % 2 else 0.25
+        for ids, one in zip(completion_ids, sample, strict=True)
+    ]
+
+
+def uneven(completions, completion_ids, sample, **columns):
+    """A reward that tells the answers of one source apart by much, and those of the other by little."""
+    return [
+        float(sum(ids) % 97) / 97 * (1.0 if one.source == "odd" else 0.1)
         for ids, one in zip(completion_ids, sample, strict=True)
     ]
 
@@ -92,15 +104,32 @@ def test_a_chunk_has_distinct_rows_and_further_ones_are_others():
     assert rows.more(4, (), step=5) == rows.more(4, (), step=5) != rows.more(4, (), step=6)
 
 
+def test_rare_successes_are_asked_again_until_they_are_rare_no_more():
+    rows = ChosenRows(SamplingConfig(replay=2, rare=0.25), 50, seed=0)
+    rows.update([7, 8, 9], [0.125, 0.125, 0.5], [1.0, 0.0, 1.0])  # 8 had no success, 9 is not rare
+    assert rows.rare == {7}
+    assert [rows.chunk(number, 4)[0] for number in range(5)] == [7] * 5
+    assert all(len(set(rows.chunk(number, 4))) == 4 for number in range(5))
+    rows.update([3, 5], [0.1, 0.2], [0.95, 0.95])
+    assert all(set(rows.chunk(number, 4)[:2]) < {3, 5, 7} for number in range(5, 10))
+    rows.update([7], [0.9], [1.0])  # 0.5 * 0.125 + 0.5 * 0.9
+    rows.update([3], [0.0], [0.0])  # missed this time
+    assert rows.rare == {5}
+    assert ChosenRows(SamplingConfig(), 50, seed=0).chunk(0, 4) != rows.chunk(0, 4)
+
+
 def test_what_a_checkpoint_keeps_gives_the_same_rows_again():
+    config = SamplingConfig(replay=1)
+
     def used(rows):
         rows.begin(2)
         for number in range(6):
-            rows.update(rows.chunk(number, 3), [0.0, 0.5, 1.0])
+            rows.update(rows.chunk(number, 3), [0.0, 0.5, 1.0], [1.0, 1.0, 1.0])
         return rows
 
-    whole = used(ChosenRows(SamplingConfig(), 12, seed=1))
-    again = ChosenRows(SamplingConfig(), 12, seed=1)
+    whole = used(ChosenRows(config, 12, seed=1))
+    assert whole.rare
+    again = ChosenRows(config, 12, seed=1)
     again.restore(json.loads(json.dumps(whole.state())))
     again.begin(2)
     assert [again.chunk(number, 3) for number in range(6)] == [whole.chunk(number, 3) for number in range(6)]
@@ -208,6 +237,57 @@ def test_a_killed_training_draws_the_rows_an_uninterrupted_one_draws(model, data
         assert {key: other[key] for key in one.keys() - timed} == pytest.approx(
             {key: one[key] for key in one.keys() - timed}, abs=1e-6
         )
+
+
+def test_the_deviation_of_a_task_is_that_of_its_rewards():
+    rewards = torch.tensor([1.0, 0.0, 0.5, torch.nan, 0.25, 0.75, 3.0])
+    found = deviations(rewards, ["a", "a", "b", "b", "b", "b", "c"])
+    assert found.tolist() == pytest.approx([0.5**0.5] * 2 + [0.25] * 4 + [0.0])
+
+
+def test_advantages_of_a_mixed_set_are_over_the_spread_of_their_own_task(model, tmp_path):
+    data = make_data(tmp_path / "mixed", count=8)
+    samples = [
+        replace(one, source="odd" if index % 2 else "even")
+        for index, one in enumerate(read_samples(data / "train.jsonl"))
+    ]
+    write_samples(data / "train.jsonl", samples)
+    args = {"per_device_train_batch_size": 32, "max_steps": 1, "scale_rewards": "none"}
+    reward = f"{__name__}:uneven"
+    grpo = stage("grpo", rewards=[reward], scale_by="source", args=args)
+    trainer = trainer_of(recipe_of(model, data, tmp_path, grpo))
+    made, inside = [], GRPOTrainer._generate_and_score_completions
+
+    def spy(self, inputs):
+        output = inside(self, inputs)
+        made.append((inputs, output, output["advantages"].clone()))
+        return output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GRPOTrainer, "_generate_and_score_completions", spy)
+        trainer.train()
+    ((rows, output, before),) = made
+    ids = [
+        own[mask.bool()].tolist()
+        for own, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)
+    ]
+    sources = np.array([row["sample"].source for row in rows])
+    paid = np.array(uneven(None, ids, [row["sample"] for row in rows]))
+    centered = (paid.reshape(8, 4) - paid.reshape(8, 4).mean(1, keepdims=True)).ravel()
+    assert before.tolist() == pytest.approx(centered.tolist(), abs=1e-5)  # TRL's own
+    spread = {source: paid[sources == source].std(ddof=1) for source in ("odd", "even")}
+    assert spread["odd"] > 5 * spread["even"] > 0
+    wanted = [own / (spread[source] + 1e-4) for own, source in zip(centered, sources, strict=True)]
+    assert output["advantages"].tolist() == pytest.approx(wanted, abs=1e-4)
+
+    for args, said in (
+        ({}, r"stages\.0 \(grpo\)\.scale_by: TRL scales by group already; set args\.scale_rewards: none"),
+        ({"scale_rewards": "none", "multi_objective_aggregation": "normalize_then_sum"}, "not with args.multi"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run_recipe(recipe_of(model, data, tmp_path, stage("grpo", scale_by="source", args=args)))
+    with pytest.raises(UsageError, match=r"stages\.0 \(sft\) has no scale_by"):
+        run_recipe(recipe_of(model, data, tmp_path, stage("sft", scale_by="kind")))
 
 
 @pytest.mark.slow
