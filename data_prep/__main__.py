@@ -4,6 +4,7 @@
     python -m data_prep list                                   every source, what it reads, where to get it
     python -m data_prep NAME --help                            the flags of one source
     python -m data_prep refcoco --root RAW --out data/refcoco  convert; my_module.convert is a source of your own
+    python -m data_prep benchmark screenspot_v2 --root RAW --out data/ss2   a benchmark's questions, without answers
     python -m data_prep view --root data/refcoco               write data/refcoco/view/index.html to browse it
 
 Exit code 0 when the data set is complete, 1 when the run failed (too many rejected rows, a full disk), 2 when what
@@ -22,9 +23,11 @@ from tqdm import tqdm
 from data_prep import SOURCES, Source, find_source
 from data_prep.importing import command
 from data_prep.pipeline.writer import State, run
+from data_prep.sources.unlabeled import UnlabeledQuestion
 from data_prep.view.pages import build as build_pages
 from grounding.command_line import CommandParser, run_command
 from grounding.errors import UsageError
+from grounding.registry import nearest
 
 
 def build_parser(spec: Source) -> argparse.ArgumentParser:
@@ -57,7 +60,7 @@ def build_parser(spec: Source) -> argparse.ArgumentParser:
         help=f"stop when more than this share of the rows is rejected ({spec.max_rejects:g})",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace another data set in --out")
-    parser.set_defaults(benchmark_reader=read_benchmark)
+    parser.set_defaults(benchmark_reader=read_benchmark, benchmark_questions=read_questions)
     if spec.add_arguments:
         spec.add_arguments(parser.add_argument_group(f"{spec.name} only"))  # type: ignore[arg-type]
     return parser
@@ -77,6 +80,22 @@ def read_benchmark(name: str, root: Path) -> Iterator[tuple[Path, list[str], str
             continue  # only the first split has to be there
         for item in items:
             yield benchmark.image_root(root), [image.path for image in item.images], item.instruction
+
+
+def read_questions(name: str, root: Path, split: str | None) -> Iterator[UnlabeledQuestion]:
+    """What every item of a benchmark's split shows and asks; see `QuestionReader`."""
+    from benchmarks import BENCHMARKS  # noqa: PLC0415  above this package; loaded only when one is named
+
+    benchmark = BENCHMARKS.get(name)()
+    if split is not None and split not in benchmark.splits:
+        raise UsageError(
+            f"--split {split}: {name} has {', '.join(benchmark.splits)}{nearest(split, benchmark.splits)}"
+        )
+    for item in benchmark.read(root, split or benchmark.splits[0]):
+        paths, words = [image.path for image in item.images], benchmark.prompt(item)
+        yield UnlabeledQuestion(
+            item.id, benchmark.image_root(root), paths, words, item.answer_kind, benchmark.card.license
+        )
 
 
 def _positive(text: str) -> int:

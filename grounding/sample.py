@@ -34,6 +34,7 @@ from grounding.targets import (
     Span,
     Target,
     TextBox,
+    Unlabeled,
     kind_of,
 )
 from grounding.wording import MARK, timed, words_alone
@@ -83,7 +84,7 @@ class ToolTurn:
             raise ValueError(f"a turn's region is a {type(self.region).__name__}; give a box or a point")
 
 
-_ASKED_AS = {"polygon": "box", "absent": "box"}
+_ASKED_AS = {"polygon": "box", "absent": "box", "unlabeled": "box"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +172,12 @@ class Sample:
 
 
 def regions_of(target: Target) -> tuple[Box | Point | Polygon | Span, ...]:
-    """The regions a target consists of; empty for `Absent`."""
+    """The regions a target consists of; empty for `Absent` and `Unlabeled`."""
     if isinstance(target, (Boxes, Points)):
         return target.items
     if isinstance(target, TextBox):
         return target.boxes
-    if isinstance(target, Absent):
+    if isinstance(target, (Absent, Unlabeled)):
         return ()
     return (target,)
 
@@ -277,8 +278,8 @@ def _target(encoded: Mapping[str, Any]) -> Target:
     if kind not in TARGET_KINDS:
         raise ValueError(f"unknown target kind {kind!r}")
     regions = encoded["regions"]
-    if kind == "absent":
-        return Absent()
+    if kind in ("absent", "unlabeled"):
+        return Absent() if kind == "absent" else Unlabeled()
     if kind in ("box", "point", "polygon", "span") and len(regions) != 1:
         raise ValueError(f"target {kind} has {len(regions)} regions, needs 1")
     if kind == "boxes":

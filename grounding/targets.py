@@ -134,7 +134,12 @@ class Absent:
     """The thing asked for is not there; the right answer is to say so."""
 
 
-Target: TypeAlias = Box | Point | Boxes | Points | Polygon | Span | TextBox | Absent
+@dataclass(frozen=True, slots=True)
+class Unlabeled:
+    """Nobody says what is right: the question alone is there, and only rewards that need no target apply."""
+
+
+Target: TypeAlias = Box | Point | Boxes | Points | Polygon | Span | TextBox | Absent | Unlabeled
 
 TARGET_KINDS: dict[str, type] = {
     "box": Box,
@@ -145,6 +150,7 @@ TARGET_KINDS: dict[str, type] = {
     "span": Span,
     "text_box": TextBox,
     "absent": Absent,
+    "unlabeled": Unlabeled,
 }
 _KINDS: dict[type, str] = {cls: name for name, cls in TARGET_KINDS.items()}
 

@@ -16,7 +16,7 @@ from grounding.answer import Answer, Status
 from grounding.errors import FoveaError, UsageError
 from grounding.registry import nearest
 from grounding.sample import ImageRef, Sample
-from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox
+from grounding.targets import Absent, Box, Boxes, Point, Points, Polygon, Span, Target, TextBox, Unlabeled
 from rewards import REWARDS, Reward
 from rewards.reader import RewardBatch
 from rewards.spec import RewardSpec
@@ -27,6 +27,7 @@ PROBE |= {"executed_calls": None, "turns": None, "attention": [[1.0]], "general"
 _BOX, _POINT = Box(0.1, 0.1, 0.2, 0.2), Point(0.1, 0.1)
 PROBES: dict[str, Target] = {"box": _BOX, "boxes": Boxes((_BOX,)), "point": _POINT, "points": Points((_POINT,))}
 PROBES |= {"span": Span(0.0, 1.0), "text_box": TextBox("B", (_BOX,)), "absent": Absent()}
+PROBES["unlabeled"] = Unlabeled()
 PROBES["polygon"] = Polygon(((0.1, 0.1), (0.2, 0.1), (0.2, 0.2)))
 
 Scores: TypeAlias = list[float | None]

@@ -32,6 +32,8 @@ def format_(answer: Answer, sample: Sample, *, strict: bool = True) -> float:
 )
 def abstention(answer: Answer, sample: Sample) -> float:
     """Target absent: 1 for saying so, 0 for inventing a place. Present: 1 for a readable place, 0 for denying it."""
+    if sample.kind == "unlabeled":
+        raise UsageError(f"reward 'abstention' needs to know what is there; sample {sample.id!r} has no label")
     if not answer.ok:
         return 0.0
     return float(answer.absent == (sample.kind == "absent"))

@@ -98,7 +98,9 @@ def _completions(
     thought = THOUGHT
     if sample.thought is not None and grammar != "bare":
         thought = dialect.render_thought(sample.thought, sizes)
-    targets = (_asked_for(target, answer_kind) for target in (sample.target, elsewhere(sample.target)))
+    wrong = elsewhere(sample.target)
+    right = wrong if sample.kind == "unlabeled" else sample.target  # nobody knows: a place, twice
+    targets = (_asked_for(target, answer_kind) for target in (right, wrong))
     return [*(render_completion(dialect.render(t, sizes), thought, grammar) for t in targets), UNREADABLE]
 
 

@@ -100,13 +100,13 @@ def _shown(args: Namespace) -> Iterator[Shown]:
         if not mark:
             raise UsageError(f"--benchmark {pair}: give NAME=DIR")
         reader: BenchmarkReader = args.benchmark_reader
-        finders: dict[Path, _Finder] = {}
+        finders: dict[Path, PictureFinder] = {}
         for images, paths, instruction in reader(name, Path(folder)):
-            find = finders.setdefault(images, _Finder(images))
+            find = finders.setdefault(images, PictureFinder(images))
             yield name, images, [found for path in paths for found in find(path)], instruction
 
 
-class _Finder:
+class PictureFinder:
     """Paths of a benchmark's image: as the adapter says, or else files of that name below the folder.
 
     Of several files of one name, those count whose folders agree with the adapter's path; where none do, all of them:

@@ -49,7 +49,10 @@ REJECTS = "rejects.jsonl"
 NAMES = (*(f"{split}.jsonl" for split in SPLITS), REJECTS)
 """The files rows are appended to."""
 
-NOT_IDENTITY = {"out", "max_rejects", "overwrite", "start", "benchmark_reader", "pictures", "file", "folder"}
+NOT_IDENTITY = {"out", "max_rejects", "overwrite", "start", "pictures", "file", "folder"} | {
+    "benchmark_reader",
+    "benchmark_questions",
+}
 """Arguments that do not change what a run produces, and what the command hands in."""
 
 

@@ -15,7 +15,7 @@ from grounding.answer import Answer, ImageSize, OutOfBounds, Status
 from grounding.completion import THINK, Grammar, matches_grammar, split_completion
 from grounding.errors import UsageError
 from grounding.parsing import MAX_PLACES, NUMBER, normalize, numbers_in, without_typed
-from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, kind_of
+from grounding.targets import Absent, Box, Boxes, Point, Points, Span, Target, TextBox, Unlabeled, kind_of
 from grounding.wording import NUMBERED, TIMED, quoted, retimed, rewrite_places, split_head
 
 _FAR = 1000.0  # image sizes; numbers further out are not a place
@@ -193,8 +193,10 @@ class Dialect(ABC):
             sizes: of all images of the sample, in order.
 
         Raises:
-            UsageError: the family has no words for such a target.
+            UsageError: the family has no words for such a target, or there is none.
         """
+        if isinstance(target, Unlabeled):
+            raise UsageError("a sample without a label (`data_prep benchmark`) has no right answer to be written")
         kind = kind_of(target)
         if kind not in self.kinds:
             raise UsageError(f"dialect {self.name!r} cannot express a {kind}; it has {', '.join(sorted(self.kinds))}")

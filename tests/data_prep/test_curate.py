@@ -16,7 +16,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.harness.items import BenchmarkItem, ItemImage, Truth
 from data_prep import SOURCES
 from data_prep.curate.hashes import distances, groups
-from data_prep.curate.leakage import _Finder
+from data_prep.curate.leakage import PictureFinder
 from data_prep.curate.rules import CurationLimits, cell, check_geometry, check_instruction
 from data_prep.pipeline.conversion import Rejected
 from data_prep.pipeline.writer import run
@@ -227,7 +227,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders_or_all_taken(tmp_path
     for name in ("web/1/0.png", "web/2/0.png", "app/2/0.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"")
-    find = _Finder(tmp_path)
+    find = PictureFinder(tmp_path)
     assert find("web/1/0.png") == ["web/1/0.png"]
     assert find("1/0.png") == ["web/1/0.png"]
     assert find("2/0.png") == ["app/2/0.png", "web/2/0.png"]

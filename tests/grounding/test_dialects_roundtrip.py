@@ -21,6 +21,7 @@ from grounding.targets import (
     Span,
     Target,
     TextBox,
+    Unlabeled,
     kind_of,
 )
 from grounding.wording import read_places, write_place
@@ -172,7 +173,9 @@ def test_what_cannot_be_said_is_refused(name: str) -> None:
         "text_box": TextBox("a", (Box(0, 0, 1, 1),)),
         "absent": Absent(),
     }
-    assert set(some) == set(TARGET_KINDS)
+    assert set(some) == set(TARGET_KINDS) - {"unlabeled"}
+    with pytest.raises(UsageError, match="without a label"):
+        dialect.render(Unlabeled(), size)
     for kind, target in some.items():
         if kind in dialect.kinds:
             assert dialect.render(target, size)

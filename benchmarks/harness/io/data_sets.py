@@ -40,7 +40,12 @@ def split_file(root: Path, split: str) -> Path:
 
 
 def item_of(sample: Sample, answer_kind: str, groups: dict[str, str]) -> BenchmarkItem:
-    """A sample as an item, in the canonical frame."""
+    """A sample as an item, in the canonical frame. Raises UsageError for one without a label."""
+    if sample.kind == "unlabeled":
+        raise UsageError(
+            f"sample {sample.id!r} has no label to score against; give the files it was made of: "
+            f"eval.py --benchmark {sample.source} --data DIR"
+        )
     regions = regions_of(sample.target)
     boxes = [r for r in regions if isinstance(r, Box)]
     return BenchmarkItem(
