@@ -27,6 +27,7 @@ from recipes.training import build_lora, build_toolbox, check_datasets, frozen_n
 from rewards.compose import RewardFunction
 from rewards.spec import RewardSpec
 from rewards.trial import try_rewards
+from tools.toolbox import Toolbox
 
 log = logging.getLogger("fovea")
 
@@ -204,9 +205,7 @@ def describe_training(
     shown = example(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
     taught = build_dataset(job.spec.data, spec, processor, with_completion=supervised, toolbox=toolbox)
     row = taught[stored(job.spec.data).example]
-    if toolbox is not None:
-        budget = f"{job.spec.tools.turns} turns, {job.spec.tools.image_tokens} image tokens"
-        lines.append(("tools", f"{', '.join(toolbox.tools)}; calls as {toolbox.protocol.name}; {budget}"))
+    lines += _tool_lines(job, toolbox)
     prompt_tokens = encode(processor, [shown["asked"]], [row["images"]])["input_ids"].shape[1]
     lines.append(("prompt", f"{prompt_tokens} tokens: {_one_line(shown['asked'])}"))
     if supervised:
@@ -248,9 +247,10 @@ def describe_drawing(job: Job, args: Any, rewards: Sequence[RewardFunction]) -> 
     """The same of a stage that draws rollouts and trains nothing; `args` as `recipes.loops.drawing.DrawingConfig`."""
     spec = job.recipe.model
     config, processor = _opened(spec)
-    lines = _data_lines(job, processor)
-    shown = example(job.spec.data, spec, processor, with_completion=False)
-    row = build_dataset(job.spec.data, spec, processor)[stored(job.spec.data).example]
+    toolbox = build_toolbox(job, processor)
+    lines = [*_data_lines(job, processor), *_tool_lines(job, toolbox)]
+    shown = example(job.spec.data, spec, processor, with_completion=False, toolbox=toolbox)
+    row = build_dataset(job.spec.data, spec, processor, toolbox=toolbox)[stored(job.spec.data).example]
     tokens = encode(processor, [shown["asked"]], [row["images"]])["input_ids"].shape[1]
     answers = args.generation_batch_size * args.num_generations
     memory = estimate(config, None, batch=0, tokens=tokens + args.max_completion_length, generated_batch=answers)
@@ -276,6 +276,13 @@ def _data_lines(job: Job, processor: Any) -> list[tuple[str, str]]:
             lines.append((section, f"{len(dataset):,} samples from {', '.join(data.path)}"))
             lines.append(("images", f"those of {_open_images(dataset):,} samples opened: sizes as stated"))
     return lines
+
+
+def _tool_lines(job: Job, toolbox: Toolbox | None) -> list[tuple[str, str]]:
+    if toolbox is None:
+        return []
+    budget = f"{job.spec.tools.turns} turns, {job.spec.tools.image_tokens} image tokens"
+    return [("tools", f"{', '.join(toolbox.tools)}; calls as {toolbox.protocol.name}; {budget}")]
 
 
 def _reward_lines(job: Job, processor: Any, rewards: Sequence[RewardFunction]) -> list[tuple[str, str]]:

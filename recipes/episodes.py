@@ -18,6 +18,7 @@ from grounding.completion import check_grammar
 from grounding.decoding import Decoder
 from grounding.errors import UsageError
 from recipes.shared_prompts import SharedPromptTrainer
+from tools.episode import ToolEpisode
 from tools.loop import Played, play
 from tools.toolbox import Toolbox
 
@@ -105,7 +106,7 @@ class EpisodeTrainer(SharedPromptTrainer):
         self._metrics[mode]["tools/pictures"].append(shown / rows)
         return (
             [row.written for row in self._played],
-            [messages_of(row) for row in self._played],
+            [messages_of(row.episode) for row in self._played],
             [row.completion for row in self._played],
             [row.logprobs for row in self._played] if logprobs is not None else None,
             sum(turn.tool is not None for turn in turns),
@@ -125,22 +126,22 @@ class EpisodeTrainer(SharedPromptTrainer):
 
     def _calculate_rewards(self, inputs: list[Any], prompts: Any, completions: Any, completion_ids: Any) -> Any:
         if self._played:
-            inputs = [{**row, **columns_of(own)} for row, own in zip(inputs, self._played, strict=True)]
+            inputs = [{**row, **columns_of(own.episode)} for row, own in zip(inputs, self._played, strict=True)]
             completion_ids = [
                 [token for token, own in zip(row.completion, row.written, strict=True) if own] for row in self._played
             ]
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids)
 
 
-def columns_of(row: Played) -> dict[str, Any]:
+def columns_of(episode: ToolEpisode) -> dict[str, Any]:
     """What rewards read of an episode."""
-    return {"answers": row.episode.answer, "executed_calls": row.episode.calls, "turns": row.episode.turns}
+    return {"answers": episode.answer, "executed_calls": episode.calls, "turns": episode.turns}
 
 
-def messages_of(row: Played) -> list[dict[str, Any]]:
+def messages_of(episode: ToolEpisode) -> list[dict[str, Any]]:
     """An episode as a conversation: what the model said, what it was told."""
     chat: list[dict[str, Any]] = []
-    for turn in row.episode.turns:
+    for turn in episode.turns:
         chat.append({"role": "assistant", "content": turn.text})
         if turn.reply:
             chat.append({"role": "tool", "name": turn.tool, "content": turn.reply})

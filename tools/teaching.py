@@ -26,6 +26,7 @@ class Taught:
         learned: for each of them 1 where the model is to write it, 0 where a tool does.
         pictures: what the tools show, in order.
         text: the episode as text, for people.
+        episode: what it came to, of a sample's own turns.
     """
 
     prompt: list[int]
@@ -33,6 +34,7 @@ class Taught:
     learned: list[int] = field(default_factory=list)
     pictures: list[Image.Image] = field(default_factory=list)
     text: str = ""
+    episode: ToolEpisode | None = None
 
 
 def teach(
@@ -63,7 +65,10 @@ def teach(
             raise BrokenRow(lesson.where, f"turn {number} cannot be taught: {why}")
         _told(taught, toolbox, reply, _said(taught, toolbox, text))
     answer = toolbox.dialect.render(lesson.in_frame(sample.target), lesson.episode.sizes)
-    _said(taught, toolbox, lesson.text(answer, sample.thought, final=True))
+    last = lesson.text(answer, sample.thought, final=True)
+    _said(taught, toolbox, last)
+    lesson.episode.take(opened + last)
+    taught.episode = lesson.episode
     return taught
 
 

@@ -131,8 +131,9 @@ def roll_out(
     def drawn(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if toolbox is not None:
             for row, played in zip(rows, generate_episodes(model, toolbox, rows, args), strict=True):
-                said = [tuple(turn.text for turn in own.episode.turns) for own in played]
-                chats, columns = [messages_of(own) for own in played], [columns_of(own) for own in played]
+                episodes = [own.episode for own in played]
+                said = [tuple(turn.text for turn in episode.turns) for episode in episodes]
+                chats, columns = list(map(messages_of, episodes)), list(map(columns_of, episodes))
                 scores = score(rewards, weights, row, chats, columns)
                 if shows and not shown.full:
                     shown.add(row, list(map(chat_text, chats)), [own["answers"] for own in columns], scores)

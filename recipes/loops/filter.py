@@ -22,13 +22,14 @@ from grounding.journal import read_journals
 from grounding.sample import regions_of
 from models.loading import load_processor
 from models.prompting import encode, prompt_text
-from recipes.data import build_dataset, stored
+from recipes.data import TAUGHT, build_dataset, stored
 from recipes.dry_run import check_prompts, describe_drawing
+from recipes.episodes import columns_of, messages_of
 from recipes.loops.drawing import DrawingStage, at_least_one, score, unique_ids, visit
 from recipes.loops.kept import write_kept
 from recipes.runner import on_main, this_process
 from recipes.stage import STAGES
-from recipes.training import load_for
+from recipes.training import build_toolbox, load_for
 
 MEASURED = "measured-*.jsonl"
 LIMITS = CurationLimits()
@@ -45,7 +46,8 @@ class FilterConfig:
         min_peak: of the attention inside the target, with the highest of the image at 1; the mean inside also has to
             exceed the image's.
         min_reward: the weighted sum of the stage's `rewards` that the sample's own target has to reach as an answer,
-            where there are any: a judge of labels, or a scorer of boxes.
+            where there are any: a judge of labels, or a scorer of boxes. With `tools` that is an episode, of the
+            sample's turns and its target.
         batch_size: samples measured at once.
         max_completion_length: tokens of the answer whose attention is read.
     """
@@ -81,6 +83,7 @@ class FilterStage(DrawingStage):
     """Keeps samples by rules, attention and rewards of their targets; `args` are the keys of `FilterConfig`."""
 
     args_type = FilterConfig
+    sections = frozenset({"data", "rewards", "tools"})
     needs = frozenset({"data"})
     trains = False
     keeps = True
@@ -103,6 +106,9 @@ class FilterStage(DrawingStage):
     def check(self) -> None:
         args = self.arguments()
         self.rewards()
+        if args.attention and self.job.spec.tools is not None:
+            where = f"{self.job.where}.args.attention"
+            raise UsageError(f"{where}: is read of answers of one turn; remove it, or the tools")
         check_prompts(self.job, supervised=bool(self.job.spec.rewards))
         spec = self.job.recipe.model
         processor = load_processor(spec.path, trust_remote_code=spec.trust_remote_code)
@@ -127,7 +133,9 @@ class FilterStage(DrawingStage):
         """Write what the model's attention and the rewards say of every sample of this process's share."""
         job, rewards = self.job, self.rewards()
         model, processor = load_for(job, path=job.draws_with, shares=False)
-        dataset = build_dataset(job.spec.data, job.recipe.model, processor, with_completion=bool(rewards))
+        toolbox = build_toolbox(job, processor)
+        given = {"with_completion": bool(rewards), "toolbox": toolbox}
+        dataset = build_dataset(job.spec.data, job.recipe.model, processor, **given)
         weights = [reward.spec.weight for reward in rewards]
         device = this_process().device
         if args.attention:
@@ -138,7 +146,10 @@ class FilterStage(DrawingStage):
         def measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = [{} for _ in rows]
             for own, row in zip(found, rows, strict=True):
-                if rewards:
+                if rewards and toolbox is not None:
+                    episode = row[TAUGHT].episode
+                    (own["score"],) = score(rewards, weights, row, [messages_of(episode)], [columns_of(episode)])
+                elif rewards:
                     (own["score"],) = score(rewards, weights, row, [row["completion"][0]["content"]])
             seen = [at for at, row in enumerate(rows) if len(row["images"]) == 1 and regions_of(row["sample"].target)]
             if args.attention and seen:

@@ -22,10 +22,11 @@ from recipes.loops.drawing import DrawingConfig, DrawingStage, at_least_one, rol
 from recipes.sft import SupervisedStage
 from recipes.stage import STAGES
 from recipes.training import build_toolbox
-from tools.teaching import relate
+from tools.teaching import Taught, relate
 from tools.toolbox import Toolbox
 
 KEPT = "kept-*.jsonl"
+ANSWERS = ("completion", "chosen", "rejected")
 
 
 @dataclass
@@ -97,14 +98,14 @@ class RejectionStage(DrawingStage, SupervisedStage):
 
 @dataclass(frozen=True)
 class AnsweredRows:
-    """Prompts of a data set with answers of the model's own: the columns beside `index` as assistant messages."""
+    """Prompts of a data set with answers of the model's own, columns of ANSWERS, as assistant messages."""
 
     dataset: Dataset
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [self.dataset[index] for index in batch["index"]]
         said = {
-            name: [[{"role": "assistant", "content": text}] for text in texts]
+            name: [[{"role": "assistant", "content": text}] for text in texts] if name in ANSWERS else texts
             for name, texts in batch.items()
             if name != "index"
         }
@@ -113,23 +114,23 @@ class AnsweredRows:
 
 @dataclass(frozen=True)
 class EpisodeRows:
-    """Prompts of a data set with episodes of the model's own, whose calls are carried out again."""
+    """Prompts of a data set with episodes of the model's own, whose calls are carried out again.
+
+    A `completion` is taught in the column TAUGHT, the two of a pair in `chosen_taught` and `rejected_taught`.
+    """
 
     dataset: Dataset
     toolbox: Toolbox
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = [self.dataset[index] for index in batch["index"]]
-        taught = [
-            relate(
-                self.toolbox,
-                said,
-                row["prompt"],
-                row["images"],
-                question=question_of(row["prompt"]),
-                answer_kind=row["answer_kind"],
-            )
-            for row, said in zip(rows, batch["completion"], strict=True)
-        ]
-        completions = [[{"role": "assistant", "content": own.text}] for own in taught]
-        return {**{key: [row[key] for row in rows] for key in rows[0]}, TAUGHT: taught, "completion": completions}
+        found: dict[str, list[Any]] = {key: [row[key] for row in rows] for key in rows[0]}
+        for name in batch.keys() & set(ANSWERS):
+            taught = [self._related(row, said) for row, said in zip(rows, batch[name], strict=True)]
+            found[TAUGHT if name == "completion" else f"{name}_{TAUGHT}"] = taught
+            found[name] = [[{"role": "assistant", "content": own.text}] for own in taught]
+        return found
+
+    def _related(self, row: dict[str, Any], said: list[str]) -> Taught:
+        words, kind = question_of(row["prompt"]), row["answer_kind"]
+        return relate(self.toolbox, said, row["prompt"], row["images"], question=words, answer_kind=kind)

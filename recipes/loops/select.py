@@ -2,7 +2,7 @@
 
 As the prompts of multi-image grounding RL are chosen (0 < pass rate < 1), or SE-GUI's seed (8 of 8 right dropped). It
 trains nothing: the samples it keeps are a data set in `data/`, which a later stage reads with `data: {kept: true}`.
-All rollouts with their scores stand in `rollouts-RANK.jsonl`.
+All rollouts with their scores stand in `rollouts-RANK.jsonl`; with `tools` each is an episode, the list of its turns.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class SelectStage(DrawingStage):
     """Keeps questions by what the current model makes of them; `args` are the keys of `SelectConfig`."""
 
     args_type = SelectConfig
+    sections = frozenset({"data", "rewards", "tools"})
     trains = False
     keeps = True
     rejudged = frozenset({"measure", "pass_at", "above", "below"})

@@ -189,6 +189,7 @@ def test_coordinate_tokens_and_their_complement() -> None:
     signals = Signals(coordinate=row(0, 1, 1, 0))
     assert weights("coordinate", signals, full(4)) == [1, 1.5, 1.5, 1]
     assert weights("coordinate", signals, full(4), which="bottom") == [1.5, 1, 1, 1.5]
+    assert weights("coordinate", signals, full(4), which="bottom", amplification=0.0) == [0, 1, 1, 0]  # RUIG
 
 
 def test_visual_anchor() -> None:

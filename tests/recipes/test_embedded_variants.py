@@ -23,6 +23,7 @@ SMALL = {
     "max_completion_length": 48,
     "chosen_at_least": 0.3,  # few questions, few answers
     "rejected_at_most": None,
+    "min_reward": 0.0,
     "teacher_model_name_or_path": MODEL,
     "gradient_checkpointing": False,
     "save_strategy": "no",
@@ -55,8 +56,8 @@ def embedded(stage, data):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "name",
-    ["distill_qwen3_vl_2b", "multi_image_rl_qwen2_5_vl_7b", "se_gui_qwen2_5_vl_7b", "univg_r1_qwen2_5_vl_7b",
-     "visrl_qwen2_5_vl_7b"],
+    ["distill_qwen3_vl_2b", "multi_image_rl_qwen2_5_vl_7b", "ruig_qwen2_5_vl_3b", "se_gui_qwen2_5_vl_7b",
+     "self_evolution_qwen3_vl_4b", "test_time_qwen2_5_vl_3b", "univg_r1_qwen2_5_vl_7b", "visrl_qwen2_5_vl_7b"],
 )  # fmt: skip
 def test_the_recipe_runs_on_the_embedded_model(name, screens, tmp_path):
     content = copy.deepcopy(yaml.safe_load((FOLDER / f"systems/{name}.yaml").read_text()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from grounding.sample import ToolTurn
 from grounding.targets import Box, TextBox
 from recipes.config import parse_recipe
 from recipes.data import WholeRows
-from recipes.loops import drawing
+from recipes.loops import dpo, drawing
 from recipes.runner import jobs_of
 from recipes.sft import SupervisedStage
 from recipes.stage import STAGES
@@ -48,6 +49,8 @@ def stage_of(
     if kind == "grpo":
         args |= {"num_generations": 2, "max_completion_length": 600, "loss_type": "grpo"}
         stage.setdefault("rewards", ["iou", {"name": "tool_when_right", "weight": 2.0}])
+    if kind in ("select", "filter"):
+        args = {}
     spec = {"kind": kind, "lora": None, "tools": TOOLS, **stage, "args": args | stage.get("args", {})}
     content = {
         "name": "run",
@@ -284,7 +287,7 @@ def test_turns_without_tools_are_told(places, tmp_path):
 
 def test_a_stage_without_tools_for_it_says_so(places, tmp_path):
     with pytest.raises(UsageError, match="has no tools"):
-        stage_of(places, tmp_path, "dpo", rewards=["iou"])
+        stage_of(places, tmp_path, "rloo", rewards=["iou"])
 
 
 @pytest.fixture
@@ -325,6 +328,76 @@ def test_rejection_keeps_episodes_and_learns_only_what_the_model_said(places, tm
         assert learned == "".join(f"{text}<|im_end|>" for text in said)
     shown = sum(len(said) == 2 and said[0] != BAD for said in rows[0]["kept"])
     assert len(batch["image_grid_thw"]) == 2 + shown > 2
+
+
+SAMPLING = {"num_generations": 4, "generation_batch_size": 1, "max_completion_length": 600}
+EPISODES = [[CALL, ANSWER], [BAD, ANSWER], [ANSWER], [OTHER, "nothing"]]
+
+
+def test_select_chooses_by_episodes(places, tmp_path, scripted):
+    args = {**SAMPLING, "above": None, "below": 0.75}
+    stage = stage_of(places, tmp_path, "select", rewards=["tool_when_right"], args=args)
+    stage.check()
+    assert dict(stage.describe())["tools"].startswith("zoom; ")
+    stage.job.folder.mkdir(parents=True)
+    stage.run()
+    samples = {sample.id: sample for sample in read_samples(places["data"] / "train.jsonl")}
+    rows = list(read_journals(stage.job.folder, "rollouts-*.jsonl"))
+    assert len(rows) == len(samples) == 4
+    for row in rows:
+        box = samples[row["id"]].target
+        hit = box.x1 <= 0.25 <= box.x2 and box.y1 <= 0.25 <= box.y2  # the answer's middle, of the crop, in the image
+        assert row["answers"] == EPISODES
+        assert row["scores"] == [float(hit), 0.0, 0.0, 0.0]
+    assert len(list(read_samples(stage.job.folder / "data/train.jsonl"))) == 4
+
+
+def calls(completions, executed_calls, **columns):
+    """Pays for a call that showed something and was followed by an answer."""
+    return [
+        float(sum(call.showed_image for call in own)) * chat[-1]["content"].startswith("{")
+        for own, chat in zip(executed_calls, completions, strict=True)
+    ]
+
+
+def test_preferred_episodes_are_compared_by_what_the_model_said_with_pictures_of_their_own(
+    places, tmp_path, scripted, monkeypatch
+):
+    trainers: list[Any] = []
+    monkeypatch.setattr(dpo, "run_training", lambda job, trainer, drawn: trainers.append(trainer))
+    stage = stage_of(places, tmp_path, "dpo", rewards=[f"{__name__}:calls"], args=SAMPLING)
+    stage.check()
+    stage.job.folder.mkdir(parents=True)
+    stage.run()
+    (trainer,) = trainers
+    processor = trainer.processing_class
+    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
+    learned = [
+        processor.tokenizer.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    best, worst = (f"{first}<|im_end|>{ANSWER}<|im_end|>" for first in (CALL, BAD))
+    assert learned == [best, best, worst, worst]
+    assert len(batch["image_grid_thw"]) == 2 * 2 + 2 * 1  # only the better ones have seen a crop
+    loss = trainer._compute_loss(trainer.model, batch, False)
+    assert float(loss) == pytest.approx(math.log(2), abs=1e-4)
+    with pytest.raises(UsageError, match=r"args\.compare: episodes are compared as a whole"):
+        stage_of(places, tmp_path, "dpo", rewards=["iou"], args={**SAMPLING, "compare": "sentence"}).check()
+
+
+def test_a_filter_judges_the_episodes_of_the_samples(places, tmp_path):
+    where = teaching_data(places, tmp_path / "data", Box(0, 0, 1, 1))
+    rewards = [{"name": "zoom_on_target", "weight": 0.5}, {"name": "iou", "weight": 0.5}]
+    args = {"rules": False, "min_reward": 0.95}
+    stage = stage_of(where, tmp_path, "filter", rewards=rewards, model={"grammar": "think"}, args=args)
+    stage.check()
+    stage.job.folder.mkdir(parents=True)
+    stage.run()
+    assert len(list(read_samples(stage.job.folder / "data/train.jsonl"))) == 4
+    scores = [row["score"] for row in read_journals(stage.job.folder, "measured-*.jsonl")]
+    assert all(0.95 < score <= 1.0 for score in scores) and len(scores) == 4
+    with pytest.raises(UsageError, match=r"args\.attention: is read of answers of one turn"):
+        stage_of(where, tmp_path, "filter", args={"attention": True}).check()
 
 
 @pytest.mark.slow

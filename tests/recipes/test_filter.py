@@ -17,6 +17,7 @@ from recipes.loops import filter as filtering
 from recipes.runner import dry_run, run_recipe
 from tests.recipes.test_loops import recipe_of, stage
 from tests.recipes.tiny import make_data, make_model
+from tests.rewards.serving import chat, serve
 
 READING = {"batch_size": 4, "max_completion_length": 8}
 
@@ -101,17 +102,23 @@ def test_a_judge_of_labels_is_asked_once_and_its_bound_may_change_until_the_stag
     assert dropped == {"target scored too low": 4, "without a score": 1}
 
 
-def failing(completions, **columns):
-    """A judge that is down."""
-    raise FoveaError("judge http://localhost:1/v1: no answer; start it, then run again")
-
-
-def test_a_judge_that_is_down_stops_the_stage_in_one_line_which_goes_on_later(model, data, tmp_path, monkeypatch):
-    recipe = recipe_of(model, data, tmp_path, stage("filter", rewards=[f"{__name__}:failing"], args=READING))
-    with pytest.raises(FoveaError, match="judge http://localhost:1/v1: no answer") as caught:
+def test_a_judge_that_talks_nonsense_or_is_down_stops_the_stage_in_one_line_and_it_goes_on_later(
+    model, data, tmp_path
+):
+    grades = [chat("9")] * 4  # the first batch
+    with serve(*grades, chat("What a lovely picture."), (500, {}, b""), chat("9")) as server:
+        params = {"url": server.url, "model": "judge", "retries": 0}
+        judge = {"name": "judged_thought", "params": params}
+        filtering_stage = stage("filter", rewards=[judge], args={**READING, "min_reward": 0.9})
+        recipe = recipe_of(model, data, tmp_path, filtering_stage)
+        for said in ("judge answered 'What a lovely picture.', not one of 0, 1,", "HTTP 500"):
+            with pytest.raises(FoveaError, match=said) as caught:
+                run_recipe(recipe)
+            assert "\n" not in str(caught.value)
+            assert not (recipe.folder / "0-filter/data").exists()
         run_recipe(recipe)
-    assert "\n" not in str(caught.value)
-    assert not (recipe.folder / "0-filter/data").exists()
+        assert len(server.requests) == 4 + 1 + 1 + 6  # nobody is asked twice who has answered
+    assert len(kept(recipe)[0]) == 10
 
 
 def test_a_filter_that_cannot_filter_is_refused(model, data, tmp_path):

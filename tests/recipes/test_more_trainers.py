@@ -107,6 +107,68 @@ def test_dpo_prefers_the_better_rollout_of_a_picture_to_the_worse(family, model,
     assert (job.folder / "model/model.safetensors").is_file()
 
 
+SAID = [
+    "I look for the red square. It is at the top. It is small.",
+    "I look for the red square. It is at the bottom. It is large.",
+    "I look for the red square. It is at the bottom.",
+    "I look for the blue square. It is at the top.",
+]
+RED, BLUE = ("I look for the red square.", "I look for the blue square.")
+
+
+@pytest.mark.parametrize(
+    ("scores", "args", "pair"),
+    [
+        # after the first sentence 1.0 against a mean of 0.15; at the beginning a mean of 0.43 against 0.3
+        ([1.0, 0.1, 0.2, 0.3], {}, (f"{RED} ", "It is at the top.", "It is at the bottom.", False, True)),
+        ([0.4, 0.4, 0.4, 1.0], {}, ("", BLUE, RED, False, False)),
+        ([None, 0.0, 0.0, 1.0], {}, ("", BLUE, RED, False, False)),
+        ([0.5, 0.5, 0.5, 0.5], {}, None),
+        ([1.0, 0.1, 0.2, 0.3], {"margin": 0.9}, None),
+        ([1.0, 0.1, 0.2, 0.3], {"rejected_at_most": 0.1}, None),
+    ],
+)
+def test_a_pair_of_sentences_is_where_answers_with_one_beginning_part_most(scores, args, pair, tmp_path):
+    config = PreferenceConfig(str(tmp_path), use_cpu=True, bf16=False, compare="sentence", **args)
+    found = config.pair(SAID, scores)
+    if pair is None:
+        assert found == {}
+        return
+    beginning, chosen, rejected, *ends = pair
+    assert (found["chosen"], found["rejected"]) == (beginning + chosen, beginning + rejected)
+    assert (found["shared"], found["chosen_ends"], found["rejected_ends"]) == (len(beginning), *ends)
+    with pytest.raises(ValueError, match="answer or sentence"):
+        PreferenceConfig(str(tmp_path), use_cpu=True, bf16=False, compare="word")
+
+
+def test_dpo_on_sentences_compares_nothing_but_them(family, model, data, tmp_path, monkeypatch):
+    worth = {
+        "Report the box. The red square is there.</think>4 5 6": 1.0,
+        "Report the box. The red square is there. Click the point.</think>4 5 6": 0.75,
+        "Report the box. The blue square is there.</think>4 5 6": 0.5,
+        "Report the box. The blue square is there.</think>7 8 9": 0.25,
+    }
+    monkeypatch.setattr(drawing, "generate", lambda *args: [list(worth)] * len(args[2]))
+    monkeypatch.setattr(drawing, "score", lambda rewards, weights, row, texts: [worth[text] for text in texts])
+    seen, compute = [], DPOTrainer._compute_loss
+
+    def spy(self, policy, inputs, return_outputs):
+        tokenizer = self.processing_class.tokenizer
+        seen.append(
+            [
+                tokenizer.decode(ids[mask.bool()]).strip()
+                for ids, mask in zip(inputs["input_ids"], inputs["completion_mask"], strict=True)
+            ]
+        )
+        return compute(self, policy, inputs, return_outputs)
+
+    monkeypatch.setattr(DPOTrainer, "_compute_loss", spy)
+    run_recipe(recipe_of(model, data, tmp_path, stage("dpo", args={"compare": "sentence", "max_steps": 1})))
+    ((*said,),) = seen
+    half = len(said) // 2
+    assert said == ["The red square is there."] * half + ["The blue square is there."] * half
+
+
 def test_dpo_of_every_weight_has_a_reference_of_its_own(one_model, data, tmp_path):
     recipe = recipe_of(one_model, data, tmp_path, stage("dpo", lora=None, args={"max_steps": 3}))
     run_recipe(recipe)
