@@ -112,7 +112,7 @@ $(STAMP)-core: pyproject.toml | $(STAMP)-torch
 
 $(STAMP)-dev: pyproject.toml | $(STAMP)-torch
 	@echo "installing Fovea with its development extras into $(VENV) (a minute or two)"
-	@$(BIN)/pip install -q -e ".[dev,web,deepspeed,video,charts]" --no-build-isolation
+	@$(BIN)/pip install -q -e ".[dev,web,deepspeed,video,charts,qlora]" --no-build-isolation
 	@touch $@ $(STAMP)-core
 
 $(BIN)/python:

@@ -64,7 +64,7 @@ class Section(BaseModel):
             return content
         known = cls.model_fields
         for key, value in content.items():
-            if key in cls.renamed and value is not None:
+            if key in cls.renamed and value not in (None, []):  # it said nothing
                 raise ValueError(f"key {key!r} is now called {cls.renamed[key]!r}")
             if key not in known and key not in cls.renamed:
                 raise ValueError(unknown_key(key, known))

@@ -24,6 +24,7 @@ from transformers.utils import is_torchvision_available
 from grounding.answer import ImageSize
 from grounding.errors import UsageError
 from models.processors import IMAGE_ONLY_PROCESSORS
+from models.quantizing import keep_plain_kernels, quantization
 from models.sampling import forget_published
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -95,6 +96,7 @@ def load_policy(
     device: str | torch.device | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    quantize: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -108,6 +110,8 @@ def load_policy(
         attn_implementation: as in `from_pretrained`; None lets transformers choose.
         device: where to put the weights; None leaves them where `from_pretrained` does.
         min_pixels, max_pixels: see `load_processor`.
+        quantize: "nf4" holds the language model's linear layers in 4 bits, see `models.quantizing`; on this process's
+            GPU where there is one.
         allow_pickle: also read weights in pickle files, which can run code of whoever made them.
         trust_remote_code: run Python code that comes with the model.
 
@@ -123,6 +127,8 @@ def load_policy(
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
+    if quantize is not None:
+        kwargs["quantization_config"] = quantization(weights_dtype(path, dtype, trust_remote_code=trust_remote_code))
     # None means: safetensors if there are any, else pickle. True never reads pickle, for Hub models too.
     kwargs["use_safetensors"] = None if allow_pickle else True
     try:
@@ -137,10 +143,22 @@ def load_policy(
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"model {path}: {_first_line(error)}") from error
     _check_loaded(path, info)
+    if quantize is not None:
+        keep_plain_kernels(model)
     forget_published(model, processor)
     if device is not None:
         model = model.to(device)
     return model, processor
+
+
+def weights_dtype(
+    path: str | os.PathLike[str], dtype: str | torch.dtype, *, trust_remote_code: bool = False
+) -> torch.dtype:
+    """The type of a model's weights when it is loaded with `dtype`; where nothing says one, 32 bits."""
+    if dtype == "auto":
+        config = load_config(path, trust_remote_code=trust_remote_code)
+        return config.dtype or config.get_text_config().dtype or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def check_weights(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> None:

@@ -74,6 +74,27 @@ class MetricsFile(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
+class PartRates(TrainerCallback):
+    """Logs the learning rate of each part of the model, where parts have their own (`recipes.training.set_rates`)."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "learning_rate" in logs and optimizer is not None:
+            groups = [group for group in optimizer.param_groups if "part" in group]
+            rates = {group["part"]: group.get("initial_lr", group["lr"]) for group in groups}
+            first = next(iter(rates.values()), None)  # the one that is logged, as the schedule has it at this step
+            logs.update(
+                {f"learning_rate/{part}": logs["learning_rate"] * rate / first for part, rate in rates.items()}
+            )
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut off by a kill is left out.
 

@@ -35,7 +35,7 @@ from credit.schema import CreditConfig
 from grounding.completion import Grammar
 from grounding.errors import UsageError
 from grounding.registry import nearest
-from grounding.settings import Section, Whole, key_table, named_key, refuse
+from grounding.settings import Number, Section, Whole, key_table, named_key
 from models.profile import Profile
 from recipes.loops.difficulty import SamplingConfig
 from rewards.spec import RewardSpec, RewardSpecs
@@ -74,6 +74,9 @@ class ModelSpec(Section):
     """What is trained."""
 
     path: str = Field(description="model folder or Hub name")
+    adapter: str | None = Field(
+        None, description="folder of a LoRA adapter of that model, which is added to it before the first stage"
+    )
     dialect: str = Field(description="the words in which the model points, a name of `grounding.dialects`")
     grammar: Grammar = Field("think", description="completion format around the answer")
     image_first: bool = Field(True, description="images before the instruction in the user's message, or after it")
@@ -85,6 +88,11 @@ class ModelSpec(Section):
     max_pixels: Whole | None = Field(None, description="largest area of an image as the model sees it")
     dtype: str = Field("auto", description="of the weights; `auto` is what they were saved in")
     attn_implementation: str | None = Field(None, description="as in transformers; null lets it choose")
+    quantize: Literal["nf4"] | None = Field(
+        None,
+        description="hold the language model's weights in 4 bits and train adapters on them (QLoRA); null does not: "
+        "which_gpu.md",
+    )
     share_images: bool = Field(
         True, description="encode every distinct image of a batch once, not once for every row that shows it"
     )
@@ -132,23 +140,69 @@ class DataSpec(Section):
         return self
 
 
-def _parts(value: Any) -> Any:
-    parts = (value,) if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) and part for part in parts):
-        raise refuse(value, "a part of weights' names, or a list of them")
-    return tuple(parts)
+class PartConfig(Section):
+    """How a part of the model is trained; a word alone is short for `how`."""
+
+    how: Literal["frozen", "lora", "full"] = Field(
+        description="`lora`: its linear layers; `full`: all of its weights"
+    )
+    learning_rate: Number | None = Field(None, gt=0, description="null is that of `args`")
+
+    @model_validator(mode="after")
+    def _trained(self) -> PartConfig:
+        if self.how == "frozen" and self.learning_rate is not None:
+            raise ValueError("what is frozen has no learning_rate; remove one of the two")
+        return self
+
+
+def _how(value: Any) -> Any:
+    return {"how": value} if isinstance(value, str) else value
+
+
+Part = Annotated[PartConfig, BeforeValidator(_how)]
+FROZEN = PartConfig(how="frozen")
+
+
+class TrainConfig(Section):
+    """What of the model is trained: `frozen`, `lora` or `full` for each part."""
+
+    language_model: Part = Field(FROZEN, description="with embeddings and output layer")
+    projector: Part = Field(
+        FROZEN, description="what makes the language model's image tokens of the tower's features"
+    )
+    vision_tower: Part = Field(FROZEN, description="without the projector")
+
+    @model_validator(mode="after")
+    def _something(self) -> TrainConfig:
+        if len(self.parts("frozen")) == len(TrainConfig.model_fields):
+            raise ValueError("nothing would be trained")
+        if self.language_model.how == "full" and self.parts("lora"):
+            raise ValueError("a language model that is trained in full goes with other parts in full or frozen")
+        return self
+
+    def parts(self, how: str) -> tuple[str, ...]:
+        """The names of the parts that are trained so."""
+        return tuple(part for part, own in self if own.how == how)
+
+    def rates(self) -> dict[str, float]:
+        """The learning rates of parts that have one of their own."""
+        return {part: own.learning_rate for part, own in self if own.learning_rate is not None}
 
 
 class StageSpec(Section):
     """One stage. `data` and `eval` are the recipe's `data` with the stage's own keys over it."""
+
+    renamed: ClassVar = {"freeze": "train: {language_model: full}"}
 
     kind: str = Field(description="a name of `recipes.stage.STAGES`; the table of stages is below")
     args: FreeMapping = Field({}, description="keys of the stage's own configuration class; for sft and grpo TRL's")
     lora: FreeMapping | None = Field(
         {}, description="keys of peft's LoraConfig over the defaults; null trains every weight"
     )
-    freeze: Annotated[tuple[str, ...], BeforeValidator(_parts)] = Field(
-        (), description="with `lora: null`, weights that stay as they are: parts of their names (`visual`)"
+    train: TrainConfig | None = Field(
+        None,
+        description="which parts of the model are trained, and how; null: what `lora` says, by default the linear "
+        "layers outside the vision tower",
     )
     data: DataSpec | None = Field(None, description="its samples: these keys over the recipe's `data`")
     eval: DataSpec | None = Field(None, description="samples of evaluations while training: split `val` of `data`")
@@ -175,6 +229,11 @@ class StageSpec(Section):
         description="index of an earlier stage: train what that one started from, not the newest model; `repeat` "
         "writes it where adapters are reset",
     )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained; else weights themselves."""
+        return bool(self.train.parts("lora")) if self.train is not None else self.lora is not None
 
     @field_serializer("rewards", "credit", "attention", "tools", "sampling")
     def _as_given(self, value: Any) -> Any:
@@ -390,7 +449,7 @@ def _is_free(parent: str) -> bool:
     """Sections that may be added on the command line although the file lacks them."""
     return (
         re.fullmatch(
-            rf"data|model|{_ONE_STAGE}\.(args|lora|credit|attention|tools|sampling|data|eval)(\..+)?", parent
+            rf"data|model|{_ONE_STAGE}\.(args|lora|train|credit|attention|tools|sampling|data|eval)(\..+)?", parent
         )
         is not None
     )
@@ -405,6 +464,8 @@ SECTIONS = (
     ModelSpec,
     DataSpec,
     StageSpec,
+    TrainConfig,
+    PartConfig,
     RepeatSpec,
     RewardSpec,
     CreditConfig,

@@ -16,14 +16,17 @@ from transformers import TrainingArguments
 
 from grounding.completion import check_grammar
 from grounding.errors import UsageError
-from models.loading import load_config, load_processor
+from models.loading import load_config, load_processor, weights_dtype
+from models.lora import check_adapter
+from models.parts import LANGUAGE, PARTS, TOWER, check_parts, part_of, plain_name
 from models.profile import FAMILY_DIALECTS, family_dialect
 from models.prompting import encode
+from models.quantizing import check_installed
 from recipes.config import DataSpec, ModelSpec
 from recipes.data import build_dataset, check_images, count_rows, example, stored, whole_rows
 from recipes.memory import estimate, weights_of
 from recipes.stage import Job
-from recipes.training import build_lora, build_toolbox, check_datasets, frozen_names
+from recipes.training import build_lora, build_toolbox, check_datasets, full_parts
 from rewards.compose import RewardFunction
 from rewards.spec import RewardSpec
 from rewards.trial import try_rewards
@@ -31,7 +34,6 @@ from tools.toolbox import Toolbox
 
 log = logging.getLogger("fovea")
 
-VISION = ("visual.", "vision_tower.", "vision_model.")
 # What a key or value needs that is not always installed: its import name, and how to install it.
 PACKAGES = {
     "vllm": "vllm",
@@ -65,10 +67,11 @@ def check_training(job: Job, args: TrainingArguments, *, supervised: bool = Fals
             "synchronized; remove the key, or set lora: null"
         )
     config = check_prompts(job, supervised=supervised)
+    check_quantized(job, args, config)
+    if job.spec.train is not None:
+        check_train(job, args, config)
     if lora is not None:
         check_lora(job, args, lora, config)
-    elif job.spec.freeze:
-        frozen_names(job, list(weights_of(config, None).trained))
 
 
 def check_prompts(job: Job, *, supervised: bool = False) -> Any:
@@ -80,6 +83,10 @@ def check_prompts(job: Job, *, supervised: bool = False) -> Any:
     """
     check_datasets(job)
     spec = job.recipe.model
+    if spec.quantize is not None:
+        check_installed()
+    if spec.adapter is not None:
+        check_adapter(spec.adapter)
     config = load_config(spec.path, trust_remote_code=spec.trust_remote_code)
     own = family_dialect(config.model_type)
     if job.index == 0 and own is not None and spec.dialect in FAMILY_DIALECTS - {own}:
@@ -114,6 +121,8 @@ def needed_packages(job: Job, args: TrainingArguments) -> dict[str, str]:
         needed["deepspeed"] = "args.deepspeed"
     if args.use_liger_kernel:
         needed["liger_kernel"] = "args.use_liger_kernel"
+    if job.recipe.model.quantize is not None:
+        needed["bitsandbytes"] = "model.quantize"
     if job.recipe.model.attn_implementation == "flash_attention_2":
         needed["flash_attn"] = "model.attn_implementation"
     return needed
@@ -167,16 +176,57 @@ def check_steps(job: Job, args: TrainingArguments) -> None:
         )
 
 
+def check_quantized(job: Job, args: TrainingArguments, config: Any) -> None:
+    """Raise `UsageError` where 4-bit weights would have to be trained or split, or are there already."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise UsageError(
+            f"{job.where}: the weights of {job.recipe.model.path} are quantized already, so nothing can be merged "
+            "into them; take the 16-bit model, with model.quantize: nf4"
+        )
+    if job.recipe.model.quantize is None:
+        return
+    if not job.spec.adapts or LANGUAGE in full_parts(job):
+        raise UsageError(f"{job.where}: model.quantize: 4-bit weights cannot be trained themselves; give it lora")
+    if getattr(args, "use_vllm", False):
+        raise UsageError(
+            f"{job.where}.args.use_vllm: for vLLM, TRL adds the adapter to the 4-bit weights and takes it off again, "
+            "which rounds them anew each time; remove it, or model.quantize"
+        )
+    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+        raise UsageError(f"{job.where}: model.quantize: ZeRO-3 cannot split 4-bit weights; use zero2 or multi_gpu")
+
+
+def check_train(job: Job, args: TrainingArguments, config: Any) -> None:
+    """Raise `UsageError` for parts that the model does not have, or that would be trained in 16 bits."""
+    where = f"{job.where}.train"
+    check_parts(config.model_type, where)
+    there = {part_of(name) for name in weights_of(config, None).trained}
+    for part in PARTS:
+        if part not in there and getattr(job.spec.train, part).how != "frozen":
+            raise UsageError(f"{where}.{part}: {config.model_type} has none")
+    plain = weights_dtype(job.recipe.model.path, job.recipe.model.dtype) == torch.float32
+    if full_parts(job) and not (plain or args.bf16 or args.fp16):
+        raise UsageError(
+            f"{where}.{full_parts(job)[0]}: what is trained in full is held in 32 bits, beside a model in 16; "
+            "set args.bf16: true"
+        )
+
+
 def check_lora(job: Job, args: TrainingArguments, lora: LoraConfig, config: Any) -> None:
     """Raise `UsageError` for an adapter that fits no layer, or that would get no gradient."""
+    train = job.spec.train
     try:
-        trained = weights_of(config, lora).trained
+        trained = weights_of(config, lora, train).trained
     except ValueError as error:
         raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error
+    parts = {part_of(plain_name(name)) for name in trained}
+    for part in () if train is None else train.parts("lora"):
+        if part not in parts:
+            raise UsageError(f"{job.where}.train.{part}: lora.target_modules fits no layer of it")
     checkpointing = args.gradient_checkpointing_kwargs or {}
     plugin = getattr(args, "deepspeed_plugin", None)
     reentrant = checkpointing.get("use_reentrant") or (plugin is not None and plugin.zero_stage == 3)
-    seen = [name for name in trained if any(part in name for part in VISION)]
+    seen = [name for name in trained if part_of(plain_name(name)) == TOWER and "lora_" in name]
     if args.gradient_checkpointing and reentrant and seen:
         raise UsageError(
             f"{job.where}.lora adapts the vision tower ({seen[0]}), which gets no gradient under reentrant gradient "
@@ -225,11 +275,13 @@ def describe_training(
         generated_batch=0 if getattr(args, "use_vllm", False) else at_once,
         checkpointing=bool(args.gradient_checkpointing),
         dtype=torch.float32 if lora is None and args.deepspeed_plugin is None else None,  # as `load_for` does
-        frozen=frozen_names(job, list(weights_of(config, None).trained)) if job.spec.freeze else (),
+        train=job.spec.train,
+        quantize=spec.quantize,
     )
     part = memory.trainable < memory.parameters
     trained = f"{memory.trainable:,} of {memory.parameters:,} weights" if part else f"all {memory.parameters:,}"
-    trained = f"LoRA, {trained}" if lora else trained
+    kind = "LoRA" if spec.quantize is None else f"LoRA on {spec.quantize}"
+    trained = f"{kind}, {trained}" if lora else trained
     lines += [("batch", _batch(args)), ("trained", trained), ("memory", str(memory))]
     if imported:
         lines.append(("imported", ", ".join(imported)))
@@ -253,7 +305,8 @@ def describe_drawing(job: Job, args: Any, rewards: Sequence[RewardFunction]) -> 
     row = build_dataset(job.spec.data, spec, processor, toolbox=toolbox)[stored(job.spec.data).example]
     tokens = encode(processor, [shown["asked"]], [row["images"]])["input_ids"].shape[1]
     answers = args.generation_batch_size * args.num_generations
-    memory = estimate(config, None, batch=0, tokens=tokens + args.max_completion_length, generated_batch=answers)
+    length = tokens + args.max_completion_length
+    memory = estimate(config, None, batch=0, tokens=length, generated_batch=answers, quantize=spec.quantize)
     drawn = dataclasses.replace(memory, trainable=0, gradients=0, optimizer=0)
     lines += [
         ("prompt", f"{tokens} tokens: {_one_line(shown['asked'])}"),

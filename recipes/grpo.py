@@ -260,7 +260,7 @@ class PolicyStage(Stage):
 
     args_type: ClassVar[type[GRPOConfig | RLOOConfig]] = GRPOConfig
     sections = frozenset(
-        {"data", "eval", "lora", "freeze", "rewards", "credit", "attention", "tools", "sampling", "scale_by"}
+        {"data", "eval", "lora", "train", "rewards", "credit", "attention", "tools", "sampling", "scale_by"}
     )
     needs = frozenset({"data", "rewards"})
 
@@ -360,7 +360,7 @@ class PolicyStage(Stage):
             args=args,
             **build_datasets(job, processor, toolbox=toolbox),
             processing_class=processor,
-            peft_config=build_lora(job),
+            peft_config=build_lora(job, model),
             **(ours if trainer_class is not GRPOTrainer else {}),
         )
         specs = job.spec.rewards

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from transformers.integrations import unset_hf_deepspeed_config
+
+from models.parts import part_of, save_whole
+from models.quantizing import BYTES, quantizable
+from recipes.config import TrainConfig
 
 GIB = 2**30
 # Bytes that a transformer layer keeps for its backward pass per token and hidden unit, in 16-bit with
@@ -65,7 +69,8 @@ def estimate(
     generated_batch: int = 0,
     checkpointing: bool = True,
     dtype: torch.dtype | None = None,
-    frozen: Collection[str] = (),
+    train: TrainConfig | None = None,
+    quantize: str | None = None,
 ) -> Memory:
     """Estimate a stage's memory without making the weights.
 
@@ -77,13 +82,16 @@ def estimate(
         generated_batch: sequences generated at once, 0 where the stage generates none (or vLLM does).
         checkpointing: whether activations are recomputed layer by layer.
         dtype: of the weights; None is what the configuration says.
-        frozen: names of weights that are not trained.
+        train: which parts are trained, as in a recipe's stage; None trains what `lora` says.
+        quantize: as in a recipe's `model` section.
     """
     dtype = dtype or config.dtype or config.get_text_config().dtype or torch.float32
-    weights = weights_of(config, lora)
+    weights = weights_of(config, lora, train)
     parameters = weights.total
-    trainable = sum(size for name, size in weights.trained.items() if name not in frozen)
+    small = 0 if quantize is None else weights.quantizable
+    trainable = sum(weights.trained.values())
     text = config.get_text_config()
+    copies = sum(size for name, size in weights.trained.items() if "modules_to_save" in name)  # peft's, in 32-bit
     trained_bytes = 4 if lora is not None else dtype.itemsize  # peft keeps adapters in 32-bit
     master = 4 * trainable if trained_bytes < 4 else 0
     kept = 2 * text.num_hidden_layers + LAYER_BYTES if checkpointing else LAYER_BYTES * text.num_hidden_layers
@@ -92,7 +100,7 @@ def estimate(
     return Memory(
         parameters=parameters,
         trainable=trainable,
-        weights=parameters * dtype.itemsize,
+        weights=round((parameters - small) * dtype.itemsize + small * BYTES + 4 * copies),
         gradients=trainable * trained_bytes,
         optimizer=8 * trainable + master,
         activations=batch * tokens * text.hidden_size * kept,
@@ -102,13 +110,15 @@ def estimate(
 
 @dataclass(frozen=True)
 class Weights:
-    """How many weights a model has without an adapter, and the names of what is trained, with how many each has."""
+    """How many weights a model has without an adapter, how many of these can be held in 4 bits, and the names of what
+    is trained, with how many each has."""
 
     total: int
+    quantizable: int
     trained: Mapping[str, int]
 
 
-def weights_of(config: PreTrainedConfig, lora: LoraConfig | None) -> Weights:
+def weights_of(config: PreTrainedConfig, lora: LoraConfig | None, train: TrainConfig | None = None) -> Weights:
     """Count without memory for the weights. To be called before a training's arguments are made, whose DeepSpeed
     configuration it lets go: stage 3 would split weights that are not there.
 
@@ -116,7 +126,8 @@ def weights_of(config: PreTrainedConfig, lora: LoraConfig | None) -> Weights:
         ValueError: the adapter fits no layer.
     """
     adapter = None if lora is None else json.dumps(lora.to_dict(), default=sorted)
-    return _count(_Asked(f"{config.to_json_string(use_diff=False)}\n{adapter}", config, lora))
+    full = None if train is None else train.parts("full")
+    return _count(_Asked(f"{config.to_json_string(use_diff=False)}\n{adapter}\n{full}", config, lora, full))
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,7 @@ class _Asked:
     content: str
     config: PreTrainedConfig = field(compare=False)
     lora: LoraConfig | None = field(compare=False)
+    full: tuple[str, ...] | None = field(compare=False)
 
 
 @functools.lru_cache(maxsize=32)  # a recipe's stages ask alike, each more than once, and a large model takes seconds
@@ -133,7 +145,12 @@ def _count(asked: _Asked) -> Weights:
     unset_hf_deepspeed_config()
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(asked.config))  # writes its dtype into it
-        total = sum(weight.numel() for weight in model.parameters())
+        total, small = sum(weight.numel() for weight in model.parameters()), quantizable(model)
         if asked.lora is not None:
-            model = get_peft_model(model, copy.deepcopy(asked.lora))  # writes the layers it found into it
-    return Weights(total, {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad})
+            lora = copy.deepcopy(asked.lora)  # peft writes the layers it found into it
+            save_whole(lora, model, asked.full or ())
+            model = get_peft_model(model, lora)
+    trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+    if asked.lora is None and asked.full is not None:
+        trained = {name: size for name, size in trained.items() if part_of(name) in asked.full}
+    return Weights(total, small, trained)

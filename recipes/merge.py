@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations import unset_hf_deepspeed_config
 from transformers.trainer_utils import align_special_tokens
 
-from grounding.errors import FoveaError
+from grounding.errors import FoveaError, UsageError
+from grounding.fingerprint import files_digest, model_fingerprint
 from grounding.io import replacing
 from models.loading import load_config, load_policy, save_policy
+from models.lora import FILES, check_adapter
 from models.prompting import encode, messages, prompt_text
+from models.quantizing import dequantized, is_quantized
+from recipes.config import ModelSpec, Recipe
 from recipes.stage import Job
 
 # What a checkpoint holds besides the model.
@@ -30,6 +36,9 @@ TRAINING_STATE = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_
 # of 16 bits are rounded once by the merge, and the errors of the layers add up.
 MERGE_BOUND = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
+START = "start"  # folder of the model with `model.adapter` added, in the run folder
+NOTE = "start.json"  # in it: what it was made of
+
 CARD = """# {title}
 
 The LoRA adapter of stage {index} ({kind}) of the run `{name}`, trained with Fovea on `{base}`.
@@ -37,7 +46,7 @@ The LoRA adapter of stage {index} ({kind}) of the run `{name}`, trained with Fov
 """
 
 
-def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> None:
+def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> dict[str, float]:
     """Save what was trained, as the adapter and the model it makes, or as the model alone.
 
     What was trained is the trainer's model, or a checkpoint when one of the last step is there already.
@@ -45,12 +54,21 @@ def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> 
     The sum is made from what is on disk, on the main process, not taken from memory: there the weights may be
     sharded, cast, or tied to an optimizer.
 
+    Returns:
+        On the main process, of an adapter: how far the merged model's logits are from the adapted one's.
+
     Raises:
         FoveaError: weights are not finite, or the merged model is not the trained one.
     """
+    apart: dict[str, float] = {}
     accelerator = trainer.accelerator
     adapter, whole = job.folder / "adapter", job.folder / ".trained"
-    saved = adapter if job.spec.lora is not None else whole
+    saved = adapter if job.spec.adapts else whole
+    answered = None
+    if checkpoint is None and saved == adapter and not is_sharded(trainer) and accelerator.is_main_process:
+        spec = job.recipe.model
+        batch = sample_batch(trainer.processing_class, spec.image_first, spec.system)
+        answered = logits(accelerator.unwrap_model(trainer.model), batch)
     if checkpoint is None:
         trainer.save_model(str(saved))  # on all processes: gathering sharded weights takes them all
     elif accelerator.is_main_process:
@@ -62,7 +80,8 @@ def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> 
     if accelerator.is_main_process:
         check_finite(saved, job.where)
         if saved == adapter:
-            merge_adapter(job, accelerator.unwrap_model(trainer.model), trainer.processing_class)
+            trained = accelerator.unwrap_model(trainer.model)
+            apart["merged_apart"] = merge_adapter(job, trained, trainer.processing_class, answered)
             card = CARD.format(
                 title=f"{job.recipe.name}/{job.folder.name}",
                 index=job.index,
@@ -78,6 +97,13 @@ def finish_model(job: Job, trainer: Trainer, checkpoint: Path | None = None) -> 
             shutil.rmtree(job.folder / "model", ignore_errors=True)
             whole.replace(job.folder / "model")
     accelerator.wait_for_everyone()
+    return apart
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether a process holds parts of the weights only."""
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    return trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
 
 
 def round_weights(job: Job, folder: Path) -> None:
@@ -108,31 +134,80 @@ def check_finite(folder: Path, where: str) -> None:
                     )
 
 
-def merge_adapter(job: Job, trained: PeftModel, processor: Any) -> None:
+def merge_adapter(job: Job, trained: PeftModel, processor: Any, answered: Tensor | None = None) -> float:
     """Add the adapter's weights to the model's and write the sum as the stage's model folder.
+
+    Where the model's weights were held in 4 bits, it is added to what those 4 bits stand for, not to the weights they
+    were rounded from: the adapter was trained on the former.
 
     Args:
         job: of the stage, whose `adapter/` is merged.
         trained: the policy as it was trained, for its configuration; its weights are not read.
         processor: that it was trained with.
+        answered: (T, V) its logits for `sample_batch`, where it is known what it answered.
+
+    Returns:
+        How far the written model's logits are from the adapted one's, relative to these.
 
     Raises:
-        FoveaError: the written model answers otherwise than the adapted one.
+        FoveaError: the saved adapter answers otherwise than the trained one, or the written model than the adapted.
     """
-    spec, target = job.recipe.model, job.folder / "model"
-    loading = {
+    spec = job.recipe.model
+    model, _ = load_policy(job.model_path, quantize=spec.quantize, **loading(spec))
+    vocabulary = trained.config.get_text_config().vocab_size
+    if model.config.get_text_config().vocab_size != vocabulary:  # a chat template brought new tokens
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    folders = {"adapter": job.folder / "adapter", "target": job.folder / "model"}
+    return write_sum(model, processor, **folders, spec=spec, where=job.where, trained=trained, answered=answered)
+
+
+def loading(spec: ModelSpec) -> dict[str, Any]:
+    """How the weights of a recipe's models are loaded."""
+    return {
         "dtype": spec.dtype,
         "allow_pickle": spec.allow_pickle,
         "trust_remote_code": spec.trust_remote_code,
     }
-    model, _ = load_policy(job.model_path, **loading)
-    vocabulary = trained.config.get_text_config().vocab_size
-    if model.config.get_text_config().vocab_size != vocabulary:  # a chat template brought new tokens
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+
+
+def write_sum(
+    model: PreTrainedModel,
+    processor: Any,
+    *,
+    adapter: Path,
+    target: Path,
+    spec: ModelSpec,
+    where: str,
+    trained: PeftModel | None = None,
+    answered: Tensor | None = None,
+    note: Mapping[str, str] | None = None,
+) -> float:
+    """Add an adapter to a model and write the sum to the folder `target`, which is there whole or not at all.
+
+    Args:
+        model, processor: that the adapter is of; the model is changed.
+        adapter: peft's folder.
+        spec: the recipe's.
+        where: to begin an error with.
+        trained, answered: as in `merge_adapter`; None for an adapter that was not trained here.
+        note: texts to write into the folder, by the name of their file.
+
+    Returns:
+        How far the written model's logits are from the adapted one's, relative to these.
+
+    Raises:
+        FoveaError: weights are not finite, or one of these models answers otherwise than the one before.
+    """
     tied = untie(model)
-    adapted = PeftModel.from_pretrained(model, job.folder / "adapter").eval()
+    adapted = with_adapter(model, adapter, where)
     batch = sample_batch(processor, spec.image_first, spec.system)
     expected = logits(adapted, batch)
+    bound = MERGE_BOUND.get(model.dtype, MERGE_BOUND[torch.bfloat16])
+    if answered is not None:  # on another device perhaps, by other kernels, with autocasting
+        check_same(answered, expected, 4 * bound, where, "the saved adapter")
+    if is_quantized(model):
+        model = dequantized(adapted.unload())
+        adapted = with_adapter(model, adapter, where)
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Input and output embeddings are no longer tied"
@@ -140,18 +215,69 @@ def merge_adapter(job: Job, trained: PeftModel, processor: Any) -> None:
         merged = adapted.merge_and_unload()
     if tied:
         tie_again(merged)
-    merged.generation_config = trained.generation_config
-    align_special_tokens(merged, processor)
+    if trained is not None:
+        merged.generation_config = trained.generation_config
+        align_special_tokens(merged, processor)
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     save_policy(unfinished, merged, processor)
-    job.recipe.model.profile.write(unfinished)
+    spec.profile.write(unfinished)
+    for name, text in (note or {}).items():
+        (unfinished / name).write_text(text, encoding="utf-8")
     del model, adapted, merged
-    check_finite(unfinished, job.where)
-    again, _ = load_policy(unfinished, **loading)
-    check_same(expected, logits(again, batch), MERGE_BOUND.get(again.dtype, MERGE_BOUND[torch.bfloat16]), job.where)
+    check_finite(unfinished, where)
+    again, _ = load_policy(unfinished, **loading(spec))
+    apart = check_same(expected, logits(again, batch), bound, where)
     shutil.rmtree(target, ignore_errors=True)
     unfinished.replace(target)
+    return apart
+
+
+def make_start(recipe: Recipe) -> None:
+    """Leave the model with its adapter added in the run folder's `start`, from which the first stage starts.
+
+    Raises:
+        UsageError: the adapter belongs to another model.
+        FoveaError: the sum does not answer as the adapted model does.
+    """
+    spec, target = recipe.model, recipe.folder / START
+    folder = Path(spec.adapter)
+    check_adapter(spec.adapter)
+    made_of = {
+        "model": model_fingerprint(spec.path),
+        "adapter": files_digest([folder / name for name in FILES], folder),
+        "dtype": spec.dtype,
+    }
+    note = target / NOTE
+    if note.is_file() and json.loads(note.read_bytes()) == made_of:
+        return
+    where, notes = f"model.adapter {folder}", {NOTE: json.dumps(made_of, indent=2) + "\n"}
+    model, processor = load_policy(spec.path, **loading(spec))
+    try:
+        write_sum(model, processor, adapter=folder, target=target, spec=spec, where=where, note=notes)
+    except (ValueError, RuntimeError, SafetensorError) as error:  # peft's
+        raise UsageError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def with_adapter(model: PreTrainedModel, folder: Path, where: str) -> PeftModel:
+    """The model with an adapter.
+
+    Raises:
+        FoveaError: layers of the adapter have no weights in its folder, or weights there belong to no layer.
+    """
+    with warnings.catch_warnings():  # peft would go on with new weights
+        warnings.filterwarnings("error", message=r"(?s).*Found missing adapter keys")
+        try:
+            adapted = PeftModel.from_pretrained(model, folder).eval()
+        except UserWarning as error:
+            raise FoveaError(f"{where}: {folder} does not have all weights of its adapter: {error}") from error
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        saved = set(file.keys())
+    own = get_peft_model_state_dict(adapted).keys()
+    unknown = saved - own - adapted.state_dict().keys()
+    if unknown and len(saved) != len(own):  # else they are of a transformers that had other names, and were found
+        raise FoveaError(f"{where}: {folder} has weights of no layer of the model: {min(unknown)}")
+    return adapted
 
 
 def untie(model: PreTrainedModel) -> bool:
@@ -189,11 +315,12 @@ def logits(model: nn.Module, batch: Any) -> Tensor:
     return model(**batch.to(next(model.parameters()).device)).logits[0].float().cpu()
 
 
-def check_same(adapted: Tensor, merged: Tensor, bound: float, where: str) -> None:
-    """Raise `FoveaError` when two models' logits, (T, V), differ by more than `bound`, relative to the first's."""
+def check_same(adapted: Tensor, merged: Tensor, bound: float, where: str, what: str = "the merged model") -> float:
+    """How far two models' logits, (T, V), are apart, relative to the first's. Raises `FoveaError` beyond `bound`."""
     apart = float((merged - adapted).norm() / adapted.norm()) if merged.shape == adapted.shape else math.inf
     if not apart <= bound:  # not a number is no agreement
         raise FoveaError(
-            f"{where}: the merged model is not the trained one (its logits differ by {apart:.2g} of their size, at "
+            f"{where}: {what} is not the trained one (its logits differ by {apart:.2g} of their size, at "
             f"most {bound:g} is rounding); the adapter is whole, in adapter/; train with other lora settings"
         )
+    return apart

@@ -2,6 +2,7 @@
 
 runs/<name>/
   resolved.yaml, environment.json
+  start/   the model with `model.adapter` added, where there is one
   0-sft/   settings.json, metrics.jsonl, training.json, checkpoints/, adapter/, model/, DONE
   1-grpo/  ...
   final -> 1-grpo/model
@@ -42,6 +43,7 @@ from models.loading import load_config
 from recipes.config import DataSpec, ModelSpec, Recipe, StageSpec, save_recipe
 from recipes.data import data_files, imported
 from recipes.exit_codes import check_model
+from recipes.merge import START, make_start
 from recipes.records.checkpoints import last_checkpoint
 from recipes.records.summary import run_lines, stage_lines, write_card
 from recipes.stage import STAGES, Job, Stage
@@ -81,6 +83,8 @@ def run_recipe(recipe: Recipe) -> None:
     with ExitStack() as stack:
         on_main(lambda: stack.enter_context(owning(recipe.folder, "run")))
         on_main(lambda: open_run(recipe))
+        if recipe.model.adapter is not None:
+            on_main(lambda: make_start(recipe))
         for job in jobs:
             run_stage(job)
         on_main(lambda: link_final(recipe, jobs[-1]))
@@ -180,7 +184,7 @@ def jobs_of(recipe: Recipe, *, planned: bool = False) -> list[Job]:
         UsageError: a stage of an unknown kind; a stage reads what none keeps, or nothing reads what one keeps.
     """
     jobs: list[Job] = []
-    newest, start = recipe.model.path, None
+    newest, start = (recipe.model.path if recipe.model.adapter is None else str(recipe.folder / START)), None
     keeper, unread = None, None
     for index, spec in enumerate(recipe.stages):
         kind = STAGES.get(spec.kind)

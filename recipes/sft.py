@@ -23,7 +23,7 @@ class SupervisedStage(Stage):
     """Supervised fine-tuning; `args` are the keys of `trl.SFTConfig`."""
 
     args_type: ClassVar[type[SFTConfig]] = SFTConfig
-    sections = frozenset({"data", "eval", "lora", "freeze", "tools"})
+    sections = frozenset({"data", "eval", "lora", "train", "tools"})
     needs = frozenset({"data"})
     drawn: Sequence[ShownRollout] = ()  # before the training, where the stage makes its own answers
 
@@ -58,6 +58,6 @@ class SupervisedStage(Stage):
             data_collator=whole_rows(args, processor),
             **self.datasets(processor),
             processing_class=processor,
-            peft_config=build_lora(self.job),
+            peft_config=build_lora(self.job, model),
         )
         run_training(self.job, trainer, self.drawn)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
@@ -46,7 +47,12 @@ class SharedPromptTrainer(GRPOTrainer):
         # A sharded weight cannot be added to, and in 16 bits the sum is rounded: rollouts of another policy.
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         merges = self._share_prompts and not sharded and not self.use_vllm
-        with merged_adapter(self.model) if merges else nullcontext():
+        # `generate` goes around the autocasting of the training pass, which modules in 32 bits among 16 need
+        casts = any(isinstance(module, ModulesToSaveWrapper) for module in self.model.modules())
+        with (
+            merged_adapter(self.model) if merges else nullcontext(),
+            self.accelerator.autocast() if casts else nullcontext(),
+        ):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _why_not(self) -> str | None:

@@ -73,8 +73,8 @@ class Stage(ABC):
 
     Attributes:
         args_type: dataclass whose fields are the legal keys of `args`.
-        sections: the optional sections of a stage it reads, among lora, data, eval, rewards, credit,
-            attention, tools, sampling and scale_by.
+        sections: the optional sections of a stage it reads, among lora, train, data, eval, rewards,
+            credit, attention, tools, sampling and scale_by.
         needs: the sections it cannot do without.
         trains: it leaves a model; else the next stage starts from the model this one started from.
         keeps: it leaves a data set in `data/` for later stages, `recipes.loops.kept`.
@@ -110,7 +110,7 @@ class Stage(ABC):
         check_keys(spec.args, known, f"{self.job.where}.args")
         given = {
             "lora": bool(spec.lora),
-            "freeze": bool(spec.freeze),
+            "train": spec.train is not None,
             "rewards": bool(spec.rewards),
             "credit": spec.credit is not None,
             "attention": spec.attention is not None,
@@ -123,9 +123,13 @@ class Stage(ABC):
         for section, there in given.items():
             if there and section != "data" and section not in self.sections:
                 raise UsageError(f"{self.job.where} has no {section}; remove it, or give it to another stage")
-        if spec.freeze and spec.lora is not None:
+        if spec.train is not None and spec.adapts and spec.lora is None:
+            raise UsageError(f"{self.job.where}.train: a part is trained with lora, and lora is null; remove that")
+        if spec.train is not None and spec.lora and not spec.adapts:
+            raise UsageError(f"{self.job.where}.lora: no part in `train` is trained with it; remove the section")
+        if spec.train is not None and "exclude_modules" in (spec.lora or {}):
             raise UsageError(
-                f"{self.job.where}.freeze: an adapter leaves all weights as they are; set lora: null too"
+                f"{self.job.where}.lora.exclude_modules: `train` says which parts; remove one of the two"
             )
         for section in sorted(self.needs):
             if not given[section]:
@@ -182,11 +186,11 @@ ELSEWHERE: dict[str, str] = {
     "rollout_n": "is called num_generations",
     "lr": "is called learning_rate",
     "reward_funcs": "belongs in the stage's `rewards`",
-    "vision_lr": "all trained weights have one learning rate; lora.exclude_modules leaves parts out",
-    "projector_lr": "all trained weights have one learning rate; lora.exclude_modules leaves parts out",
+    **dict.fromkeys(("vision_lr", "vit_lr"), "is train.vision_tower.learning_rate of the stage"),
+    **dict.fromkeys(("projector_lr", "merger_lr", "aligner_lr"), "is train.projector.learning_rate of the stage"),
     **dict.fromkeys(
-        ("freeze_vision_modules", "freeze_vision_tower", "freeze_vit", "tune_mm_vision"),
-        "the vision tower is left out by lora.exclude_modules",
+        ("freeze_vision_modules", "freeze_vision_tower", "freeze_vit", "tune_mm_vision", "freeze_llm"),
+        "the stage's `train` says which parts are trained: {language_model: lora, vision_tower: frozen}",
     ),
     **dict.fromkeys(("r", "use_lora", "use_peft", "lora_r", "lora_rank", "lora_alpha", "lora_dropout"), _LORA),
     **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), _LORA),

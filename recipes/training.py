@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -11,19 +12,24 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from peft import LoraConfig
-from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import rotate_checkpoints
 
 from grounding.errors import FoveaError, UsageError
 from grounding.io import replacing
 from grounding.settings import check_keys
 from models.loading import load_config, load_policy
+from models.lora import check_mergeable
+from models.parts import PARTS, others, part_of, plain_name, save_whole, train_only
+from models.quantizing import is_quantized
 from models.sharing import share_images, share_prefill
 from recipes.callbacks import (
     Alarms,
     MetricsFile,
     NoStubs,
+    PartRates,
     ProgressBar,
     StageState,
     StopOnDivergence,
@@ -91,19 +97,36 @@ def check_values(job: Job, args_type: type[TrainingArguments]) -> None:
             raise UsageError(f"{job.where}.args.{key}: {wanted} is needed, got {value!r}")
 
 
-def build_lora(job: Job) -> LoraConfig | None:
-    """The stage's LoRA configuration; None where the recipe trains every weight.
+def build_lora(job: Job, model: PreTrainedModel | None = None) -> LoraConfig | None:
+    """The stage's LoRA configuration; None where the recipe trains no adapter.
+
+    Args:
+        model: to be adapted; parts of it that are trained in full beside the adapters become modules to save, which
+            takes their names. Without one these are left out.
 
     Raises:
         UsageError: an unknown key, or a value peft refuses.
     """
-    if job.spec.lora is None:
+    spec = job.spec
+    if not spec.adapts:
         return None
-    check_keys(job.spec.lora, [f.name for f in dataclasses.fields(LoraConfig)], f"{job.where}.lora")
+    check_keys(spec.lora, [f.name for f in dataclasses.fields(LoraConfig)], f"{job.where}.lora")
+    settings = {**LORA_DEFAULTS, **spec.lora}
+    if spec.train is not None:
+        settings["exclude_modules"] = others(spec.train.parts("lora"))
     try:
-        return LoraConfig(**{**LORA_DEFAULTS, **job.spec.lora})
+        lora = LoraConfig(**settings)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{job.where}.lora: {' '.join(str(error).split())}") from error
+    check_mergeable(lora, f"{job.where}.lora")
+    if model is not None:
+        save_whole(lora, model, full_parts(job))
+    return lora
+
+
+def full_parts(job: Job) -> tuple[str, ...]:
+    """The parts that are trained in full beside adapters."""
+    return job.spec.train.parts("full") if job.spec.train is not None and job.spec.adapts else ()
 
 
 def load_for(
@@ -117,42 +140,24 @@ def load_for(
         shares: compute once what rows have in common, as the recipe's model section says.
     """
     spec = job.recipe.model
-    masters = args is not None and job.spec.lora is None and args.deepspeed_plugin is None
+    masters = args is not None and not job.spec.adapts and args.deepspeed_plugin is None
     model, processor = load_policy(
         path or job.model_path,
         dtype=torch.float32 if masters else spec.dtype,
         attn_implementation=spec.attn_implementation,
         min_pixels=spec.min_pixels,
         max_pixels=spec.max_pixels,
+        quantize=spec.quantize,
         allow_pickle=spec.allow_pickle,
         trust_remote_code=spec.trust_remote_code,
     )
-    if args is not None and job.spec.freeze:
-        frozen = frozen_names(job, [name for name, _ in model.named_parameters()])
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(name not in frozen)
+    if args is not None and not job.spec.adapts and job.spec.train is not None:
+        train_only(model, job.spec.train.parts("full"))
     if spec.share_images and shares:
         share_images(model)
     if spec.share_prompts and shares:
         share_prefill(model)
     return model, processor
-
-
-def frozen_names(job: Job, names: Sequence[str]) -> set[str]:
-    """Which of a model's weights the stage's `freeze` names.
-
-    Raises:
-        UsageError: a part that is in no name, or parts that leave nothing to train.
-    """
-    found: set[str] = set()
-    for part in job.spec.freeze:
-        own = {name for name in names if part in name}
-        if not own:
-            raise UsageError(f"{job.where}.freeze: no weight has {part!r} in its name; one is called {names[0]}")
-        found |= own
-    if found and len(found) == len(names):
-        raise UsageError(f"{job.where}.freeze: nothing would be trained")
-    return found
 
 
 def check_datasets(job: Job) -> None:
@@ -195,6 +200,11 @@ def run_training(job: Job, trainer: Trainer, drawn: Sequence[ShownRollout] = ())
         FoveaError: training diverged, or no step was taken.
     """
     args = trainer.args
+    if trainer.is_fsdp_enabled and is_quantized(trainer.model):
+        raise UsageError(f"{job.where}: model.quantize: FSDP cannot split 4-bit weights; use zero2 or multi_gpu")
+    keep_in_32_bits(trainer)
+    if job.spec.train is not None and job.spec.train.rates():
+        set_rates(job, trainer, job.spec.train.rates())
     folder = Path(args.output_dir)
     checkpoint = on_main(lambda: last_checkpoint(folder))
     on_main(lambda: sweep(folder, checkpoint))
@@ -214,11 +224,51 @@ def run_training(job: Job, trainer: Trainer, drawn: Sequence[ShownRollout] = ())
             f"{job.where}: no optimizer step was taken: its samples do not fill a batch; lower "
             "per_device_train_batch_size, gradient_accumulation_steps or generation_batch_size, or give more samples"
         )
-    finish_model(job, trainer, checkpoint if done == total else None)
+    apart = finish_model(job, trainer, checkpoint if done == total else None)
     if trainer.is_world_process_zero():
         rotate_checkpoints(str(folder), args.save_total_limit, trainer.state.best_model_checkpoint)
         with replacing(job.folder / "training.json") as file:
-            file.write_text(json.dumps(facts(trainer), indent=2) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(facts(trainer) | apart, indent=2) + "\n", encoding="utf-8")
+
+
+def keep_in_32_bits(trainer: Trainer) -> None:
+    """Train weights of 32 bits: steps of a usual learning rate are lost in the rounding of 16.
+
+    TRL rounds adapters on 4-bit weights, peft leaves modules to save in the model's type. DeepSpeed keeps a copy of
+    its own.
+    """
+    if trainer.accelerator.state.deepspeed_plugin is None:
+        for weight in trainer.model.parameters():
+            if weight.requires_grad and weight.dtype.itemsize == 2:
+                weight.data = weight.data.float()
+
+
+def set_rates(job: Job, trainer: Trainer, rates: Mapping[str, float]) -> None:
+    """Give parts of the model learning rates of their own; the schedule is the same for all.
+
+    Raises:
+        UsageError: the optimizer groups the weights itself.
+    """
+    kind, settings = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    if is_optimizer_factory(kind) or settings.keys() & {"params", "model", "optimizer_dict"}:
+        raise UsageError(f"{job.where}.train: learning rates of parts do not go with args.optim={trainer.args.optim}")
+
+    def by_part(groups: Sequence[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
+        names = {id(weight): plain_name(name) for name, weight in trainer.model.named_parameters()}
+        split = []
+        for group, part in itertools.product(groups, PARTS):
+            own = [weight for weight in group["params"] if part_of(names[id(weight)]) == part]
+            if own:
+                split.append({**group, "params": own, "lr": rates.get(part, rate), "part": part})
+        return split
+
+    class RatedOptimizer(kind):
+        def __init__(self, groups: Any, **more: Any):
+            super().__init__(by_part(groups, more["lr"]), **more)
+
+    RatedOptimizer.__name__, RatedOptimizer.__module__ = kind.__name__, kind.__module__  # by which it is known
+    RatedOptimizer.__qualname__ = kind.__qualname__
+    trainer.optimizer_cls_and_kwargs = RatedOptimizer, settings
 
 
 def train_from(job: Job, trainer: Trainer, checkpoint: Path | None, drawn: Sequence[ShownRollout] = ()) -> None:
@@ -230,7 +280,7 @@ def train_from(job: Job, trainer: Trainer, checkpoint: Path | None, drawn: Seque
     if not any(isinstance(callback, StageState) for callback in trainer.callback_handler.callbacks):
         trainer.add_callback(StageState())
     diverging = StopOnDivergence(job.where, scaled=trainer.accelerator.mixed_precision == "fp16")
-    for callback in (stop, MetricsFile(job.metrics), Alarms(), NoStubs(), bar, diverging):
+    for callback in (stop, PartRates(), MetricsFile(job.metrics), Alarms(), NoStubs(), bar, diverging):
         trainer.add_callback(callback)
     step = 0 if checkpoint is None else state_of(checkpoint)["global_step"]
     tracking = tracked(job, main_process=trainer.is_world_process_zero(), step=step)

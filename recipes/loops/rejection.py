@@ -51,7 +51,7 @@ class RejectionStage(DrawingStage, SupervisedStage):
     """Rejection-sampling fine-tuning; `args` are the keys of `RejectionConfig`."""
 
     args_type = RejectionConfig
-    sections = frozenset({"data", "lora", "freeze", "rewards", "tools"})
+    sections = frozenset({"data", "lora", "train", "rewards", "tools"})
 
     def check(self) -> None:
         self.rewards()

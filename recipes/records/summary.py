@@ -99,7 +99,8 @@ def card(job: Job) -> str:
         parts.append(f"## Data\n\n{_data(job.spec.data)}")
     shown = {
         "args": job.spec.args,
-        "lora": job.spec.lora,
+        "train": None if job.spec.train is None else job.spec.train.model_dump(exclude_defaults=True),
+        "lora": job.spec.lora if job.spec.adapts else None,
         "rewards": [one.display for one in job.spec.rewards] or None,
     }
     settings = {key: value for key, value in shown.items() if value is not None}

@@ -227,6 +227,18 @@ def test_an_adapter_is_trained_the_same(qwen3):
         assert torch.allclose(shared_pass(model, batch)[0], plain_pass(model, batch)[0], atol=2e-5)
 
 
+def test_an_adapter_on_4_bit_weights_is_trained_the_same(folder):
+    model, processor = load_policy(folder, dtype=torch.float32, quantize="nf4")
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    add_fused_lm_head(model.get_base_model().train(), outputs=("log_probs", "entropy"))
+    assert why_not(model) is None
+    assert sum(weight.dtype == torch.uint8 for weight in model.parameters()) == 2 * 7
+    assert_same(model, make_batch(processor, SHUFFLED))
+
+
 def test_pictures_in_completions_belong_to_their_rows(qwen3):
     """What a tool returned in a later turn: other pictures in other rows, none in the last."""
     model, processor = load(qwen3)

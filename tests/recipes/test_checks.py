@@ -75,7 +75,7 @@ def test_right_stages_pass(model, data):
         ({"model_init_kwargs": {"quantization_config": {}}}, "the recipe's `model`"),
         ({"logging_dir": "x"}, "the run folder decides"),
         ({"max_pixels": 9}, "model.max_pixels"),
-        ({"vision_lr": 1e-6}, "one learning rate"),
+        ({"vision_lr": 1e-6}, "is train.vision_tower.learning_rate of the stage"),
         ({"lora_rank": 8}, "`lora` section"),
         ({"num_train_epochs": 0, "max_steps": -1}, "nothing would be trained"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "the stage has no eval"),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from grounding.errors import FoveaError
@@ -24,10 +24,12 @@ def places(tmp_path_factory):
     return make_model(folder / "model", "qwen3_vl"), make_data(folder / "data", count=2)
 
 
-def trained(places, folder, **lora):
+def trained(places, folder, model=None, **lora):
     """A job with an adapter of random weights, the adapted model, its processor and what it answers."""
-    (job,) = jobs_of(recipe_of(*places, folder, sft={"lora": lora}))
-    model, processor = load_policy(job.model_path)
+    recipe = recipe_of(*places, folder, sft={"lora": lora})
+    (job,) = jobs_of(recipe.model_copy(update={"model": recipe.model.model_copy(update=model or {})}))
+    loading = {"dtype": job.recipe.model.dtype, "quantize": job.recipe.model.quantize}
+    model, processor = load_policy(job.model_path, **loading)
     adapted = get_peft_model(model, LoraConfig(r=4, **lora)).eval()
     torch.manual_seed(0)
     for weight in adapted.parameters():
@@ -46,6 +48,10 @@ def trained(places, folder, **lora):
         ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, True),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]}, True),
+        ({"target_modules": ["q_proj"], "use_dora": True}, True),
+        ({"target_modules": ["q_proj"], "use_dora": True, "use_rslora": True}, True),
+        ({"target_modules": "all-linear", "use_rslora": True, "init_lora_weights": "orthogonal"}, True),
+        ({"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 2}, "init_lora_weights": False}, True),
     ],
 )
 def test_the_merged_folder_answers_as_the_adapted_model(lora, tied, places, tmp_path):
@@ -63,6 +69,46 @@ def test_a_merge_that_differs_is_refused(places, tmp_path, monkeypatch):
     with pytest.raises(FoveaError, match=r"stages\.0 \(sft\): the merged model is not the trained one"):
         merge_adapter(job, adapted, processor)
     assert not (job.folder / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound", "lora"),
+    [("float32", 1e-3, {}), ("bfloat16", 5e-2, {}), ("float32", 1e-3, {"use_dora": True, "use_rslora": True})],
+)
+def test_an_adapter_on_4_bit_weights_is_merged_into_what_these_stand_for(dtype, bound, lora, places, tmp_path):
+    lora = {"target_modules": ["q_proj", "up_proj"], **lora}
+    job, adapted, processor, expected = trained(places, tmp_path, {"dtype": dtype, "quantize": "nf4"}, **lora)
+    apart = merge_adapter(job, adapted, processor)
+    merged, _ = load_policy(job.folder / "model")
+    batch = sample_batch(processor, True, None)
+    assert relative(logits(merged, batch), expected) == pytest.approx(apart, rel=1e-3) and apart < bound
+    assert {str(weight.dtype) for weight in merged.parameters()} == {f"torch.{dtype}"}
+    assert "quantization_config" not in json.loads((job.folder / "model/config.json").read_text())
+    other, _ = load_policy(job.model_path, dtype=dtype)
+    other = PeftModel.from_pretrained(other, job.folder / "adapter").merge_and_unload()
+    assert relative(logits(other, batch), expected) > bound, "the weights before they were rounded are another model"
+    before, after = other.state_dict(), merged.state_dict()
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    layers = {name for name in before if ".language_model.layers." in name and name.endswith("_proj.weight")}
+    assert kept == before.keys() - layers
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_an_adapter_that_was_not_saved_as_it_was_trained_is_refused(places, tmp_path):
+    job, adapted, processor, expected = trained(places, tmp_path, target_modules=["q_proj"])
+    merge_adapter(job, adapted, processor, expected)
+    file = job.folder / "adapter/adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "lora_B" in name)
+    save_file({**weights, name: weights[name] * 1.2}, file)
+    with pytest.raises(FoveaError, match=r"stages\.0 \(sft\): the saved adapter is not the trained one"):
+        merge_adapter(job, adapted, processor, expected)
+    save_file({key: weight for key, weight in weights.items() if key != name}, file)
+    with pytest.raises(FoveaError, match="does not have all weights of its adapter"):
+        merge_adapter(job, adapted, processor)
 
 
 def test_rounding_is_let_through_and_more_is_not():

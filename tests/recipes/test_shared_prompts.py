@@ -74,7 +74,8 @@ def rolled_out(trainer: Any, count: int = 2) -> dict[str, Any]:
     return trainer._generate_and_score_completions(rows)
 
 
-def test_rollouts_and_rewards_stay_the_same(places, tmp_path):
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+def test_rollouts_and_rewards_stay_the_same(places, tmp_path, quantize):
     """With everything that asks for one more pass: old log-probabilities and a reference model."""
     args = {
         "beta": 0.1,
@@ -82,8 +83,8 @@ def test_rollouts_and_rewards_stay_the_same(places, tmp_path):
         "gradient_accumulation_steps": 3,
         "per_device_train_batch_size": 4,
     }
-    plain = make_trainer(places, tmp_path / "plain", share_prompts=False, args=args)
-    shared = make_trainer(places, tmp_path / "shared", args=args)
+    plain = make_trainer(places, tmp_path / "plain", share_prompts=False, quantize=quantize, args=args)
+    shared = make_trainer(places, tmp_path / "shared", quantize=quantize, args=args)
     expected, found = rolled_out(plain), rolled_out(shared)
     assert {"old_per_token_logps", "ref_per_token_logps"} < expected.keys()
     assert found.keys() == {*expected, GROUP}
