@@ -60,7 +60,7 @@ quickstart-attention:
 # Two processes of one thread each: the models of the tests are too small to gain from a second thread. A file stays in
 # one process, since its fixtures are dear.
 JOBS ?= 2
-PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: install-dev  ## run every test, in JOBS=2 processes
 	$(PYTEST)

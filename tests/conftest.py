@@ -17,6 +17,17 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where several processes share the files, those that may take longest start first: none is left over alone."""
+    if not hasattr(config, "workerinput"):
+        return  # alone, in the order of the names
+    longest = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0), marker.args[0] if marker else 0)
+    items.sort(key=lambda item: -longest[item.path])
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """The browser to test with; skips, with the reason, where there is none."""

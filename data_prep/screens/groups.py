@@ -30,7 +30,7 @@ from grounding.targets import Box
 GROUPS, EACH = 3, 4
 SIDES = (18, 21)  # of a shape, in pixels: at a quarter of the size too small for its kind to be told
 GAP = 12  # between the cells of a window's shapes
-MARGIN = 11  # from a window's edge to the nearest cell; its frame takes about half of it
+MARGIN = 17  # from a window's edge to the nearest cell; most of it is the frame
 WINDOW = 2 * SIDES[1] + GAP + 2 * MARGIN
 APART = 20  # between windows
 SHIFT = 0.2  # of a call's region: of its side at most, each way, and as much in size; small shifts are likelier

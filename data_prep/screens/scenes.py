@@ -284,11 +284,11 @@ def _window(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene
 
 
 def _panel(pen: ImageDraw.ImageDraw, element: Element, box: tuple, scene: Scene) -> None:
-    """A window without a title bar: its frame, a twelfth of its side, has the color."""
+    """A window without a title bar: its frame, a seventh of its side, has the color."""
     side = box[2] - box[0]
     color = COLORS[element.color]
     pen.rounded_rectangle(
-        box, radius=side / 6, fill=_BODIES[scene.ground], outline=color, width=max(1, round(side / 12))
+        box, radius=side / 6, fill=_BODIES[scene.ground], outline=color, width=max(1, round(side / 7))
     )
 
 

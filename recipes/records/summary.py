@@ -65,6 +65,9 @@ def run_lines(recipe: Recipe, last: Job) -> list[str]:
     spec = last.spec.eval or last.spec.data
     if spec is not None:
         data = data_files(spec)[0]
+        if last.spec.eval is None:  # held-out samples, where the data set has some
+            others = (data.with_name(f"{split}{data.suffix}") for split in ("val", "test"))
+            data = next((path for path in others if path.exists()), data)
         command = ["python", "eval.py", "--model", str(final), "--data", str(data.parent), "--split", data.stem]
         lines.append(f"next:  {shlex.join([*command, '--out', str(recipe.folder / 'eval' / 'final')])}")
     return [*lines, f"then:  {shlex.join(['python', '-m', 'reports', str(recipe.folder)])}"]

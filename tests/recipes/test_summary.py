@@ -59,6 +59,8 @@ def test_a_run_tells_the_commands_that_come_next(job, tmp_path):
         f"--out {tmp_path}/runs/mine/eval/final"
     )
     assert report == f"then:  python -m reports {tmp_path}/runs/mine"
+    (tmp_path / "squares" / "val.jsonl").touch()
+    assert f"--data {tmp_path}/squares --split val " in run_lines(job.recipe, job)[1]
 
 
 def test_the_card_is_a_card(job, tmp_path):
