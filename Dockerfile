@@ -2,7 +2,7 @@
 # not build it, because they have neither Docker nor a GPU.
 #   docker build -t fovea-grounding .
 #   docker run --gpus all -it -v $PWD/data:/fovea/data -v $PWD/runs:/fovea/runs fovea-grounding \
-#       python train.py configs/recipes/qwen2_5_vl_3b.yaml --dry-run
+#       python train.py configs/recipes/refcoco.yaml model=qwen2_5_vl_3b --dry-run
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04
 
 RUN apt-get update \

@@ -2,8 +2,8 @@
 
     python train.py configs/recipes/quickstart.yaml
     python train.py configs/recipes/quickstart.yaml stages.1.rewards.0.name=iou stages.1.args.beta=0.04
-    accelerate launch --config_file configs/accelerate/zero2.yaml train.py configs/recipes/qwen2_5_vl_3b.yaml
-    python train.py configs/recipes/qwen3_vl_8b.yaml --dry-run
+    accelerate launch --config_file configs/accelerate/zero2.yaml train.py configs/recipes/refcoco.yaml
+    python train.py configs/recipes/refcoco.yaml model=qwen3_vl_8b --dry-run
 
 Finished stages are skipped and an interrupted one goes on from its last checkpoint, so the answer to any
 interruption is the same command again. Evaluation is `eval.py`'s, reports are `reports`'.

@@ -102,6 +102,9 @@ def head_of(name: str) -> RecipeHead:
     files = {path.stem: path for path in FOLDER.rglob("*.yaml")}
     stem = name.removesuffix(".yaml")
     if stem not in files:
+        for file in files.values():
+            if stem in (yaml.safe_load(file.read_text(encoding="utf-8")).get("models") or {}):
+                raise UsageError(f"no recipe {name!r}: it is now {file.stem} with model={stem}")
         raise UsageError(f"no recipe {name!r} in configs/recipes{nearest(name, list(files))}")
     return read_head(files[stem])
 

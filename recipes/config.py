@@ -258,7 +258,10 @@ class Recipe(Section):
     """A whole run; `folder` is where it goes."""
 
     name: Annotated[str, AfterValidator(_folder_name)] = Field(description="of the run, a folder below `output`")
-    model: ModelSpec = Field(description="what is trained")
+    model: ModelSpec = Field(description="what is trained; one of the names of `models`, or its own keys")
+    models: dict[str, ModelSpec] = Field(
+        {}, exclude=True, description="models that `model` may name; `model.path=...` then changes the one it names"
+    )
     data: None = Field(None, exclude=True, description="samples of every stage: a path, a list of them, or a mapping")
     stages: tuple[StageSpec, ...] = Field(min_length=1, description="what is run, in order")
     seed: Whole = Field(0, description="of everything that draws: order of samples, rollouts, new weights")
@@ -277,7 +280,8 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _data_of_stages(cls, content: Any) -> Any:
-        """The recipe's `data` goes into every stage, below what the stage says itself."""
+        """The recipe's `data` goes into every stage, below what the stage says itself; a named model is looked up."""
+        content = _with_model(content)
         if not isinstance(content, Mapping) or not isinstance(content.get("stages"), (list, tuple)):
             return content
         shared = _data_mapping(content.get("data"))
@@ -294,6 +298,20 @@ class Recipe(Section):
     @property
     def folder(self) -> Path:
         return Path(self.output) / self.name
+
+
+def _with_model(content: Any) -> Any:
+    """A recipe with the model that it names, in the place of all that it might."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), str):
+        return content
+    name, models = content["model"], content.get("models")
+    if not isinstance(models, Mapping) or name not in models:
+        known = list(models) if isinstance(models, Mapping) else []
+        there = nearest(name, known) if known else ", and there are none; give its keys"
+        raise ValueError(f"model {name!r} is not one of `models`{there}")
+    for own, given in models.items():
+        ModelSpec.from_mapping(given, f"models.{own}")
+    return {**content, "model": models[name], "models": None}
 
 
 def _rounds(entries: Sequence[Any]) -> list[Any]:
@@ -392,6 +410,8 @@ def _override(config: Any, override: str) -> None:
         raise UsageError(f"{override!r} is not key=value")
     try:
         value = OmegaConf.from_dotlist([f"value={override[len(key) + 1 :]}"])["value"]
+        if key.startswith("model.") and isinstance(named := config.get("model"), str):
+            key = f"models.{named}.{key.removeprefix('model.')}"
         parent = key.rpartition(".")[0]
         _check_indices(config, override, key)
         _spell_out_data(config, parent)
@@ -441,6 +461,9 @@ def _missing(config: Any, parent: str) -> str:
 def _elsewhere(file: Path) -> str:
     """A recipe of the name among the repository's own."""
     known = {own.stem: own for own in sorted(Path("configs/recipes").rglob("*.yaml"))}
+    for own in known.values():
+        if file.stem in (OmegaConf.load(own).get("models") or {}):
+            return f"; it is now {own} with model={file.stem}"
     close = get_close_matches(file.stem, known, n=1)
     return f"; did you mean {known[close[0]]}?" if close else "; those of this repository are in configs/recipes"
 

@@ -62,6 +62,8 @@ def test_the_commands_list_and_show(capsys, tmp_path):
     assert "arXiv 2503.07523" in told and "sft, 2 x (dpo)" in told and "rejected_at_most: 0.2" in told
     assert main(["show", "visrl_qwen2_5_vl_8b"]) == 2
     assert "did you mean 'visrl_qwen2_5_vl_7b'" in capsys.readouterr().err
+    assert main(["show", "qwen3_vl_8b"]) == 2
+    assert "it is now refcoco with model=qwen3_vl_8b" in capsys.readouterr().err
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- recipes -->\nold\n<!-- end -->\nb\n")
     assert main(["systems", str(page)]) == 0

@@ -159,3 +159,25 @@ def test_null_is_the_default_except_where_it_means_something(file):
     assert (recipe.wandb, recipe.seed) == ("auto", 0)
     assert load_recipe(file, ["stages.0.lora=null"]).stages[0].lora is None
     assert load_recipe(file, ["stages.1.data.ask=null"]) == load_recipe(file)  # as recipes before the new name say
+
+
+def test_a_recipe_may_name_one_of_several_models(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "name: x_${model}\nmodel: small\ndata: d\nstages: [{kind: sft}]\nmodels:\n"
+        "  small: {path: s, dialect: qwen3_vl}\n  large: {path: l, dialect: internvl}\n"
+    )
+    small, large = load_recipe(file), load_recipe(file, ["model=large", "model.path=other", "model.max_pixels=9"])
+    assert (small.name, small.model.path, small.model.dialect) == ("x_small", "s", "qwen3_vl")
+    assert (large.name, large.model.path, large.model.max_pixels) == ("x_large", "other", 9)
+    assert parse_recipe(to_container(large)) == large and "models" not in to_container(large)
+    for override, said in (
+        ("model=larg", "model 'larg' is not one of `models`; did you mean 'large'?"),
+        ("models.small.pth=x", "unknown key 'pth'"),
+        ("model.pth=x", "unknown key 'pth'; did you mean 'path'"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            load_recipe(file, [override])
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"it is now configs/recipes/refcoco\.yaml with model=qwen2_5_vl_7b"):
+        load_recipe("configs/recipes/qwen2_5_vl_7b.yaml")

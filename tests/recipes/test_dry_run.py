@@ -22,7 +22,11 @@ from tests.recipes.families import PARAMETERS, make_family
 from tests.recipes.tiny import make_data, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "configs/recipes").rglob("*.yaml"))
+RECIPES = [  # with each model that it names
+    pytest.param((file, model), id=file.stem + (f"-{model}" if model else ""))
+    for file in sorted((ROOT / "configs/recipes").rglob("*.yaml"))
+    for model in yaml.safe_load(file.read_text()).get("models") or [None]
+]
 # model path of a recipe: the family whose folder stands in for it
 STANDS_IN = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl_3b",
@@ -56,13 +60,22 @@ def evidence(tmp_path_factory):
     return {name: make_evidence(root / name, name) for name in EVIDENCE}
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_builds(file, folders, data, evidence, tmp_path):
+@pytest.mark.parametrize("which", RECIPES)
+def test_every_recipe_builds(which, folders, data, evidence, tmp_path):
+    file, model = which
     data = evidence.get(file.stem, data)
-    recipe = load_recipe(file)
-    assert recipe.name == file.stem
+    named = [f"model={model}"] if model else []
+    recipe = load_recipe(file, named)
+    assert recipe.name == file.stem + (f"_{model}" if model else "")
     stand_in = folders[recipe.model.path]
-    overrides = [f"model.path={stand_in}", f"data.path={data}", f"output={tmp_path}", *_stage_data(file, data)]
+    assert model in (None, stand_in.name)
+    overrides = [
+        *named,
+        f"model.path={stand_in}",
+        f"data.path={data}",
+        f"output={tmp_path}",
+        *_stage_data(file, data),
+    ]
     overrides += _teachers(file, folders)
     lines = list(dry_run(load_recipe(file, [*_data_as_mapping(file), *overrides])))
     assert sum(" -> " in line for line in lines) == len(recipe.stages)
