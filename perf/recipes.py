@@ -5,15 +5,16 @@
     python perf/recipes.py --small --out runs/recipes_small       # that everything runs: figures without meaning
     python perf/recipes.py --table-only --out docs/runs/recipes.jsonl      # the table of published runs
 
-The questions are what such loops are made for, and what a flat set of questions would hide: three of four are
-screens of the size the model was made for, which it answers already; the fourth is on a larger screen, and only these
-teach. Rewards are right or wrong, so that a group may be without spread. All arms of a seed start from one short SFT
-on larger screens, trained once, and may draw as many rollouts as plain GRPO does in `--steps` steps of 64; what
-selecting, filtering and drawing pairs cost counts (`vote` draws none before the test and 8 a question there;
-`distill` has the model of the plain arm of its seed as its teacher, whose rollouts do not count). Arms are paired by
-seed. `again` is plain GRPO once more with other draws: what it differs by is chance.
+The questions are what such loops are made for, and what a flat set of questions would hide: three of four are screens
+with a single thing on them, which the model finds already; the fourth is a larger and fuller screen, and only these
+teach. The reward is right or wrong, so that a group may be without spread (with an IoU or a format in the sum next to
+none is). All arms of a seed start from one short SFT on larger screens, trained once, and may draw as many rollouts
+as plain GRPO does in `--steps` steps of 64; what selecting, filtering and drawing pairs cost counts (`vote` draws
+none before the test and 8 a question there; `distill` has the model of the plain arm of its seed as its teacher,
+whose rollouts do not count). Arms are paired by seed. `again` is plain GRPO once more with other draws: what it
+differs by is chance.
 
-Two measures. Greedy clicks on held-out screens at the end, larger ones (`accuracy`) and those of the old size
+Two measures. Greedy clicks on held-out screens at the end, larger ones (`accuracy`) and those with a single thing
 (`easy`). `steps`: in training, other larger screens are asked every sixteenth of the steps, one sampled answer each;
 curves are means of three such points; the goal is the end of plain GRPO's curve of the seed; `steps` is the rollouts
 an arm takes to its first crossing over those that plain GRPO takes to its own, at most all of them. Only arms that
@@ -50,13 +51,12 @@ from recipes.runner import jobs_of
 
 ROOT = Path(__file__).parents[1]
 BATCH, GROUP, SEEDS = 64, 8, 5
-EASY, HARD = 192, 64  # screens to learn from, of the old size and of the larger one
-POINTS, ASKED = 16, 120  # of a curve: how many, and screens asked for each
+EASY, HARD = 192, 64  # screens to learn from, with a single thing and larger ones
+POINTS, ASKED = 16, 100  # of a curve: how many, and screens asked for each
 MODEL = {"dialect": "fovea", "grammar": "think", "image_first": False}
 CLICK = "click_in_box"
-REWARDS = [{"name": CLICK}, {"name": "format", "weight": 0.2}]
-WATCHED = {"name": CLICK, "weight": 0.0}  # of arms with other rewards: for their curve alone
-RIGHT = [{"name": CLICK, "when": {"format": "ok"}}]
+REWARDS = [{"name": CLICK, "when": {"format": "ok"}}]
+WATCHED = {**REWARDS[0], "weight": 0.0}  # of arms with other rewards: for their curve alone
 LORA = {"lora": {"r": 16, "lora_alpha": 32}}
 MISSING = ("attention_sft",)
 RATIO = 0.7
@@ -113,7 +113,7 @@ def rising(steps: int) -> list[dict[str, Any]]:
 
 
 def boxes(name: str, **params: Any) -> list[dict[str, Any]]:
-    return [{"name": name, **({"params": params} if params else {})}, REWARDS[1], WATCHED]
+    return [{"name": name, **({"params": params} if params else {})}, WATCHED]
 
 
 def arms(args: argparse.Namespace, teacher: str) -> dict[str, list[dict[str, Any]]]:
@@ -141,11 +141,11 @@ def arms(args: argparse.Namespace, teacher: str) -> dict[str, list[dict[str, Any
         "rejection": [
             {"repeat": rounds, "stages": [
                 {"kind": "rejection", **LORA, "rewards": REWARDS,
-                 "args": {**drawing(), **learning, "min_reward": 1.1, "keep": 2}}
+                 "args": {**drawing(), **learning, "min_reward": 1.0, "keep": 2}}
             ]}
         ],
         "select": [
-            {"kind": "select", "rewards": RIGHT, "args": {**drawing(4), "pass_at": 1.0}},
+            {"kind": "select", "rewards": REWARDS, "args": {**drawing(4), "pass_at": 1.0}},
             grpo(steps - chosen, args, data={"kept": True}),
         ],
         "rounds": [
@@ -173,10 +173,12 @@ def arms(args: argparse.Namespace, teacher: str) -> dict[str, list[dict[str, Any
 
 def sizes(args: argparse.Namespace) -> dict[str, list[str]]:
     """Flags of the data sets: what the cold start reads, and the screens to learn from and to be tested on."""
-    counts = {"cold": (args.cold, 1, 1), "easy": (args.easy, 1, args.items), "hard": (args.hard, ASKED, args.items)}
+    few = max(1, args.items // 3)
+    counts = {"cold": (args.cold, 1, 1), "easy": (args.easy, 1, few), "hard": (args.hard, ASKED, args.items)}
     found = {}
     for name, numbers in counts.items():
-        flags = ["--size", "96" if name == "easy" else "128", "--seed", "1" if name == "cold" else "0"]
+        flags = ["--size", "96", "--difficulty", "1"] if name == "easy" else ["--size", "128", "--difficulty", "3"]
+        flags += ["--seed", "1" if name == "cold" else "0"]
         for split, count in zip(("train", "val", "test"), numbers, strict=True):
             flags += [f"--{split}-screens", str(min(count, args.asked) if split == "val" else count)]
         found[name] = flags
@@ -318,7 +320,9 @@ def main() -> int:
     parser.add_argument("--arm", nargs="*", help="only these")
     parser.add_argument("--seed", type=int, nargs="*", default=list(range(SEEDS)))
     parser.add_argument("--steps", type=int, default=64, help="of plain GRPO (64)")
-    parser.add_argument("--items", type=int, default=300, help="held-out screens of each size (300)")
+    parser.add_argument(
+        "--items", type=int, default=300, help="held-out larger screens (300); a third of it of the others"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "runs/recipes")
     parser.add_argument("--publish", type=Path, help="also write all finished runs to this file, one a line")
     parser.add_argument("--keep", action="store_true", help="keep the run folders")

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -64,7 +65,9 @@ def do_missing(
             if not free or result.exists():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
+            began = time.process_time()
             found = {"arm": arm, "seed": seed, **run(arm, seed, folder)}
+            found["cpu_seconds"] = round(time.process_time() - began)  # of the call that finished it
             with replacing(result) as part:
                 part.write_text(json.dumps(found) + "\n", encoding="utf-8")
             if not keep:

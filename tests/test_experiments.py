@@ -30,7 +30,8 @@ def test_what_is_finished_or_under_way_is_left_and_what_was_stopped_goes_on(tmp_
         fcntl.flock(other, fcntl.LOCK_EX)
         runs.do_missing(tmp_path, wanted, run, keep=False)
     assert done == [("a", 0), ("a", 0), ("c", 0)]
-    assert runs.load(tmp_path)["a", 0] == {"arm": "a", "seed": 0, "accuracy": 0.5, "went_on": True}
+    expected = {"arm": "a", "seed": 0, "accuracy": 0.5, "went_on": True, "cpu_seconds": 0}
+    assert runs.load(tmp_path)["a", 0] == expected
     runs.do_missing(tmp_path, wanted, run, keep=True)
     assert done[3:] == [("b", 0)]
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["b--0"]  # `keep`
