@@ -231,7 +231,7 @@ def check_lora(job: Job, args: TrainingArguments, lora: LoraConfig, config: Any)
         raise UsageError(
             f"{job.where}.lora adapts the vision tower ({seen[0]}), which gets no gradient under reentrant gradient "
             "checkpointing (use_reentrant: true, and ZeRO-3 with LoRA); set args.gradient_checkpointing: false, or "
-            "leave the tower out with lora.exclude_modules"
+            "leave the tower out (`train`, or lora.exclude_modules)"
         )
 
 

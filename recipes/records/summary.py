@@ -101,6 +101,7 @@ def card(job: Job) -> str:
     if job.spec.data is not None:
         parts.append(f"## Data\n\n{_data(job.spec.data)}")
     shown = {
+        "quantize": spec.quantize,
         "args": job.spec.args,
         "train": None if job.spec.train is None else job.spec.train.model_dump(exclude_defaults=True),
         "lora": job.spec.lora if job.spec.adapts else None,

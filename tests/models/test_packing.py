@@ -215,9 +215,11 @@ def test_checkpointing_recomputes_packed_rows(qwen3, reentrant):
     assert_same(model, make_batch(processor, SHUFFLED))
 
 
-def test_an_adapter_is_trained_the_same(qwen3):
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_is_trained_the_same(qwen3, dora):
     model, processor = load(qwen3)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", exclude_modules=".*visual.*"))
+    lora = LoraConfig(r=4, target_modules="all-linear", exclude_modules=".*visual.*", use_dora=dora)
+    model = get_peft_model(model, lora)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)

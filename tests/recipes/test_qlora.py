@@ -42,7 +42,8 @@ def variety(completions, **columns):
 
 def test_both_stages_train_resume_merge_and_reload(places, tmp_path):
     args = {"learning_rate": 1e-2, "save_steps": 1}
-    grpo = {"args": args, "rewards": [{"name": f"{__name__}.variety"}]}
+    grpo = {"rewards": [{"name": f"{__name__}.variety"}], "credit": {"strategy": "coupled_rhythm"}}
+    grpo["args"] = {**args, "beta": 0.1}
     recipe = quantized(places, tmp_path, sft={"args": {**args, "gradient_checkpointing": True}}, grpo=grpo)
     run_recipe(recipe)
     start = places[0]
@@ -74,8 +75,9 @@ def test_the_dry_run_counts_4_bit_weights_and_asks_for_the_package(places, tmp_p
     assert "LoRA on nf4, " in text and "bitsandbytes" in text
     found = importlib.util.find_spec
     monkeypatch.setattr("models.quantizing.find_spec", lambda name: None if name == "bitsandbytes" else found(name))
-    with pytest.raises(UsageError, match=r"model\.quantize needs bitsandbytes: pip install"):
-        load_policy(places[0], quantize="nf4")
+    for needs in (lambda: load_policy(places[0], quantize="nf4"), lambda: list(dry_run(recipe))):
+        with pytest.raises(UsageError, match=r"model\.quantize needs bitsandbytes: pip install"):
+            needs()
 
 
 def test_an_8b_model_takes_a_third_of_the_memory(tmp_path):

@@ -50,9 +50,9 @@ def test_groups_stay_whole_in_every_part():
             assert same, name
 
 
-def make_trainer(places: Any, folder: Any, args: Any = None, **model: Any) -> Any:
+def make_trainer(places: Any, folder: Any, args: Any = None, lora: Any = None, **model: Any) -> Any:
     sizes = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 8}
-    recipe = recipe_of(*places, folder, grpo={"args": sizes | (args or {})})
+    recipe = recipe_of(*places, folder, grpo={"args": sizes | (args or {}), "lora": lora or {}})
     return STAGES.get("grpo")(
         jobs_of(recipe.model_copy(update={"model": recipe.model.model_copy(update=model)}))[0]
     ).trainer()
@@ -94,8 +94,9 @@ def test_rollouts_and_rewards_stay_the_same(places, tmp_path, quantize):
     assert not torch.equal(found["completion_ids"][0], found["completion_ids"][1])
 
 
-def test_the_adapter_is_merged_for_the_rollouts_and_leaves_no_trace(places, tmp_path):
-    model = make_trainer(places, tmp_path).model
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=["lora", "dora"])
+def test_the_adapter_is_merged_for_the_rollouts_and_leaves_no_trace(places, tmp_path, lora):
+    model = make_trainer(places, tmp_path, lora=lora).model
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

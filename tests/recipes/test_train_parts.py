@@ -18,7 +18,7 @@ from models.loading import load_config, load_policy
 from models.parts import PARTS, part_of, train_only
 from recipes.callbacks import read_metrics
 from recipes.config import parse_recipe, to_container
-from recipes.memory import weights_of
+from recipes.memory import estimate, weights_of
 from recipes.merge import logits, sample_batch
 from recipes.runner import dry_run, jobs_of, run_recipe
 from recipes.training import build_lora
@@ -106,7 +106,12 @@ def test_a_recipe_trains_them_and_merges_them_rightly(folder, data, tmp_path):
     moved = {name for name, weight in after.named_parameters() if not torch.equal(weight, was[name])}
     assert moved == named(before, hows)
     (job,) = jobs_of(recipe)
-    told = weights_of(config, build_lora(job), job.spec.train).trained  # by the dry run
+    lora, train = build_lora(job), job.spec.train
+    told = weights_of(config, lora, train).trained  # by the dry run
+    plain, held = (estimate(config, lora, batch=1, tokens=1, train=own).weights for own in (None, train))
+    full = train.parts("full")
+    copied = sum(weight.numel() for name, weight in before.named_parameters() if part_of(name) in full)
+    assert held - plain == (0 if lora is None else 4 * copied)
     assert json.loads((job.folder / "training.json").read_text())["trainable_weights"] == sum(told.values())
 
 
