@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from data_prep.screens.generated import example
-from grounding.answer import Answer, Status
-from grounding.targets import Box, Point
+from grounding.answer import Answer, ImageSize, Status
+from grounding.dialects import get_dialect
+from grounding.targets import Box, Point, Span
 from predict import main
-from reports.answer_drawing import ANSWER_COLOR, draw_answer
+from reports.answer_drawing import ANSWER_COLOR, TURN_COLOR, draw_answer
+from tests.rewards.serving import chat, serve
 
 MODEL = Path(__file__).parents[1] / "assets" / "fovea-tiny"
 
@@ -76,3 +78,40 @@ def test_a_wrong_request_is_one_line(changes, said, screen, tmp_path, capsys):
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_video_is_asked_about_behind_an_endpoint(tmp_path, capsys):
+    """Its frames go with their seconds; the answer's span is told and framed on a sheet of frames."""
+    pytest.importorskip("av", reason="needs the extra `video`")
+    from tests.data_prep.test_clips import encode
+
+    clip = encode(tmp_path / "clip.mp4", 100)  # four seconds
+    said = get_dialect("qwen2_5_vl").render(Span(1.0, 2.5), [ImageSize(64, 48)])
+    command = ["--model", "m", "--dialect", "qwen2_5_vl", "--max-pixels", "50000", "--video", str(clip)]
+    with serve(chat(said)) as server:
+        out = tmp_path / "a.png"
+        given = [*command, "--endpoint", server.url, "--fps", "2", "--out", str(out), "--json", "the door opens"]
+        assert main(given) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["spans"] == [[1.0, 2.5]] and told["regions"] == [] and told["drawing"] == str(out)
+    content = server.requests[0]["body"]["messages"][-1]["content"]
+    frames = sum(part["type"] == "image_url" for part in content)
+    words = "".join(part.get("text", "") for part in content)
+    assert frames == 8 and "the door opens" in words and "0.5" in words
+    sheet = Image.open(out)
+    assert sheet.width > sheet.height  # six frames in a row
+    red = [x for x in range(sheet.width) if sheet.getpixel((x, 24)) == ANSWER_COLOR]
+    assert red  # the frames within the span have a border
+
+
+def test_turns_are_told_and_drawn(tmp_path):
+    image = Image.new("RGB", (400, 200), "white")
+    turns = [
+        {"text": "zoom", "tool": "zoom", "region": [0.5, 0, 1, 0.5], "image": 0, "shown": [0.5, 0, 1, 0.5],
+         "reply": "", "error": False},
+        {"text": "there", "tool": None, "region": None, "image": 0, "shown": None, "reply": "", "error": False},
+    ]  # fmt: skip
+    answer = Answer(Status.OK, boxes=(Box(0.1, 0.1, 0.3, 0.3),))
+    drawn = draw_answer([image], answer, turns)
+    assert drawn.width >= 400 and drawn.height > 300  # the picture, and below it what was shown
+    assert drawn.getpixel((300, 99)) == TURN_COLOR and drawn.getpixel((40, 40)) == ANSWER_COLOR
