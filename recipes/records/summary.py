@@ -15,6 +15,7 @@ from grounding.io import replacing
 from recipes.callbacks import read_metrics
 from recipes.config import DataSpec, Recipe
 from recipes.data import data_files, stored
+from recipes.records.tracking import samples_file
 from recipes.stage import Job
 
 WATCHED = ("reward", "loss")  # the first that a stage logs is what it is said to have changed
@@ -22,9 +23,17 @@ SHARE = 0.1  # of the logged steps, at either end
 
 
 def stage_lines(job: Job) -> list[str]:
-    """Where the model of a finished stage is (or the samples it has kept), and what changed while it was trained."""
-    made = job.folder / "model" if (job.folder / "model").is_dir() else job.folder
-    return [f"{job.where} is finished: {made}", *(f"  {line}" for line in changes(job))]
+    """Where the model of a finished stage is (or the samples it has kept), what changed, and how to look at it."""
+    model, kept = job.folder / "model", job.folder / "data"
+    made = model if model.is_dir() else job.folder
+    told = changes(job)
+    if samples_file(job).exists():
+        told.append(f"rollouts: {samples_file(job).with_suffix('.html')}")
+    if model.is_dir():
+        told.append(f"ask it: {shlex.join(['python', 'predict.py', '--model', str(model), '--serve'])}")
+    elif kept.is_dir():
+        told.append(f"see them: {shlex.join(['python', '-m', 'data_prep', 'view', '--root', str(kept)])}")
+    return [f"{job.where} is finished: {made}", *(f"  {line}" for line in told)]
 
 
 def changes(job: Job) -> list[str]:

@@ -259,6 +259,10 @@ def test_what_names_leave_open_is_asked_and_can_be_said(folder):
 
 @pytest.fixture
 def detections(folder):
+    return detections_of(folder)
+
+
+def detections_of(folder):
     """The objects as a data set of `supervision`, which writes YOLO, Pascal VOC and COCO."""
     sv = pytest.importorskip("supervision")
     annotations = {}

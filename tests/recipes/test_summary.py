@@ -38,15 +38,25 @@ def log(job, *rewards, evaluated=()):
 def test_a_stage_tells_what_changed_with_intervals(job):
     rewards = [0.1, 0.3] + [0.5] * 16 + [0.8, 0.9]
     log(job, *rewards, evaluated=[(0, 0.25), (20, 0.75)])
-    first, reward, evaluated = stage_lines(job)
+    first, reward, evaluated, ask = stage_lines(job)
     assert first == f"stages.0 (grpo) is finished: {job.folder / 'model'}"
     # a tenth of 20 logs is 2: 0.2 with standard deviation 0.1414, 0.85 with 0.0707; 1.96 / sqrt(2) of each
     assert reward == "  reward 0.2 ± 0.2 -> 0.85 ± 0.098 (mean of the first and last 2 of 20 logs)"
     assert evaluated == "  eval reward 0.25 -> 0.75 (2 evaluations)"
+    assert ask == f"  ask it: python predict.py --model {job.folder / 'model'} --serve"
 
 
-def test_without_numbers_only_the_model_is_told(job):
-    assert stage_lines(job) == [f"stages.0 (grpo) is finished: {job.folder / 'model'}"]
+def test_without_numbers_the_model_and_how_to_look_at_it_are_told(job):
+    (job.folder / "samples.jsonl").write_text("")
+    model = job.folder / "model"
+    assert stage_lines(job) == [
+        f"stages.0 (grpo) is finished: {model}",
+        f"  rollouts: {job.folder / 'samples.html'}",
+        f"  ask it: python predict.py --model {model} --serve",
+    ]
+    model.rmdir()
+    (job.folder / "data").mkdir()
+    assert stage_lines(job)[-1] == f"  see them: python -m data_prep view --root {job.folder / 'data'}"
 
 
 def test_a_run_tells_the_commands_that_come_next(job, tmp_path):
