@@ -38,7 +38,7 @@ LONG = (
     "the small blue button with a white arrow, right of the search field and below the second of the three menus, "
     * 6
 )
-SECONDS = 2.0  # until a page with 5,000 items is there
+SECONDS = 2.0  # of the processor, until a page with 5,000 items is there
 
 
 @contextmanager
@@ -63,7 +63,8 @@ def look(browser, url, ready="body", act=lambda page: None):
         act: is done with each page before it is looked at.
 
     Returns:
-        Seconds until the first of them was there.
+        Seconds that the processor worked until the page was there, at the quickest: a loaded machine takes longer by
+        the clock.
     """
     troubles, took = [], []
     for name, (width, height) in SIZES.items():
@@ -73,9 +74,12 @@ def look(browser, url, ready="body", act=lambda page: None):
             page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda error: troubles.append(str(error)))
             page.on("request", lambda request: troubles.append(request.url) if _leaves(request.url) else None)
+            meter = context.new_cdp_session(page)
+            meter.send("Performance.enable", {"timeDomain": "threadTicks"})
             page.goto(url)
             page.wait_for_selector(ready, state="attached")
-            took.append(page.evaluate("performance.now()") / 1000)
+            metrics = {one["name"]: one["value"] for one in meter.send("Performance.getMetrics")["metrics"]}
+            took.append(metrics["ProcessTime"])
             act(page)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, scheme)
             ratios = page.evaluate(CONTRAST)

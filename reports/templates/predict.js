@@ -1,8 +1,8 @@
 "use strict";
 const byId = (name) => document.getElementById(name);
 const SVG = "http://www.w3.org/2000/svg";
-// Inferno: dark to light, so that it reads on any picture and for the color-blind
-const SCALE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
+// Nothing to purple, more opaque the higher: where nothing is looked at the picture stays as it is
+const SCALE = [[255, 200, 0, 0], [255, 170, 0, 102], [240, 90, 20, 140], [205, 20, 80, 179], [120, 0, 120, 217]];
 let files = [];
 
 function make(tag, className, ...inside) {
@@ -66,7 +66,7 @@ function heatMap({ rows, columns, values }) {
   canvas.height = rows;
   canvas.style.imageRendering = "pixelated";
   const context = canvas.getContext("2d"), pixels = context.createImageData(columns, rows);
-  values.forEach((value, at) => pixels.data.set([...color(value), 255], 4 * at));
+  values.forEach((value, at) => pixels.data.set(color(value), 4 * at));
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
