@@ -13,7 +13,7 @@ rollout of a prompt, where there is nothing to share.
 
 The figure is the median over the rounds of the ratio of CPU seconds (wall time on a shared machine says more about
 its other users); on a GPU, of wall seconds with the device's queue empty at both ends. Peak memory is what the pass
-adds to a fresh process.
+adds to a fresh process, the median of three.
 """
 
 from __future__ import annotations
@@ -345,6 +345,10 @@ def main() -> int:
     parser.add_argument(
         "--arms", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="trainers that take turns (all)"
     )
+    parser.add_argument(
+        "--parts", nargs="*", choices=("pass", "one"), default=["pass", "one"],
+        help="besides the steps and the peak memory: the training pass, one rollout of a prompt (both)",
+    )  # fmt: skip
     options = parser.parse_args()
     if options.scale == "gpu" and not CUDA:
         parser.error("--scale gpu needs a CUDA device")
@@ -372,14 +376,17 @@ def main() -> int:
                 table.missed.append(f"{VARIANTS[variant].title}: other rollouts than TRL's in the first step")
         blank = " " * 22
         batch = trainers["trl"]._buffered_inputs[0]
-        table.ratios("pass", "training pass, prompts shared", blank[1:], passes(trainers, batch, options))
-        for against in (name for name in ("trl", "images") if name in trainers):
+        if "pass" in options.parts:
+            table.ratios("pass", "training pass, prompts shared", blank[1:], passes(trainers, batch, options))
+        for against in (name for name in ("trl", "images") if name in trainers and "one" in options.parts):
             title = f"one rollout, against {against}"
             table.ratios("one rollout", title, blank, one_rollout(trainers, against, options))
         del trainers, clocks
         torch.save(batch, folder / "batch.pt")
-        plain, shared = (peak(name, places, folder / "batch.pt", options) for name in ("trl", "prompts"))
-        table.ratios("memory", "peak memory of the pass", f"{shared:>8.0f} of {plain:>6.0f} MiB", [shared / plain])
+        peaks = [[peak(name, places, folder / "batch.pt", options) for name in ("trl", "prompts")] for _ in range(3)]
+        plain, shared = (statistics.median(own) for own in zip(*peaks, strict=True))  # processes differ
+        ratios = [shared / plain for plain, shared in peaks]
+        table.ratios("memory", "peak memory of the pass", f"{shared:>8.0f} of {plain:>6.0f} MiB", ratios)
     for miss in table.missed:
         print(f"FELL SHORT: {miss}")
     return bool(table.missed)
