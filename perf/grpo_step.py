@@ -12,13 +12,14 @@ checked; the order rotates. Then the training pass by itself, forward and backwa
 rollout of a prompt, where there is nothing to share.
 
 The figure is the median over the rounds of the ratio of CPU seconds (wall time on a shared machine says more about
-its other users); on a GPU, of wall seconds with the device's queue empty at both ends. Peak memory is what the pass
-adds to a fresh process, the median of three.
+its other users); on a GPU, of wall seconds with the device's queue empty at both ends. Peak memory is that of the
+tensors which the pass holds at once, beyond weights and batch.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import multiprocessing
 import statistics
@@ -289,16 +290,17 @@ def _peak(variant: str, places: tuple[Path, Path, Path], batch: Path, options: a
         training_pass(trainer, given)
         out.put((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _high_water()
-    training_pass(trainer, given)
-    out.put(_high_water() - before)
+    out.put(most_held(lambda: training_pass(trainer, given)))
 
 
-def _high_water() -> float:
-    """MiB of memory that this process has held at most (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**10
+def most_held(run: Callable[[], None]) -> float:
+    """MiB of tensors that a call holds at once on the CPU at most, beyond those before it, as PyTorch's allocator
+    counts; what the system gives a process for them differs by a tenth from one process to the next."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events)) / 2**20
 
 
 def peak(variant: str, places: tuple[Path, Path, Path], batch: Path, options: argparse.Namespace) -> float:
@@ -383,10 +385,8 @@ def main() -> int:
             table.ratios("one rollout", title, blank, one_rollout(trainers, against, options))
         del trainers, clocks
         torch.save(batch, folder / "batch.pt")
-        peaks = [[peak(name, places, folder / "batch.pt", options) for name in ("trl", "prompts")] for _ in range(3)]
-        plain, shared = (statistics.median(own) for own in zip(*peaks, strict=True))  # processes differ
-        ratios = [shared / plain for plain, shared in peaks]
-        table.ratios("memory", "peak memory of the pass", f"{shared:>8.0f} of {plain:>6.0f} MiB", ratios)
+        plain, shared = (peak(name, places, folder / "batch.pt", options) for name in ("trl", "prompts"))
+        table.ratios("memory", "peak memory of the pass", f"{shared:>8.0f} of {plain:>6.0f} MiB", [shared / plain])
     for miss in table.missed:
         print(f"FELL SHORT: {miss}")
     return bool(table.missed)

@@ -363,7 +363,15 @@ MADE_HERE = {
     "miniwob",
     "web",
 }  # they draw their screens: no files of another format to read
-MADE_OF_DATA = {"absent_targets", "corrupted_pairs", "cot", "curate", "pseudo_queries", "query_inference"}
+MADE_OF_DATA = {
+    "absent_targets",
+    "benchmark",
+    "corrupted_pairs",
+    "cot",
+    "curate",
+    "pseudo_queries",
+    "query_inference",
+}
 
 
 def test_no_source_is_left_out():

@@ -83,7 +83,8 @@ def test_the_browser_shows_cards_and_runs_nothing_of_the_data(tmp_path):
     assert main(["view", "--root", str(tmp_path)]) == 0
     text = dump(tmp_path / "view" / "index.html")
     assert 'data-shown="24"' in text and text.count("<article>") == 24
-    assert text.count("<rect") >= 8 and text.count("<polygon") == 4 and text.count("<circle") == 8
+    # every shape twice: its halo and its mark
+    assert text.count("<rect") >= 16 and text.count("<polygon") == 2 * 4 and text.count("<circle") == 2 * 4
     assert "<title>evil" not in text and "&lt;/script&gt;" in text
     assert 'src="../images/0.png"' in text and "1 s - 2 s" in text and "absent" in text
 
