@@ -37,7 +37,7 @@ from grounding.errors import UsageError
 from grounding.folders import check_new
 from grounding.io import open_image, read_image
 from grounding.sample import ImageRef
-from models.find import find_model
+from models.find import find_model, short_name
 from models.profile import read_profile
 from reports.answer_drawing import draw_answer, pixels_of
 from reports.local_page import PORT, AnswerQuestion, answer_row, asked_files, serve
@@ -193,9 +193,8 @@ def page_of(args: argparse.Namespace, predictor: Predictor) -> tuple[dict[str, A
         heat = attention_of(predictor, asked, told)
         return answer_row(images, told.text, told.answer, told.turns, heat=heat, times=times)
 
-    model = Path(args.model)
-    name = "/".join(model.parts[-3:]) if model.is_absolute() else args.model  # without the folders of this machine
-    return {"model": name, "kinds": KINDS, "kind": args.kind or "point", "tools": args.tools or ""}, answer
+    facts = {"model": short_name(args.model), "kinds": KINDS, "kind": args.kind or "point", "tools": args.tools or ""}
+    return facts, answer
 
 
 def _open(path: Path) -> Image.Image:

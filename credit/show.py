@@ -27,6 +27,7 @@ from grounding.errors import UsageError
 from grounding.io import replacing
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
+from models.find import short_name
 
 SHARE = 0.4  # of tokens marked as anchors and as preplan tokens, as published
 SMALL = 0.025  # of the longer side: targets below it get a ring, since a frame would cover them
@@ -165,7 +166,7 @@ def render(shown: ShownResponse, sample: Sample, images: Sequence[Image.Image], 
             }
             for index, (image, (rows, columns)) in enumerate(zip(images, shown.grids, strict=True))
         ],
-        "model": _short(model),
+        "model": short_name(model),
         "layers": ", ".join(sorted({str(at) for heads in shown.heads.roles.values() for at, _ in heads})),
         "heads": "; ".join(f"{role} {heads}" for role, heads in roles.items()),
         "sinks": shown.sinks,
@@ -173,12 +174,6 @@ def render(shown: ShownResponse, sample: Sample, images: Sequence[Image.Image], 
     }
     environment = Environment(loader=PackageLoader("credit"), autoescape=select_autoescape())
     return environment.get_template("show.html").render(page=page)
-
-
-def _short(model: str) -> str:
-    """A model's name without the folders of this machine: the page may be sent around."""
-    path = Path(model)
-    return "/".join(path.parts[-3:]) if path.is_absolute() else model
 
 
 def _data_url(image: Image.Image) -> str:

@@ -15,6 +15,13 @@ Color: TypeAlias = tuple[int, int, int]
 _WHITE: Color = (255, 255, 255)
 
 
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """A copy at most `side` pixels wide and high, never enlarged."""
+    made = image.copy()
+    made.thumbnail((side, side))
+    return made
+
+
 def draw_regions(
     images: Sequence[Image.Image], regions: Sequence[tuple[Box | Point | Polygon | Span, Color]], caption: str = ""
 ) -> Image.Image:

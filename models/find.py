@@ -34,6 +34,12 @@ def find_model(model: str, flag: str = "--model") -> tuple[str, Path]:
     return _find_on_hub(model, flag)
 
 
+def short_name(model: str) -> str:
+    """A model's name without the folders of this machine, for pages that may be sent around."""
+    path = Path(model)
+    return "/".join(path.parts[-3:]) if path.is_absolute() else model
+
+
 def _find_on_hub(model: str, flag: str) -> tuple[str, Path]:
     from huggingface_hub import constants  # noqa: PLC0415
 

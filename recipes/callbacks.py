@@ -53,11 +53,7 @@ class MetricsFile(TrainerCallback):
         self._start = time.monotonic()
         if not state.is_world_process_zero:
             return
-        done = [
-            line for line in read_metrics(self._path) if line["step"] <= state.global_step and SUMMARY not in line
-        ]
-        with replacing(self._path) as file:
-            file.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
+        keep_steps(self._path, state.global_step)
 
     def on_log(
         self,
@@ -93,6 +89,14 @@ class PartRates(TrainerCallback):
             logs.update(
                 {f"learning_rate/{part}": logs["learning_rate"] * rate / first for part, rate in rates.items()}
             )
+
+
+def keep_steps(path: Path, last: int) -> list[dict[str, Any]]:
+    """Drop the lines of steps after `last`, which will be trained again, and those that close a stage; the rest."""
+    kept = [line for line in read_metrics(path) if line["step"] <= last and SUMMARY not in line]
+    with replacing(path) as file:
+        file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    return kept
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

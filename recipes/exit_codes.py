@@ -6,6 +6,7 @@ Nothing heavy is imported here: a wrong key is told before torch would be there.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 from pathlib import Path
@@ -64,7 +65,12 @@ def check_model(path: str) -> None:
         UsageError: there is no such folder, and no such model on the Hub or in its cache.
     """
     if is_first() and not Path(path).is_absolute() and not Path(path).is_dir():
-        find_model(path, "model.path")  # at once, where the Hub's client tries for a minute
+        _find(path)
+
+
+@functools.cache  # asked before torch is there, and by whoever runs a recipe; what is found is not asked for again
+def _find(path: str) -> None:
+    find_model(path, "model.path")  # at once, where the Hub's client tries for a minute
 
 
 def is_disk_full(error: BaseException) -> bool:

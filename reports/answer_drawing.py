@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from grounding.answer import Answer
-from grounding.region_drawing import ANSWER_COLOR, Color, draw_regions
+from grounding.region_drawing import ANSWER_COLOR, Color, draw_regions, thumbnail
 from grounding.targets import Box, Point
 
 TURN_COLOR: Color = (20, 90, 220)
@@ -41,7 +41,7 @@ def draw_answer(
         return None
     sheet = draw_regions(images, marks)
     shown = [
-        draw_regions([small(picture)], [], caption=f"turn {number}: {turn['tool']}")
+        draw_regions([thumbnail(picture, SIDE)], [], caption=f"turn {number}: {turn['tool']}")
         for number, turn in enumerate(turns, start=1)
         if (picture := shown_in_turn(images, turn)) is not None
     ]
@@ -74,13 +74,6 @@ def pixels_of(region: Box | Point, size: tuple[int, int]) -> tuple[str, list[flo
     return "box" if isinstance(region, Box) else "point", pixels
 
 
-def small(image: Image.Image) -> Image.Image:
-    """At most `SIDE` pixels wide and high."""
-    made = image.copy()
-    made.thumbnail((SIDE, SIDE))
-    return made
-
-
 def _frames(
     images: Sequence[Image.Image], answer: Answer, marks: Sequence[tuple[Box | Point, Color]], times: Sequence[float]
 ) -> Image.Image:
@@ -93,7 +86,7 @@ def _frames(
     for at in chosen:
         own = [(replace(region, image=0), color) for region, color in marks if region.image == at]
         whole = [(Box(0, 0, 1, 1), ANSWER_COLOR)] if inside[at] else []
-        tiles.append(draw_regions([small(images[at])], [*whole, *own], caption=f"{times[at]:g} s"))
+        tiles.append(draw_regions([thumbnail(images[at], SIDE)], [*whole, *own], caption=f"{times[at]:g} s"))
     return _stacked([tiles[at : at + ACROSS] for at in range(0, len(tiles), ACROSS)])
 
 

@@ -72,9 +72,10 @@ class SentencePairs(DataCollatorForVisionPreference):
 
 @dataclass(frozen=True)
 class EpisodePairs:
-    """The batch of rows with a chosen and a rejected episode (`chosen_taught`, `rejected_taught`): what the model
-    said
-    is compared, what tools said is not, and each episode has the pictures of its own."""
+    """The batch of rows with a chosen and a rejected episode (`chosen_taught`, `rejected_taught`).
+
+    What the model said is compared, what tools said is not, and each episode has the pictures of its own.
+    """
 
     processor: Any
 

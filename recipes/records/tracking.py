@@ -28,10 +28,10 @@ from grounding.answer import Answer
 from grounding.errors import UsageError
 from grounding.folders import PAGE
 from grounding.io import replacing
-from grounding.region_drawing import ANSWER_COLOR, TARGET_COLOR, draw_regions
+from grounding.region_drawing import ANSWER_COLOR, TARGET_COLOR, draw_regions, thumbnail
 from grounding.sample import Sample, regions_of
 from grounding.targets import Box, Point, Polygon
-from recipes.callbacks import read_metrics
+from recipes.callbacks import keep_steps, read_metrics
 from recipes.stage import Job
 
 SHOWN = 4  # rollouts a table, of different prompts
@@ -81,19 +81,13 @@ class ShownRollout:
 
     def plain(self) -> Image.Image:
         """The images side by side, small."""
-        return draw_regions([thumbnail(self.images[image]) for image in self.shown], [])
+        return draw_regions([thumbnail(self.images[image], SIDE) for image in self.shown], [])
 
     def picture(self) -> Image.Image:
         """The images with the places drawn, small."""
         colors = (TARGET_COLOR, ANSWER_COLOR)
-        small = [thumbnail(self.images[image]) for image in self.shown]
+        small = [thumbnail(self.images[image], SIDE) for image in self.shown]
         return draw_regions(small, [(region, colors[number]) for region, number in self.placed])
-
-
-def thumbnail(image: Image.Image) -> Image.Image:
-    made = image.copy()
-    made.thumbnail((SIDE, SIDE))
-    return made
 
 
 class Tracker(Protocol):
@@ -132,7 +126,7 @@ def _words(rollout: ShownRollout) -> list[str]:
 
 def _boxes(rollout: ShownRollout, number: int) -> Iterator[dict[str, Any]]:
     """The places of a class in the images side by side, as wandb's box overlays have them; a point is a small box."""
-    sizes = [thumbnail(rollout.images[image]).size for image in rollout.shown]
+    sizes = [thumbnail(rollout.images[image], SIDE).size for image in rollout.shown]
     width, height = sum(size[0] for size in sizes), max(size[1] for size in sizes)
     for region, own in rollout.placed:
         if own != number:
@@ -303,10 +297,8 @@ class RolloutPages(TrainerCallback):
     ) -> None:
         if self._tracker is not None and self._drawn:
             self._tracker.show(0, self._drawn)
-        if state.is_world_process_zero and self._file.exists():  # rows of steps that are trained again go
-            kept = [row for row in read_metrics(self._file) if row["step"] <= state.global_step]
-            with replacing(self._file) as file:
-                file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        if state.is_world_process_zero and self._file.exists():
+            kept = keep_steps(self._file, state.global_step)
             self._next = max((row["step"] for row in kept), default=0) + self._every(state)
 
     @staticmethod
